@@ -1,0 +1,101 @@
+//! What every module has, whatever its world; and the one configured instance of a component.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::marker::PhantomData;
+
+use serde::de::DeserializeOwned;
+
+use crate::field::Fields;
+use crate::raw;
+
+/// What every module has, whatever its world.
+pub trait Module: Sized + 'static {
+    /// The fields that it reads from every event; `()` when it reads none.
+    type Fields: Fields;
+    /// Read from the `config` of the pipeline's stage; the default when the stage has none.
+    type Config: DeserializeOwned + Default;
+    /// Whether events carry their original bytes.
+    const PAYLOAD: bool = false;
+    /// Whether events carry their headers.
+    const HEADERS: bool = false;
+    /// Output ports; the first one is the main one.
+    const PORTS: &'static [&'static str] = &["out"];
+    /// Raise it when the shape of stored state changes.
+    const STATE_VERSION: u32 = 0;
+    /// JSON Schema of the configuration, for tools.
+    const CONFIG_SCHEMA: Option<&'static str> = None;
+
+    /// Makes the rule. Called once, before anything else.
+    ///
+    /// # Errors
+    /// A text for the author of the pipeline; it refuses the pipeline.
+    fn configure(config: Self::Config) -> Result<Self, String>;
+}
+
+/// Name and version of a module, set by `export!`.
+pub trait Identity {
+    /// The name of the crate or example.
+    const NAME: &'static str;
+    /// The version of its package.
+    const VERSION: &'static str;
+}
+
+/// Reads the configuration text and makes the rule.
+///
+/// # Errors
+/// When the text is no configuration of this rule, or the rule refuses it.
+pub(crate) fn configured<M: Module>(config: &str) -> Result<M, String> {
+    let text = config.trim();
+    let config = if text.is_empty() || text == "null" {
+        M::Config::default()
+    } else {
+        serde_json::from_str(text).map_err(|error| format!("config does not fit: {error}"))?
+    };
+    M::configure(config)
+}
+
+/// Implements the interfaces of the contract over a rule. The instance lives in the component.
+pub struct Adapter<M>(PhantomData<M>);
+
+impl<M: Module + Identity> raw::meta::Guest for Adapter<M> {
+    fn describe() -> raw::Descriptor {
+        raw::Descriptor {
+            name: M::NAME.replace('_', "-"),
+            version: M::VERSION.to_owned(),
+            state_version: M::STATE_VERSION,
+            config_schema: M::CONFIG_SCHEMA.map(str::to_owned),
+            fields: M::Fields::FIELDS.iter().map(|field| field.to_raw()).collect(),
+            payload: M::PAYLOAD,
+            headers: M::HEADERS,
+            ports: M::PORTS.iter().map(|port| (*port).to_owned()).collect(),
+            attributes: Vec::new(),
+        }
+    }
+
+    fn configure(config: String) -> Result<(), String> {
+        report_panics();
+        let module = configured::<M>(&config)?;
+        INSTANCE.with(|instance| *instance.borrow_mut() = Some(Box::new(module)));
+        Ok(())
+    }
+}
+
+thread_local! {
+    /// The rule of this component. A component has one thread and one rule.
+    static INSTANCE: RefCell<Option<Box<dyn Any>>> = const { RefCell::new(None) };
+}
+
+/// Calls the configured rule.
+pub(crate) fn with<M: Module, T>(call: impl FnOnce(&M) -> T) -> T {
+    INSTANCE.with(|instance| {
+        let instance = instance.borrow();
+        let module = instance.as_deref().and_then(|module| module.downcast_ref::<M>());
+        call(module.expect("the host configures an instance before any other call"))
+    })
+}
+
+/// Sends the text of a panic to the host's log, which otherwise sees only an unreachable instruction.
+pub fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| crate::log::error(panic.to_string())));
+}

@@ -1,0 +1,236 @@
+//! JSON lines of a case as the columns of the contract.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::field::{Field, Kind, empty_columns};
+use crate::raw;
+
+use super::report::Sources;
+
+/// The lines of one case.
+#[derive(Default)]
+pub(super) struct Input {
+    pub(super) events: Vec<Line>,
+    pub(super) panes: Vec<PaneLine>,
+    pub(super) window: Option<Window>,
+}
+
+/// An event.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Line {
+    #[serde(default)]
+    key: String,
+    #[serde(default)]
+    time: i64,
+    event: Option<Value>,
+    raw: Option<String>,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+}
+
+/// A pane as it is.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PaneLine {
+    pub(super) pane: PaneHead,
+    #[serde(default)]
+    pub(super) values: BTreeMap<String, Value>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PaneHead {
+    pub(super) key: String,
+    pub(super) start: i64,
+    pub(super) end: i64,
+    #[serde(default)]
+    pub(super) number: u32,
+    pub(super) firing: Option<String>,
+}
+
+/// How events are cut into windows.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Window {
+    pub(super) size_ms: i64,
+    pub(super) every_ms: Option<i64>,
+}
+
+impl Input {
+    pub(super) fn parse(text: &str) -> Result<Input, String> {
+        let mut input = Input::default();
+        for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let wrong = |error: serde_json::Error| format!("input line {}: {error}", index + 1);
+            let value: Value = serde_json::from_str(line).map_err(wrong)?;
+            if let Some(window) = value.get("window") {
+                input.window = Some(Window::deserialize(window).map_err(wrong)?);
+            } else if value.get("pane").is_some() {
+                input.panes.push(PaneLine::deserialize(value).map_err(wrong)?);
+            } else {
+                input.events.push(Line::deserialize(value).map_err(wrong)?);
+            }
+        }
+        Ok(input)
+    }
+}
+
+impl Line {
+    pub(super) fn payload(&self) -> Vec<u8> {
+        match (&self.raw, &self.event) {
+            (Some(raw), _) => raw.clone().into_bytes(),
+            (None, Some(event)) => event.to_string().into_bytes(),
+            (None, None) => Vec::new(),
+        }
+    }
+}
+
+/// A batch, as the host would make it.
+pub(super) fn events(lines: &[Line], fields: &[Field], payload: bool, headers: bool) -> Result<raw::Events, String> {
+    let mut events = raw::Events {
+        data: Vec::new(),
+        ends: Vec::new(),
+        timestamps: Vec::new(),
+        sequences: Vec::new(),
+        columns: empty_columns(fields),
+        headers: Vec::new(),
+        header_ends: Vec::new(),
+    };
+    for (row, line) in lines.iter().enumerate() {
+        events.data.extend_from_slice(line.key.as_bytes());
+        events.ends.push(events.data.len() as u32);
+        if payload {
+            events.data.extend_from_slice(&line.payload());
+        }
+        events.ends.push(events.data.len() as u32);
+        events.timestamps.push(line.time);
+        events.sequences.push(row as u64 + 1);
+        for (field, column) in fields.iter().zip(&mut events.columns) {
+            let value = line.event.as_ref().and_then(|event| event.get(field.name));
+            push(field, value, row, column).map_err(|problem| format!("event {row}: {problem}"))?;
+        }
+        if headers {
+            for (name, value) in &line.headers {
+                events.headers.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+            }
+            events.header_ends.push(events.headers.len() as u32);
+        }
+    }
+    Ok(events)
+}
+
+fn push(field: &Field, value: Option<&Value>, row: usize, column: &mut raw::Column) -> Result<(), String> {
+    let value = value.filter(|value| !value.is_null());
+    if value.is_none() {
+        if field.required {
+            return Err(format!("field `{}` is missing, the host would not show it to the rule", field.name));
+        }
+        column.missing.push(row as u32);
+    }
+    let mistyped =
+        |wanted: &str| format!("field `{}` is {}, wanted {wanted}", field.name, value.unwrap_or(&Value::Null));
+    match &mut column.values {
+        raw::Values::Text(texts) => {
+            let text = value.map_or(Some(""), Value::as_str).ok_or_else(|| mistyped("a text"))?;
+            texts.data.extend_from_slice(text.as_bytes());
+            texts.ends.push(texts.data.len() as u32);
+        }
+        raw::Values::Integers(values) => {
+            values.push(value.map_or(Some(0), Value::as_i64).ok_or_else(|| mistyped("an integer"))?);
+        }
+        raw::Values::Numbers(values) => {
+            values.push(value.map_or(Some(0.0), Value::as_f64).ok_or_else(|| mistyped("a number"))?);
+        }
+        raw::Values::Booleans(values) => {
+            values.push(value.map_or(Some(false), Value::as_bool).ok_or_else(|| mistyped("a boolean"))?);
+        }
+    }
+    Ok(())
+}
+
+/// What records of this batch refer to.
+pub(super) fn sources(lines: &[Line], events: &raw::Events) -> Sources {
+    let rows = lines[..events.timestamps.len()].iter();
+    Sources {
+        arena: events.data.clone(),
+        rows: rows.map(|line| (line.key.clone().into_bytes(), line.payload())).collect(),
+    }
+}
+
+/// The rows of a text column.
+pub(super) fn rows(texts: &raw::Texts) -> Vec<Vec<u8>> {
+    (0..texts.ends.len()).map(|row| crate::pane::slice(texts, row).to_vec()).collect()
+}
+
+/// A text column.
+pub(super) fn texts<'a>(rows: impl IntoIterator<Item = &'a [u8]>) -> raw::Texts {
+    let mut texts = raw::Texts { data: Vec::new(), ends: Vec::new() };
+    for row in rows {
+        texts.data.extend_from_slice(row);
+        texts.ends.push(texts.data.len() as u32);
+    }
+    texts
+}
+
+/// The events grouped by key, in order of first appearance.
+pub(super) fn groups(events: &raw::Events, states: &BTreeMap<Vec<u8>, Vec<u8>>) -> raw::Groups {
+    let mut order: Vec<(Vec<u8>, Vec<u32>)> = Vec::new();
+    for row in 0..events.timestamps.len() {
+        let key = key(events, row);
+        match order.iter_mut().find(|(known, _)| known == key) {
+            Some((_, members)) => members.push(row as u32),
+            None => order.push((key.to_vec(), vec![row as u32])),
+        }
+    }
+    let mut end = 0;
+    let ends = order.iter().map(|(_, members)| {
+        end += members.len() as u32;
+        end
+    });
+    raw::Groups {
+        member_ends: ends.collect(),
+        keys: texts(order.iter().map(|(key, _)| key.as_slice())),
+        states: texts(order.iter().map(|(key, _)| states.get(key).map_or(&[][..], Vec::as_slice))),
+        members: order.iter().flat_map(|(_, members)| members.clone()).collect(),
+        timer_ends: Vec::new(),
+        timers: Vec::new(),
+    }
+}
+
+/// One key with one due timer.
+pub(super) fn timer_group(key: &[u8], state: &[u8], at: i64) -> raw::Groups {
+    raw::Groups {
+        keys: texts([key]),
+        states: texts([state]),
+        member_ends: vec![0],
+        members: Vec::new(),
+        timer_ends: vec![1],
+        timers: vec![at],
+    }
+}
+
+/// One key with these events and no state yet.
+pub(super) fn group(key: &[u8], members: &[u32]) -> raw::Groups {
+    raw::Groups {
+        keys: texts([key]),
+        states: texts([&[][..]]),
+        member_ends: vec![members.len() as u32],
+        members: members.to_vec(),
+        timer_ends: Vec::new(),
+        timers: Vec::new(),
+    }
+}
+
+/// The key of event `row`.
+pub(super) fn key(events: &raw::Events, row: usize) -> &[u8] {
+    let start = if row == 0 { 0 } else { events.ends[2 * row - 1] as usize };
+    &events.data[start..events.ends[2 * row] as usize]
+}
+
+/// Whether a field holds integers; the kinds of aggregates follow from it.
+pub(super) fn is_number(kind: Kind) -> bool {
+    kind == Kind::Number
+}

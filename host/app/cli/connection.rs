@@ -1,0 +1,79 @@
+//! How to reach the broker: flags over environment over saved context, as NATS users expect.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use pelton_broker::{Broker, ConnectOptions, Tls, load_context};
+
+use super::failure::Failure;
+
+/// Where the broker is and who we are.
+#[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Broker")]
+pub(crate) struct ConnectionArgs {
+    /// Servers, separated by commas [default: nats://127.0.0.1:4222]
+    #[arg(short, long, value_name = "URL", env = "NATS_URL", value_delimiter = ',')]
+    server: Vec<String>,
+    /// Saved context of the `nats` tool; without it and without --server, the selected one
+    #[arg(long, value_name = "NAME", env = "NATS_CONTEXT")]
+    context: Option<String>,
+    /// Credentials file
+    #[arg(long, value_name = "FILE", env = "NATS_CREDS")]
+    creds: Option<PathBuf>,
+    /// File with an nkey seed
+    #[arg(long, value_name = "FILE", env = "NATS_NKEY", hide_env_values = true)]
+    nkey: Option<String>,
+    #[arg(long, value_name = "NAME", env = "NATS_USER")]
+    user: Option<String>,
+    #[arg(long, value_name = "SECRET", env = "NATS_PASSWORD", hide_env_values = true)]
+    password: Option<String>,
+    #[arg(long, value_name = "SECRET", env = "NATS_TOKEN", hide_env_values = true)]
+    token: Option<String>,
+    /// Certificate authority of the server
+    #[arg(long, value_name = "FILE", env = "NATS_CA")]
+    tls_ca: Option<PathBuf>,
+    /// Client certificate
+    #[arg(long, value_name = "FILE", env = "NATS_CERT", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Key of the client certificate
+    #[arg(long, value_name = "FILE", env = "NATS_KEY", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// JetStream domain
+    #[arg(long, value_name = "NAME", env = "NATS_JS_DOMAIN")]
+    domain: Option<String>,
+}
+
+impl ConnectionArgs {
+    /// The options of the connection; reads the saved context.
+    ///
+    /// A server named without a context gets no credentials of a context: they might belong to another one.
+    pub(crate) fn options(&self) -> Result<ConnectOptions, Failure> {
+        let saved = match &self.context {
+            Some(name) => load_context(Some(name))?,
+            None if self.server.is_empty() => load_context(None)?,
+            None => None,
+        };
+        let saved = saved.unwrap_or_default();
+        let servers = if self.server.is_empty() { saved.servers } else { self.server.clone() };
+        Ok(ConnectOptions {
+            servers,
+            creds: self.creds.clone().or(saved.creds),
+            nkey: self.nkey.clone().or(saved.nkey),
+            user: self.user.clone().or(saved.user),
+            password: self.password.clone().or(saved.password),
+            token: self.token.clone().or(saved.token),
+            tls: Tls {
+                ca: self.tls_ca.clone().or(saved.tls.ca),
+                cert: self.tls_cert.clone().or(saved.tls.cert),
+                key: self.tls_key.clone().or(saved.tls.key),
+            },
+            domain: self.domain.clone().or(saved.domain),
+            name: Some("pelton".to_owned()),
+        })
+    }
+
+    /// Connects.
+    pub(crate) async fn connect(&self) -> Result<Broker, Failure> {
+        Ok(Broker::connect(&self.options()?).await?)
+    }
+}

@@ -1,0 +1,69 @@
+//! `pelton down`: deletes what `up` made.
+
+use std::io::{self, BufRead as _, IsTerminal as _};
+use std::path::PathBuf;
+
+use clap::Args;
+use pelton_broker::Down;
+
+use super::connection::ConnectionArgs;
+use super::failure::Failure;
+use super::{print, run};
+use crate::pipeline::{self, Pipeline};
+
+const AFTER: &str = "\
+The pipeline stream holds all results, dead letters and the state: after `down` they are gone, and a run starts again
+from the first event. The input stream and the public streams stay unless they are named.
+
+Examples:
+  pelton down pipelines/fraud.toml
+  pelton down pipelines/fraud.toml --yes --input --public";
+
+/// Delete the streams and buckets of a pipeline
+#[derive(Debug, Args)]
+#[command(after_help = AFTER)]
+pub(super) struct DownArgs {
+    /// Pipeline file
+    pipeline: PathBuf,
+    /// Delete the input stream too, if `up` makes it
+    #[arg(long)]
+    input: bool,
+    /// Delete the public streams too
+    #[arg(long)]
+    public: bool,
+    /// Do not ask
+    #[arg(long, short)]
+    yes: bool,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+pub(super) async fn run(args: DownArgs) -> Result<(), Failure> {
+    let pipeline = Pipeline::load(&args.pipeline, &pipeline::sandbox(None)?)?;
+    let name = &pipeline.plan.name;
+    if !args.yes {
+        confirm(name)?;
+    }
+    let broker = args.connection.connect().await?;
+    let what = Down { input: args.input, public: args.public };
+    for stream in pelton_broker::down(&broker, &pipeline.plan, what).await? {
+        print::line(&format!("deleted {stream}"))?;
+    }
+    // The next run would find a position of a stream that is gone, refuse, and be right.
+    if let Ok(state) = run::default_state(name)
+        && state.exists()
+    {
+        eprintln!("note: the working state in {} is of no use any more; it may be deleted", state.display());
+    }
+    Ok(())
+}
+
+fn confirm(name: &str) -> Result<(), Failure> {
+    if !io::stdin().is_terminal() {
+        return Err(Failure::usage("down deletes all results and state, and there is nobody to ask").hint("add --yes"));
+    }
+    eprint!("delete all results and state of pipeline `{name}`? type its name: ");
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer)?;
+    if answer.trim() == name { Ok(()) } else { Err(Failure::usage("nothing was deleted")) }
+}

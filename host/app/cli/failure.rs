@@ -1,0 +1,138 @@
+//! How a command fails: one line with the whole chain, a hint on its own line, an exit code with a meaning.
+
+use std::fmt;
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::process::ExitCode;
+
+use pelton_broker::BrokerError;
+use pelton_engine::problem::Problem;
+
+/// What the exit code says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    Failed = 1,
+    /// Arguments, pipeline file or module have to be corrected.
+    Usage = 2,
+    /// Going on could corrupt results.
+    Halted = 3,
+    /// May work later without any correction.
+    Environment = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> ExitCode {
+        ExitCode::from(exit as u8)
+    }
+}
+
+/// Why a command failed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    exit: Exit,
+    error: anyhow::Error,
+    hint: Option<String>,
+    /// Printed before the error, such as the problems of a pipeline file.
+    details: Vec<String>,
+}
+
+impl Failure {
+    /// A failure with this exit code.
+    pub(crate) fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Failure {
+        Failure { exit, error: error.into(), hint: None, details: Vec::new() }
+    }
+
+    /// Something to correct on the command line or in a file.
+    pub(crate) fn usage(message: impl Into<String>) -> Failure {
+        Failure::new(Exit::Usage, anyhow::Error::msg(message.into()))
+    }
+
+    /// Something outside that may heal.
+    pub(crate) fn environment(message: impl Into<String>) -> Failure {
+        Failure::new(Exit::Environment, anyhow::Error::msg(message.into()))
+    }
+
+    /// A partition stopped because going on could corrupt results.
+    pub(crate) fn halted(message: impl Into<String>) -> Failure {
+        Failure::new(Exit::Halted, anyhow::Error::msg(message.into()))
+    }
+
+    /// Everything that is wrong with a pipeline file.
+    pub(crate) fn problems(path: &Path, problems: &[Problem]) -> Failure {
+        let path = path.display().to_string();
+        let details = problems.iter().map(|problem| problem.in_file(&path).to_string()).collect();
+        let count = problems.len();
+        let noun = if count == 1 { "problem" } else { "problems" };
+        Failure { details, ..Failure::usage(format!("{count} {noun} in {path}")) }
+    }
+
+    /// The same failure with a remedy.
+    pub(crate) fn hint(mut self, hint: impl Into<String>) -> Failure {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// The same failure with what was being done in front of it.
+    pub(crate) fn context(mut self, what: impl Into<String>) -> Failure {
+        self.error = self.error.context(what.into());
+        self
+    }
+
+    /// Prints it on stderr. A reader that went away, as in `pelton tail … | head`, is a success.
+    pub(crate) fn print(&self) -> ExitCode {
+        let broken_pipe = |cause: &(dyn std::error::Error + 'static)| {
+            cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+        };
+        if self.error.chain().any(broken_pipe) {
+            return ExitCode::SUCCESS;
+        }
+        let mut text: String = self.details.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
+        text.push_str(&format!("error: {self}\n"));
+        if let Some(hint) = &self.hint {
+            text.push_str(&format!("hint: {hint}\n"));
+        }
+        // There is nowhere left to say that stderr is closed.
+        let _ = io::stderr().write_all(text.as_bytes());
+        self.exit.into()
+    }
+}
+
+/// The whole chain on one line, without details and hint.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#}", self.error)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Failure {
+        Failure::new(Exit::Failed, error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::new(Exit::Failed, error)
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Failure {
+        Failure::new(Exit::Failed, error)
+    }
+}
+
+impl From<BrokerError> for Failure {
+    fn from(error: BrokerError) -> Failure {
+        let (exit, hint) = match &error {
+            BrokerError::Connect { .. } => {
+                (Exit::Environment, "start one with `just broker`, or name it with --server or --context")
+            }
+            BrokerError::Version { .. } => (Exit::Environment, "`just setup` installs a newer nats-server in `.tools`"),
+            BrokerError::NoJetStream { .. } => (Exit::Environment, "start nats-server with `-js`"),
+            BrokerError::Options(_) => (Exit::Usage, "see `pelton help run` for the options of the broker"),
+            BrokerError::Request { .. } => (Exit::Environment, "`pelton doctor` checks the broker and its streams"),
+        };
+        Failure::new(exit, error).hint(hint)
+    }
+}

@@ -1,0 +1,49 @@
+//! Where log lines go: stderr, for people or for machines.
+
+use std::io::IsTerminal as _;
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use super::failure::Failure;
+
+/// What is logged, and how.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Log")]
+pub(super) struct LogArgs {
+    /// What is logged: a level, or `target=level` pairs [default: info for `run`, else warn]
+    #[arg(long = "log", value_name = "FILTER", env = "PELTON_LOG", global = true)]
+    filter: Option<String>,
+    /// How log lines look
+    #[arg(long, value_enum, default_value_t, env = "PELTON_LOG_FORMAT", global = true)]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum LogFormat {
+    #[default]
+    Human,
+    /// One JSON object per line
+    Json,
+}
+
+impl LogArgs {
+    /// Starts logging; `quiet` decides the default level.
+    pub(super) fn start(&self, quiet: bool) -> Result<(), Failure> {
+        let filter = match &self.filter {
+            Some(text) => EnvFilter::try_new(text).map_err(|error| {
+                Failure::usage(format!("log filter `{text}`: {error}"))
+                    .hint("for example --log info,pelton_broker=debug")
+            })?,
+            None => EnvFilter::new(if quiet { "warn" } else { "info,async_nats=warn" }),
+        };
+        let color =
+            std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color);
+        match self.log_format {
+            LogFormat::Human => builder.with_target(false).init(),
+            LogFormat::Json => builder.json().flatten_event(true).init(),
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,123 @@
+//! The command line: one file per command, data on stdout, talk on stderr.
+
+pub(crate) mod connection;
+mod doctor;
+mod down;
+pub(crate) mod failure;
+mod generate;
+mod logging;
+mod print;
+pub(crate) mod run;
+mod status;
+mod tail;
+mod up;
+mod validate;
+pub(crate) mod when;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use failure::Failure;
+
+/// Exit codes, repeated in the help.
+const AFTER: &str = "\
+Exit codes:
+  0  done, or stopped on request
+  1  failed for another reason
+  2  wrong arguments, pipeline file or module
+  3  halted: going on could corrupt results, see the evidence
+  4  environment: broker, network, disk; try again later
+
+Examples:
+  pelton generate plays --events 100000 --farms 5 > plays.jsonl
+  pelton run pipelines/fraud.toml --input plays.jsonl --output out/
+  pelton up pipelines/fraud.toml && pelton run pipelines/fraud.toml
+
+Environment: NATS_URL, NATS_CONTEXT, NATS_CREDS and the other variables of the NATS tools; PELTON_LOG; NO_COLOR.";
+
+/// Exactly-once stream processing on NATS JetStream with wasm modules.
+#[derive(Debug, Parser)]
+#[command(name = "pelton", version, after_help = AFTER, max_term_width = 100)]
+struct Cli {
+    #[command(flatten)]
+    log: logging::LogArgs,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Run(Box<run::RunArgs>),
+    Up(up::UpArgs),
+    Down(down::DownArgs),
+    Validate(validate::ValidateArgs),
+    Status(status::StatusArgs),
+    Doctor(doctor::DoctorArgs),
+    Tail(tail::TailArgs),
+    #[command(subcommand)]
+    Generate(generate::GenerateCommand),
+}
+
+/// Parses the arguments, runs the command, prints what went wrong.
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to stdout and are a success; a closed pipe behind them is none of our business.
+            let code = if error.use_stderr() { failure::Exit::Usage.into() } else { ExitCode::SUCCESS };
+            let _ = error.print();
+            return code;
+        }
+    };
+    let quiet = !matches!(cli.command, Command::Run(_));
+    let done = cli.log.start(quiet).and_then(|()| dispatch(cli.command));
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.print(),
+    }
+}
+
+fn dispatch(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run(args) => run::run(*args),
+        Command::Up(args) => block_on(up::run(args)),
+        Command::Down(args) => block_on(down::run(args)),
+        Command::Validate(args) => validate::run(&args),
+        Command::Status(args) => block_on(status::run(args)),
+        Command::Doctor(args) => block_on(doctor::run(args)),
+        Command::Tail(args) => block_on(tail::run(args)),
+        Command::Generate(command) => block_on(generate::run(command)),
+    }
+}
+
+/// Runs a short command on this thread.
+fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(command)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_has_an_example() {
+        fn check(command: &clap::Command) {
+            for sub in command.get_subcommands() {
+                let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
+                let group = sub.get_subcommands().next().is_some();
+                assert!(group || help.contains(&format!("  pelton {}", sub.get_name())) || help.contains("  pelton"));
+                check(sub);
+            }
+        }
+        check(&Cli::command());
+    }
+}

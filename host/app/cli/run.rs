@@ -1,0 +1,204 @@
+//! `pelton run`: from a stream, or from a file without any broker.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use clap::Args;
+use pelton_broker::ConnectOptions;
+
+use super::connection::ConnectionArgs;
+use super::failure::Failure;
+use crate::pipeline::{self, Pipeline};
+
+const AFTER: &str = "\
+Without --input, events come from the stream that the pipeline names and results go to the pipeline stream; run
+`pelton up` once before. With --input, nothing but files is needed: one JSON-lines file per output, dlq.jsonl and
+late.jsonl. Either may be killed at any moment and started again; it goes on where it was.
+
+Examples:
+  pelton run pipelines/fraud.toml                              # until Ctrl-C
+  pelton run pipelines/fraud.toml --partitions 0,1 --drain     # what is there now, two partitions
+  pelton run pipelines/fraud.toml --input plays.jsonl --output out/
+  zcat plays.gz | pelton run pipelines/fraud.toml --input - --output out/";
+
+/// Default port of metrics: the one that exporters of OpenTelemetry use.
+const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+
+/// Run a pipeline
+#[derive(Debug, Args)]
+#[command(after_help = AFTER)]
+pub(crate) struct RunArgs {
+    /// Pipeline file
+    pipeline: PathBuf,
+    /// Read events from this file of JSON lines, `-` is stdin, instead of from the broker
+    #[arg(long, value_name = "FILE", requires = "output", conflicts_with_all = ["partitions", "drain"])]
+    input: Option<PathBuf>,
+    /// Folder for the results of --input
+    #[arg(long, value_name = "DIR", requires = "input")]
+    output: Option<PathBuf>,
+    /// Folder of the working state [default: `.state` in --output, else pelton/NAME in the user's state folder]
+    #[arg(long, value_name = "DIR", env = "PELTON_STATE")]
+    state: Option<PathBuf>,
+    /// Partitions to work on: `all`, or numbers such as 0,1,3
+    #[arg(long, value_name = "LIST", default_value = "all", value_parser = parse_partitions)]
+    partitions: Partitions,
+    /// Stop when everything that is in the stream now has been committed
+    #[arg(long)]
+    drain: bool,
+    /// Serve /metrics and /healthz here; `off` serves nothing [default: 127.0.0.1:9464, or a free port if taken]
+    #[arg(long, value_name = "ADDRESS", env = "PELTON_LISTEN", value_parser = parse_listen, conflicts_with = "input")]
+    listen: Option<Listen>,
+    /// Go on although the stream lost events that were not read yet, or was made again; the gap is reported
+    #[arg(long, conflicts_with = "input")]
+    accept_loss: bool,
+    /// Name under which partitions are leased [default: host name and process id]
+    #[arg(long, value_name = "NAME", env = "PELTON_HOLDER", conflicts_with = "input")]
+    holder: Option<String>,
+    /// Folder of compiled modules [default: the user's cache folder]
+    #[arg(long, value_name = "DIR", env = "PELTON_CACHE")]
+    cache: Option<PathBuf>,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+/// Which partitions this host works on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Partitions {
+    All,
+    /// Ascending, each once.
+    Some(Vec<u32>),
+}
+
+/// Where metrics are served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Listen {
+    Off,
+    /// Asked for: failing to bind is an error.
+    At(SocketAddr),
+    /// Not asked for: when it is taken, a free port will do.
+    Prefer(SocketAddr),
+}
+
+/// A run from the broker.
+pub(crate) struct StreamOptions {
+    pub(crate) pipeline: Pipeline,
+    pub(crate) connect: ConnectOptions,
+    /// Ascending, each below the pipeline's number of partitions.
+    pub(crate) partitions: Vec<u32>,
+    pub(crate) state: PathBuf,
+    /// Stop when everything that is there at the start has been committed.
+    pub(crate) drain: bool,
+    pub(crate) listen: Listen,
+    pub(crate) accept_loss: bool,
+    /// Who holds the leases.
+    pub(crate) holder: String,
+}
+
+/// A run over a file.
+pub(crate) struct FileOptions {
+    pub(crate) pipeline: Pipeline,
+    /// `None` is stdin.
+    pub(crate) input: Option<PathBuf>,
+    pub(crate) output: PathBuf,
+    pub(crate) state: PathBuf,
+}
+
+/// Resolves the arguments and hands them to the drivers.
+pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
+    let sandbox = pipeline::sandbox(args.cache.clone())?;
+    let pipeline = Pipeline::load(&args.pipeline, &sandbox)?;
+    match (args.input, args.output) {
+        (Some(input), Some(output)) => {
+            let state = args.state.unwrap_or_else(|| output.join(".state"));
+            let input = Some(input).filter(|path| path.as_os_str() != "-");
+            crate::run::file(FileOptions { pipeline, input, output, state })
+        }
+        _ => {
+            let partitions = args.partitions.resolve(pipeline.plan.source.partitions)?;
+            let state = match args.state {
+                Some(state) => state,
+                None => default_state(&pipeline.plan.name)?,
+            };
+            crate::run::stream(StreamOptions {
+                partitions,
+                state,
+                connect: args.connection.options()?,
+                drain: args.drain,
+                listen: args.listen.unwrap_or(Listen::Prefer(LISTEN)),
+                accept_loss: args.accept_loss,
+                holder: args.holder.unwrap_or_else(default_holder),
+                pipeline,
+            })
+        }
+    }
+}
+
+impl Partitions {
+    fn resolve(self, count: u32) -> Result<Vec<u32>, Failure> {
+        match self {
+            Partitions::All => Ok((0..count).collect()),
+            Partitions::Some(list) => match list.iter().find(|partition| **partition >= count) {
+                None => Ok(list),
+                Some(partition) => Err(Failure::usage(format!(
+                    "partition {partition} does not exist: the pipeline has {count}, numbered from 0"
+                ))),
+            },
+        }
+    }
+}
+
+fn parse_partitions(text: &str) -> Result<Partitions, String> {
+    if text == "all" {
+        return Ok(Partitions::All);
+    }
+    let mut list = text
+        .split(',')
+        .map(|part| part.trim().parse().map_err(|_| format!("`{part}` is not a number; write all, or 0,1,3")))
+        .collect::<Result<Vec<u32>, String>>()?;
+    list.sort_unstable();
+    list.dedup();
+    Ok(Partitions::Some(list))
+}
+
+fn parse_listen(text: &str) -> Result<Listen, String> {
+    if text == "off" {
+        return Ok(Listen::Off);
+    }
+    text.parse().map(Listen::At).map_err(|_| "expected an address such as 127.0.0.1:9464, or off".to_owned())
+}
+
+/// `pelton/NAME` in the user's state folder.
+pub(super) fn default_state(pipeline: &str) -> Result<PathBuf, Failure> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let state = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")));
+    let missing = || {
+        Failure::usage("there is no state folder: neither XDG_STATE_HOME nor HOME is set").hint("name one with --state")
+    };
+    Ok(state.ok_or_else(missing)?.join("pelton").join(pipeline))
+}
+
+fn default_holder() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| std::env::var("HOSTNAME").ok());
+    format!("{}:{}", host.as_deref().map_or("host", str::trim), std::process::id())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_are_sorted_and_bounded() {
+        assert_eq!(parse_partitions("all"), Ok(Partitions::All));
+        assert_eq!(parse_partitions("3, 0,3"), Ok(Partitions::Some(vec![0, 3])));
+        assert!(parse_partitions("0,x").is_err() && parse_partitions("").is_err());
+        assert_eq!(Partitions::All.resolve(3).unwrap(), [0, 1, 2]);
+        assert!(Partitions::Some(vec![0, 3]).resolve(3).is_err());
+    }
+
+    #[test]
+    fn metrics_can_be_off() {
+        assert_eq!(parse_listen("off"), Ok(Listen::Off));
+        assert_eq!(parse_listen("127.0.0.1:9464"), Ok(Listen::At(LISTEN)));
+        assert!(parse_listen("9464").is_err());
+    }
+}

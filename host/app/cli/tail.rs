@@ -1,0 +1,195 @@
+//! `pelton tail`: outputs, dead letters and late rows as they come.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use clap::Args;
+use pelton_broker::{Tailed, log_stream};
+use serde::Serialize;
+use serde::de::IgnoredAny;
+use serde_json::Value;
+
+use super::connection::ConnectionArgs;
+use super::failure::Failure;
+use crate::pipeline;
+
+const AFTER: &str = "\
+Prints the payload of each record; for dead letters and late rows, why and where from, then the payload.
+
+Examples:
+  pelton tail pipelines/fraud.toml                              # all outputs, from now on
+  pelton tail pipelines/fraud.toml --output alerts --from-start -n 10
+  pelton tail pipelines/fraud.toml --dlq --from-start --json | jq -r .headers.\"Pelton-Dlq-Code\" | sort | uniq -c";
+
+/// Print outputs as they come
+#[derive(Debug, Args)]
+#[command(after_help = AFTER)]
+pub(super) struct TailArgs {
+    /// Pipeline file
+    pipeline: PathBuf,
+    /// Only this output
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["dlq", "late"])]
+    output: Option<String>,
+    /// Dead letters instead of outputs
+    #[arg(long, conflicts_with = "late")]
+    dlq: bool,
+    /// Late rows instead of outputs
+    #[arg(long)]
+    late: bool,
+    /// Begin with the first record that is stored
+    #[arg(long)]
+    from_start: bool,
+    /// Stop after so many records
+    #[arg(short = 'n', long = "count", value_name = "N")]
+    count: Option<u64>,
+    /// Stop when nothing more is stored
+    #[arg(long)]
+    no_follow: bool,
+    /// One JSON object per record, with its subject and headers
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+}
+
+/// A record as `--json` prints it; `payload` follows, or `payload_base64` when it is not JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    sequence: u64,
+    partition: &'a str,
+    /// Such as `out.alerts.u1` or `dlq.source.json-syntax`.
+    subject: &'a str,
+    headers: BTreeMap<String, String>,
+}
+
+pub(super) async fn run(args: TailArgs) -> Result<(), Failure> {
+    let draft = pipeline::read(&args.pipeline)?;
+    let broker = args.connection.connect().await?;
+    let name = draft.name();
+    let channel = if args.dlq {
+        "dlq"
+    } else if args.late {
+        "late"
+    } else {
+        "out"
+    };
+    let filter = format!("pelton.{name}.*.{channel}.>");
+    let from = (args.from_start || args.no_follow).then_some(1);
+    let mut tail = pelton_broker::tail(&broker, &log_stream(name), &filter, from)
+        .await
+        .map_err(|error| Failure::from(error).hint("`pelton up` makes the pipeline stream"))?;
+    if args.no_follow && tail.backlog == 0 {
+        return Ok(());
+    }
+    let mut left = args.count.unwrap_or(u64::MAX);
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    while left > 0 {
+        let Some(record) = tail.next().await else { break };
+        let record = record?;
+        let last = record.pending == 0;
+        let subject = Subject::split(&record.subject);
+        if args.output.as_deref().is_none_or(|name| subject.output() == name) {
+            write(&mut out, &subject, &record, &args)?;
+            left -= 1;
+        }
+        // While there is more, lines are written in blocks; a reader that waits sees each at once.
+        if last {
+            out.flush()?;
+            if args.no_follow {
+                break;
+            }
+        }
+    }
+    out.flush()?;
+    Ok(())
+}
+
+/// `pelton.<pipeline>.<partition>.<rest>`.
+struct Subject<'a> {
+    partition: &'a str,
+    rest: &'a str,
+}
+
+impl<'a> Subject<'a> {
+    fn split(subject: &'a str) -> Subject<'a> {
+        let mut tokens = subject.splitn(4, '.').skip(2);
+        Subject { partition: tokens.next().unwrap_or(""), rest: tokens.next().unwrap_or("") }
+    }
+
+    /// The name of the output, the stage of a dead letter or late row.
+    fn output(&self) -> &'a str {
+        self.rest.split('.').nth(1).unwrap_or("")
+    }
+}
+
+fn write(out: &mut impl io::Write, subject: &Subject<'_>, record: &Tailed, args: &TailArgs) -> Result<(), Failure> {
+    let headers: BTreeMap<String, String> = record
+        .headers
+        .iter()
+        .filter_map(|(name, values)| Some((name.to_string(), values.first()?.to_string())))
+        .collect();
+    if args.json {
+        let line = Line { sequence: record.sequence, partition: subject.partition, subject: subject.rest, headers };
+        let mut text = serde_json::to_string(&line)?;
+        text.pop();
+        text.push_str(&payload_member(&record.payload)?);
+        text.push('}');
+        out.write_all(text.as_bytes())?;
+    } else {
+        if args.dlq || args.late {
+            let header = |name: &str| headers.get(name).map_or("", String::as_str);
+            let (message, sequence) = if args.dlq {
+                (header("Pelton-Dlq-Message"), header("Pelton-Dlq-Sequence"))
+            } else {
+                (header("Pelton-Time"), header("Pelton-Sequence"))
+            };
+            write!(out, "{}/{sequence} {}: {message}: ", subject.partition, subject.rest)?;
+        }
+        // What is not text must not reach a terminal as it is.
+        let text = String::from_utf8_lossy(&record.payload);
+        let clean = |char: char| if char.is_control() { '\u{fffd}' } else { char };
+        out.write_all(text.chars().map(clean).collect::<String>().as_bytes())?;
+    }
+    out.write_all(b"\n")?;
+    Ok(())
+}
+
+/// The payload as the last member of a JSON object. JSON stays as it is, digit for digit, if it is on one line.
+fn payload_member(payload: &[u8]) -> Result<String, Failure> {
+    let text = std::str::from_utf8(payload).ok();
+    let json = text.filter(|text| serde_json::from_str::<IgnoredAny>(text).is_ok());
+    Ok(match json {
+        Some(text) if !text.contains(['\n', '\r']) => format!(",\"payload\":{text}"),
+        Some(text) => format!(",\"payload\":{}", serde_json::from_str::<Value>(text)?),
+        None => format!(",\"payload_base64\":\"{}\"", STANDARD.encode(payload)),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_are_taken_apart() {
+        let subject = Subject::split("pelton.fraud.3.out.alerts.u1");
+        assert_eq!((subject.partition, subject.rest, subject.output()), ("3", "out.alerts.u1", "alerts"));
+        let subject = Subject::split("pelton.fraud.0.dlq.source.json-syntax");
+        assert_eq!((subject.rest, subject.output()), ("dlq.source.json-syntax", "source"));
+        assert_eq!(Subject::split("odd").output(), "");
+    }
+
+    #[test]
+    fn payloads_stay_as_they_are_on_one_line() {
+        for (payload, member) in [
+            (&br#"{"a":1.50}"#[..], r#","payload":{"a":1.50}"#),
+            (b"[1,\n2]", r#","payload":[1,2]"#),
+            (b"{\"a\":", r#","payload_base64":"eyJhIjo=""#),
+            (b"\xff", r#","payload_base64":"/w==""#),
+        ] {
+            assert_eq!(payload_member(payload).unwrap(), member);
+        }
+    }
+}

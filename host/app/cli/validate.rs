@@ -1,0 +1,93 @@
+//! `pelton validate`: everything that can be known without a broker.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use pelton_engine::hex;
+use serde::Serialize;
+
+use super::failure::Failure;
+use super::print;
+use crate::pipeline::{self, Pipeline};
+
+const AFTER: &str = "\
+Examples:
+  pelton validate pipelines/fraud.toml
+  pelton validate pipelines/fraud.toml --json | jq .stages";
+
+/// Check a pipeline file and its modules, without a broker
+///
+/// Reads the file, loads and configures the modules and binds them to each other. All problems are printed at once as
+/// `path:line:column: code: message`; the exit code is then 2.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER)]
+pub(super) struct ValidateArgs {
+    /// Pipeline file
+    pipeline: PathBuf,
+    /// Print what was found as JSON
+    #[arg(long)]
+    json: bool,
+    /// Folder of compiled modules [default: the user's cache folder]
+    #[arg(long, value_name = "DIR", env = "PELTON_CACHE")]
+    cache: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Report {
+    name: String,
+    partitions: u32,
+    stages: Vec<StageReport>,
+    outputs: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct StageReport {
+    stage: String,
+    module: String,
+    version: String,
+    world: &'static str,
+    digest: String,
+    /// Fields that the host decodes for it.
+    reads: Vec<String>,
+    /// Whether it also gets the payload.
+    payload: bool,
+}
+
+pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
+    let sandbox = pipeline::sandbox(args.cache.clone())?;
+    let report = report(&Pipeline::load(&args.pipeline, &sandbox)?);
+    if args.json {
+        print::json(&report)?;
+        return Ok(());
+    }
+    print::line(&format!("{}: {} is ok", args.pipeline.display(), report.name))?;
+    let rows = report.stages.into_iter().map(|stage| {
+        let module = format!("{}@{}", stage.module, stage.version);
+        let reads = if stage.payload { "payload".to_owned() } else { stage.reads.join(" ") };
+        vec![stage.stage, module, stage.world.to_owned(), stage.digest[..12].to_owned(), reads]
+    });
+    print::table(&["STAGE", "MODULE", "WORLD", "DIGEST", "READS"], &[], rows.collect())?;
+    Ok(())
+}
+
+fn report(pipeline: &Pipeline) -> Report {
+    let plan = &pipeline.plan;
+    let stages = plan.stages.iter().zip(&pipeline.modules).map(|(stage, module)| {
+        let descriptor = module.descriptor();
+        StageReport {
+            stage: stage.name.clone(),
+            module: descriptor.name.clone(),
+            version: descriptor.version.clone(),
+            world: descriptor.world.name(),
+            digest: hex::encode(&module.digest()),
+            reads: descriptor.fields.iter().map(|field| field.name.clone()).collect(),
+            payload: descriptor.payload,
+        }
+    });
+    Report {
+        name: plan.name.clone(),
+        partitions: plan.source.partitions,
+        stages: stages.collect(),
+        outputs: plan.outputs.iter().map(|output| output.name.clone()).collect(),
+    }
+}

@@ -1,0 +1,11 @@
+//! The `pelton` binary: everything starts in [`cli::main`].
+#![forbid(unsafe_code)]
+
+mod cli;
+mod generate;
+mod pipeline;
+mod run;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,0 +1,123 @@
+//! A pipeline file with its modules: loaded, configured and bound to each other, ready to run.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pelton_engine::guest::{Descriptor, Guest};
+use pelton_engine::plan::{self, Draft, DraftStage, Plan};
+use pelton_engine::problem::Problem;
+use pelton_sandbox::{LoadError, Module, Sandbox};
+
+use crate::cli::failure::{Exit, Failure};
+
+/// A pipeline that was checked against its modules; cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Pipeline {
+    pub(crate) plan: Plan,
+    /// One per stage, in order.
+    pub(crate) modules: Vec<Module>,
+    limits: pelton_sandbox::Limits,
+}
+
+impl Pipeline {
+    /// Reads the file, loads and configures its modules, and reports every problem at once.
+    pub(crate) fn load(path: &Path, sandbox: &Sandbox) -> Result<Pipeline, Failure> {
+        let draft = read(path)?;
+        let limits = sandbox_limits(draft.limits());
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut problems = Vec::new();
+        let mut modules = Vec::new();
+        let mut descriptors = Vec::new();
+        for stage in draft.stages() {
+            match load_stage(stage, folder, sandbox, &limits)? {
+                Ok((module, descriptor)) => {
+                    modules.push(module);
+                    descriptors.push(descriptor);
+                }
+                Err(problem) => problems.push(problem),
+            }
+        }
+        if !problems.is_empty() {
+            return Err(Failure::problems(path, &problems));
+        }
+        let (plan, problems) = draft.bind(&descriptors);
+        match plan {
+            Some(plan) => Ok(Pipeline { plan, modules, limits }),
+            None => Err(Failure::problems(path, &problems)),
+        }
+    }
+
+    /// Fresh guests of one partition, one per stage.
+    pub(crate) fn guests(&self) -> Result<Vec<Box<dyn Guest>>, LoadError> {
+        let stages = self.plan.stages.iter().zip(&self.modules);
+        stages.map(|(stage, module)| module.instantiate(&stage.config, &self.limits)).collect()
+    }
+}
+
+/// Reads the text of a pipeline file without loading its modules.
+pub(crate) fn read(path: &Path) -> Result<Draft, Failure> {
+    let text = std::fs::read(path).map_err(|error| {
+        Failure::new(Exit::Usage, error).context(format!("cannot read the pipeline file {}", path.display()))
+    })?;
+    let text = String::from_utf8(text)
+        .map_err(|error| Failure::new(Exit::Usage, error).context(format!("{} is not text", path.display())))?;
+    let (draft, problems) = plan::parse(&text);
+    draft.ok_or_else(|| Failure::problems(path, &problems))
+}
+
+/// Loads one module and configures an instance. The outer error is the host's, the inner one the file's.
+fn load_stage(
+    stage: &DraftStage,
+    folder: &Path,
+    sandbox: &Sandbox,
+    limits: &pelton_sandbox::Limits,
+) -> Result<Result<(Module, Descriptor), Problem>, Failure> {
+    let path = folder.join(&stage.stage.module);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) => return Ok(Err(stage.not_loaded(&error.to_string().to_lowercase()))),
+    };
+    let refused = |error: LoadError, problem: Problem| match error.refusal {
+        pelton_sandbox::Refusal::Host => Err(Failure::new(Exit::Environment, error)),
+        _ => Ok(Err(problem)),
+    };
+    let module = match sandbox.load(bytes, limits) {
+        Ok(module) => module,
+        Err(error) => {
+            let problem = stage.not_loaded(&error.message);
+            return refused(error, problem);
+        }
+    };
+    match module.instantiate(&stage.stage.config, limits) {
+        Ok(guest) => Ok(Ok((module, guest.descriptor().clone()))),
+        Err(error) => {
+            let problem = stage.not_configured(&error.message);
+            refused(error, problem)
+        }
+    }
+}
+
+/// The sandbox's bounds for a pipeline.
+pub(crate) fn sandbox_limits(limits: &plan::Limits) -> pelton_sandbox::Limits {
+    let bytes = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    pelton_sandbox::Limits {
+        time_per_batch: Duration::from_millis(limits.time_per_batch.0.unsigned_abs()),
+        fuel_per_event: limits.fuel_per_event,
+        memory_bytes: bytes(limits.memory),
+        reply_bytes: bytes(limits.output_bytes),
+        state_bytes: u32::try_from(limits.state_per_key).unwrap_or(u32::MAX),
+        ..pelton_sandbox::Limits::default()
+    }
+}
+
+/// A sandbox that keeps compiled modules in the user's cache folder, so that a warm start is quick.
+pub(crate) fn sandbox(cache: Option<PathBuf>) -> Result<Sandbox, Failure> {
+    let options = pelton_sandbox::Options { cache_dir: cache.or_else(default_cache), ..Default::default() };
+    Sandbox::new(&options).map_err(|error| Failure::new(Exit::Environment, error))
+}
+
+fn default_cache() -> Option<PathBuf> {
+    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))?;
+    Some(cache.join("pelton"))
+}

@@ -1,0 +1,49 @@
+//! `pelton run`: wires engine, sandbox, store and broker together. The only place where adapters meet.
+
+mod failpoint;
+mod file;
+mod notices;
+mod sink;
+mod source;
+mod stream;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use pelton_engine::effects::{Origin, Room};
+use pelton_engine::judge::StepError;
+use pelton_engine::plan::Plan;
+use pelton_engine::step::{Engine, Envelope, Options};
+use pelton_engine::store::StoreError;
+use pelton_store::SledStore;
+
+pub(crate) use file::run as file;
+pub(crate) use stream::run as stream;
+
+use crate::cli::failure::{Exit, Failure};
+use crate::pipeline::Pipeline;
+
+/// An engine with empty state and fresh guests.
+fn engine(pipeline: &Pipeline, plan: &Arc<Plan>, partition: u32, source: &str, room: Room, envelope: Envelope) -> Result<Engine, StepError> {
+    let guests =
+        pipeline.guests().map_err(|error| StepError::Retry { stage: plan.name.clone(), reason: error.to_string() })?;
+    let origin = Origin { pipeline: plan.name.clone(), partition, source: source.to_owned() };
+    Engine::new(plan.clone(), guests, Options { origin, room, envelope })
+}
+
+/// Opens the working store of one partition.
+fn open_store(dir: &Path) -> Result<SledStore, Failure> {
+    SledStore::open(dir, pelton_store::Options::default()).map_err(|error| {
+        let hint = match &error {
+            StoreError::InUse(_) => "another `pelton run` works on this folder; stop it, or name another one with --state",
+            StoreError::Newer { .. } => "use the newer pelton that wrote it, or name another folder with --state",
+            _ => "check the folder's disk and permissions, or name another one with --state",
+        };
+        Failure::new(Exit::Environment, error).context(format!("state folder {}", dir.display())).hint(hint)
+    })
+}
+
+/// A number that no other start of a process has: part of every nonce.
+fn session() -> u64 {
+    rand::random()
+}

@@ -1,0 +1,204 @@
+//! Streams as a plan wants them, and how a found one differs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, Source, StorageType, SubjectTransform};
+use pelton_engine::plan::{CreateStream, Output, Plan};
+use serde_json::Value;
+
+use crate::names::{self, LEASE_BUCKET};
+use crate::provision::{Drift, ProvisionOptions};
+
+/// Shortest duplicate window that the server takes. Batches carry no message ids; the fence is what refuses repeats.
+const DUPLICATE_WINDOW_MIN: Duration = Duration::from_millis(100);
+
+/// One stream of a pipeline.
+pub(crate) struct Expected {
+    pub(crate) config: Config,
+    /// Settings (as the server names them) that must be as in `config`.
+    pub(crate) settings: &'static [&'static str],
+    /// Whether `up` makes it.
+    pub(crate) is_ours: bool,
+}
+
+/// Every stream behind a pipeline, in the order of creation.
+pub(crate) fn streams(plan: &Plan, options: &ProvisionOptions) -> Vec<Expected> {
+    let mut expected = vec![input(plan, options), log(plan, options), leases(options), snapshots(plan, options)];
+    expected.extend(public(plan, options));
+    expected
+}
+
+fn base(name: String, options: &ProvisionOptions) -> Config {
+    Config {
+        name,
+        num_replicas: options.replicas.max(1),
+        storage: StorageType::File,
+        retention: RetentionPolicy::Limits,
+        max_bytes: -1,
+        max_messages: -1,
+        max_messages_per_subject: -1,
+        max_consumers: -1,
+        ..Config::default()
+    }
+}
+
+fn input(plan: &Plan, options: &ProvisionOptions) -> Expected {
+    let mut config = base(plan.source.stream.clone(), options);
+    let Some(create) = &plan.source.create else {
+        return Expected { config, settings: &["retention"], is_ours: false };
+    };
+    config.description = Some(format!("pelton: input of pipeline {}", plan.name));
+    config.max_age = create.max_age.map_or(Duration::ZERO, |age| Duration::from_millis(age.0.unsigned_abs()));
+    config.max_bytes = create.max_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+    (config.subjects, config.subject_transform) = ingest(plan, create);
+    Expected {
+        config,
+        settings: &["subjects", "subject_transform", "retention", "storage", "num_replicas"],
+        is_ours: true,
+    }
+}
+
+/// What producers publish to, and how it becomes the literal subject of a partition.
+fn ingest(plan: &Plan, create: &CreateStream) -> (Vec<String>, Option<SubjectTransform>) {
+    let source = &plan.source;
+    let Some(ingest) = &create.ingest else {
+        return ((0..source.partitions).map(|partition| names::source_subject(plan, partition)).collect(), None);
+    };
+    let destination = if source.partitions > 1 {
+        // The key is the last token; `partition` counts wildcards from 1.
+        let wildcard = ingest.split('.').filter(|token| *token == "*").count();
+        source.subject.replace("{partition}", &format!("{{{{partition({},{wildcard})}}}}", source.partitions))
+    } else {
+        names::source_subject(plan, 0)
+    };
+    let is_literal = !destination.split('.').any(|token| token == "*" || token == ">");
+    let transform =
+        (is_literal && destination != *ingest).then(|| SubjectTransform { source: ingest.clone(), destination });
+    (vec![ingest.clone()], transform)
+}
+
+fn log(plan: &Plan, options: &ProvisionOptions) -> Expected {
+    let mut config = base(names::log_stream(&plan.name), options);
+    config.description = Some(format!("pelton: outputs, dead letters, changes and markers of pipeline {}", plan.name));
+    config.subjects = vec![format!("pelton.{}.>", plan.name)];
+    config.discard = DiscardPolicy::New;
+    config.allow_atomic_publish = true;
+    config.deny_delete = true;
+    config.duplicate_window = DUPLICATE_WINDOW_MIN;
+    config.max_bytes = options.log_max_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+    Expected {
+        config,
+        settings: &[
+            "subjects",
+            "retention",
+            "discard",
+            "storage",
+            "num_replicas",
+            "allow_atomic",
+            "deny_delete",
+            "max_msgs_per_subject",
+            "subject_transform",
+            "persist_mode",
+            "sources",
+            "mirror",
+        ],
+        is_ours: true,
+    }
+}
+
+fn leases(options: &ProvisionOptions) -> Expected {
+    let mut config = base(names::kv_stream(LEASE_BUCKET), options);
+    config.description = Some("pelton: who works on which partition".to_string());
+    config.subjects = vec![format!("$KV.{LEASE_BUCKET}.>")];
+    config.max_messages_per_subject = 1;
+    config.max_age = options.lease_ttl;
+    config.discard = DiscardPolicy::New;
+    config.allow_rollup = true;
+    config.deny_delete = true;
+    config.allow_direct = true;
+    config.duplicate_window = options.lease_ttl.min(Duration::from_secs(120));
+    Expected { config, settings: &["subjects", "max_msgs_per_subject", "max_age", "num_replicas"], is_ours: true }
+}
+
+fn snapshots(plan: &Plan, options: &ProvisionOptions) -> Expected {
+    let bucket = names::snapshot_bucket(&plan.name);
+    let mut config = base(names::object_stream(&bucket), options);
+    config.description = Some(format!("pelton: snapshots of pipeline {}", plan.name));
+    config.subjects = vec![format!("$O.{bucket}.C.>"), format!("$O.{bucket}.M.>")];
+    config.discard = DiscardPolicy::New;
+    config.allow_rollup = true;
+    config.allow_direct = true;
+    Expected {
+        config,
+        settings: &["subjects", "retention", "allow_rollup_hdrs", "max_age", "num_replicas"],
+        is_ours: true,
+    }
+}
+
+/// One stream per name; several outputs may share it.
+fn public(plan: &Plan, options: &ProvisionOptions) -> Vec<Expected> {
+    let mut transforms: BTreeMap<&str, Vec<SubjectTransform>> = BTreeMap::new();
+    for output in &plan.outputs {
+        if let Some(publish) = &output.publish {
+            transforms.entry(&publish.stream).or_default().extend(output_transforms(plan, output, &publish.subject));
+        }
+    }
+    let make = |(stream, subject_transforms): (&str, Vec<SubjectTransform>)| {
+        let mut config = base(stream.to_string(), options);
+        config.description = Some(format!("pelton: public outputs of pipeline {}", plan.name));
+        config.sources =
+            Some(vec![Source { name: names::log_stream(&plan.name), subject_transforms, ..Source::default() }]);
+        Expected { config, settings: &["sources", "num_replicas"], is_ours: true }
+    };
+    transforms.into_iter().map(make).collect()
+}
+
+/// Records with and without a key token; `{key}` of a record without one is `_`.
+fn output_transforms(plan: &Plan, output: &Output, subject: &str) -> [SubjectTransform; 2] {
+    let source = format!("pelton.{}.*.out.{}", plan.name, output.name);
+    [
+        SubjectTransform { source: source.clone(), destination: subject.replace("{key}", "_") },
+        SubjectTransform { source: format!("{source}.*"), destination: subject.replace("{key}", "{{wildcard(2)}}") },
+    ]
+}
+
+/// Settings in which `found` is not as expected.
+pub(crate) fn compare(expected: &Expected, found: &Config) -> Vec<Drift> {
+    let (wanted, found) = (as_json(&expected.config), as_json(found));
+    let drift = |setting: &&str| {
+        let (wanted, found) = (normal(&wanted[*setting]), normal(&found[*setting]));
+        (wanted != found).then(|| Drift {
+            stream: expected.config.name.clone(),
+            setting: (*setting).to_string(),
+            expected: wanted.to_string(),
+            found: found.to_string(),
+        })
+    };
+    expected.settings.iter().filter_map(drift).collect()
+}
+
+fn as_json(config: &Config) -> Value {
+    serde_json::to_value(config).unwrap_or_default()
+}
+
+/// Defaults that the server and the client spell in several ways become null; lists are in one order.
+fn normal(value: &Value) -> Value {
+    match value {
+        Value::Bool(false) => Value::Null,
+        Value::Number(number) if matches!(number.as_i64(), Some(0 | -1)) => Value::Null,
+        Value::String(text) if text.is_empty() || text == "default" => Value::Null,
+        Value::Array(items) if items.is_empty() => Value::Null,
+        Value::Array(items) => {
+            let mut items: Vec<Value> = items.iter().map(normal).collect();
+            items.sort_by_key(Value::to_string);
+            Value::Array(items)
+        }
+        Value::Object(fields) => fields
+            .iter()
+            .map(|(name, value)| (name.clone(), normal(value)))
+            .filter(|(_, value)| !value.is_null())
+            .collect(),
+        other => other.clone(),
+    }
+}

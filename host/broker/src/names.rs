@@ -1,0 +1,57 @@
+//! Names of streams, buckets, consumers and subjects: the one place that builds them.
+
+use pelton_engine::plan::Plan;
+
+/// Key-value bucket of all leases of an account.
+pub const LEASE_BUCKET: &str = "PELTON_leases";
+
+/// The pipeline stream: outputs, dead letters, late rows, changes and markers.
+#[must_use]
+pub fn log_stream(pipeline: &str) -> String {
+    format!("PELTON_{pipeline}")
+}
+
+/// Object bucket of a pipeline's snapshots.
+#[must_use]
+pub fn snapshot_bucket(pipeline: &str) -> String {
+    format!("PELTON_snapshots_{pipeline}")
+}
+
+/// Durable consumer of one partition on the input stream.
+#[must_use]
+pub fn consumer(pipeline: &str, partition: u32) -> String {
+    format!("pelton-{pipeline}-{partition}")
+}
+
+/// Subject prefix of one partition in the pipeline stream.
+#[must_use]
+pub fn prefix(pipeline: &str, partition: u32) -> String {
+    format!("pelton.{pipeline}.{partition}")
+}
+
+/// Matches all markers of a partition.
+#[must_use]
+pub fn marker_filter(prefix: &str) -> String {
+    format!("{prefix}.mark.>")
+}
+
+/// Input subject of one partition: `{partition}` filled in.
+#[must_use]
+pub fn source_subject(plan: &Plan, partition: u32) -> String {
+    plan.source.subject.replace("{partition}", &partition.to_string())
+}
+
+/// Stream behind a key-value bucket.
+pub(crate) fn kv_stream(bucket: &str) -> String {
+    format!("KV_{bucket}")
+}
+
+/// Stream behind an object bucket.
+pub(crate) fn object_stream(bucket: &str) -> String {
+    format!("OBJ_{bucket}")
+}
+
+/// Subject of one lease.
+pub(crate) fn lease_subject(pipeline: &str, partition: u32) -> String {
+    format!("$KV.{LEASE_BUCKET}.{pipeline}.{partition}")
+}

@@ -1,0 +1,181 @@
+//! Snapshots, leases, provisioning, public streams and the tools around them.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pelton_broker::{Down, Log, Producer, ProducerError, ProvisionOptions, down, tail, up, verify};
+use pelton_engine::epoch::{Channel, Records};
+use pelton_engine::log::{Request, Response, Snapshot, StoredMarker};
+
+use crate::rig::{FIRST, Rig, fence_after, first_epoch, next_epoch, stored};
+
+async fn load(log: &Log, epoch_max: u64) -> Option<Snapshot> {
+    match log.perform(Request::LoadSnapshot { epoch_max }).await {
+        Response::Snapshot(found) => found.map(|snapshot| *snapshot),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn snapshots_come_back_and_changes_behind_them_go() {
+    let rig = Rig::new(1).await;
+    let log = rig.log(0);
+    assert_eq!(load(&log, u64::MAX).await, None);
+    let mut epoch = first_epoch(Records::default(), vec![1; 100]);
+    let mut fence = FIRST;
+    let mut snapshots = Vec::new();
+    for round in 0..4u8 {
+        let sequence = stored(&log, &epoch, fence).await;
+        fence = fence_after(&epoch, sequence);
+        let state = vec![round; 700_000 + usize::from(round)];
+        let snapshot = Arc::new(Snapshot { stored: StoredMarker { sequence, marker: epoch.marker.clone() }, state });
+        let response = log.perform(Request::SaveSnapshot { snapshot: snapshot.clone() }).await;
+        assert!(matches!(response, Response::SnapshotSaved), "{response:?}");
+        snapshots.push(snapshot);
+        epoch = next_epoch(&epoch, Records::default(), vec![1; 100]);
+    }
+    assert_eq!(load(&log, u64::MAX).await.as_ref(), Some(&*snapshots[3]));
+    assert_eq!(load(&log, 3).await.as_ref(), Some(&*snapshots[2]));
+    assert_eq!(load(&log, 2).await, None, "only two are kept");
+    assert_eq!(load(&rig.log(1), u64::MAX).await, None, "another partition has none");
+
+    // Epochs 1 and 2 cannot be replayed any more, epoch 4 behind the older snapshot can.
+    let (older, newest) = (snapshots[2].stored.sequence, snapshots[3].stored.sequence);
+    let response = log.perform(Request::Changes { after: 0, up_to: newest }).await;
+    assert!(matches!(response, Response::Damaged(_)), "{response:?}");
+    let response = log.perform(Request::Changes { after: older, up_to: newest }).await;
+    assert!(matches!(&response, Response::Changes(changes) if changes.len() == 1), "{response:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_snapshot_is_passed_over() {
+    let rig = Rig::new(1).await;
+    let log = rig.log(0);
+    let epoch = first_epoch(Records::default(), vec![1; 100]);
+    let stored = StoredMarker { sequence: 2, marker: epoch.marker.clone() };
+    let snapshot = Arc::new(Snapshot { stored, state: b"state".to_vec() });
+    log.perform(Request::SaveSnapshot { snapshot: snapshot.clone() }).await;
+    let store = rig.broker.context().get_object_store("PELTON_snapshots_fraud").await.expect("bucket");
+    for (epoch, content) in [(2, b"".as_slice()), (3, b"\x01garbage that is long enough to be read"), (4, b"\x09")] {
+        let name = format!("0/{epoch:020}");
+        store.put(name.as_str(), &mut &content[..]).await.expect("stored");
+    }
+    assert_eq!(load(&log, u64::MAX).await.as_ref(), Some(&*snapshot));
+}
+
+async fn held(log: &Log, request: Request) -> u64 {
+    match log.perform(request).await {
+        Response::LeaseHeld { revision } => revision,
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn taken(log: &Log, request: Request) -> String {
+    match log.perform(request).await {
+        Response::LeaseTaken { holder } => holder,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lease_passes_on_when_it_is_not_renewed() {
+    let options = ProvisionOptions { lease_ttl: Duration::from_secs(1), ..ProvisionOptions::default() };
+    let rig = Rig::with(2, &options, "").await;
+    let (left, right) = (rig.log(0), rig.log(0));
+    let first = held(&left, Request::AcquireLease).await;
+    assert!(first > 0);
+    assert_eq!(held(&left, Request::AcquireLease).await, first, "held already");
+    let holder = taken(&right, Request::AcquireLease).await;
+    assert!(holder.contains("unnamed"), "{holder}");
+    held(&rig.log(1), Request::AcquireLease).await;
+
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(held(&left, Request::RenewLease { revision: first }).await, first, "renewals keep the identity");
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    let second = loop {
+        match right.perform(Request::AcquireLease).await {
+            Response::LeaseHeld { revision } => break revision,
+            Response::LeaseTaken { .. } => tokio::time::sleep(Duration::from_millis(50)).await,
+            other => panic!("{other:?}"),
+        }
+        assert!(Instant::now() < deadline, "the lease does not expire");
+    };
+    assert!(second > first);
+    taken(&left, Request::RenewLease { revision: first }).await;
+    taken(&left, Request::RenewLease { revision: second }).await;
+
+    let response = right.perform(Request::ReleaseLease { revision: second }).await;
+    assert!(matches!(response, Response::LeaseReleased), "{response:?}");
+    assert!(held(&left, Request::AcquireLease).await > second, "free at once after a release");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn provisioning_twice_changes_nothing_and_drift_is_named() {
+    let rig = Rig::new(2).await;
+    let options = ProvisionOptions::default();
+    assert_eq!(up(&rig.broker, &rig.plan, &options).await.expect("up"), Default::default());
+    assert_eq!(verify(&rig.broker, &rig.plan, &options).await.expect("verified"), []);
+
+    let context = rig.broker.context();
+    let mut config = context.get_stream("PELTON_fraud").await.expect("stream").cached_info().config.clone();
+    config.max_messages_per_subject = 5;
+    config.discard = async_nats::jetstream::stream::DiscardPolicy::Old;
+    context.update_stream(config).await.expect("changed");
+    context.delete_stream("ALERTS").await.expect("deleted");
+    let mut drift = verify(&rig.broker, &rig.plan, &options).await.expect("verified");
+    drift.sort_by(|left, right| (&left.stream, &left.setting).cmp(&(&right.stream, &right.setting)));
+    let found: Vec<_> = drift
+        .iter()
+        .map(|drift| (drift.stream.as_str(), drift.setting.as_str(), drift.expected.as_str(), drift.found.as_str()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            ("ALERTS", "stream", "to be there", "missing"),
+            ("PELTON_fraud", "discard", "\"new\"", "\"old\""),
+            ("PELTON_fraud", "max_msgs_per_subject", "null", "5"),
+        ]
+    );
+    assert_eq!(up(&rig.broker, &rig.plan, &options).await.expect("up").created, ["ALERTS"]);
+
+    let deleted = down(&rig.broker, &rig.plan, Down::default()).await.expect("down");
+    assert_eq!(deleted, ["PELTON_fraud", "OBJ_PELTON_snapshots_fraud"]);
+    let all = Down { input: true, public: true };
+    assert_eq!(down(&rig.broker, &rig.plan, all).await.expect("down"), ["ALERTS", "PLAYS"]);
+    assert_eq!(down(&rig.broker, &rig.plan, all).await.expect("down again"), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn outputs_reach_their_public_stream_and_nothing_else_does() {
+    let rig = Rig::new(1).await;
+    let log = rig.log(0);
+    let mut public = tail(&rig.broker, "ALERTS", ">", Some(1)).await.expect("tail");
+    let mut records = Records::default();
+    records.push(Channel::Output(0), b"out.alerts.u1", b"Pelton-Id: 9\r\n", b"first");
+    records.push(Channel::DeadLetter, b"dlq.source.json-syntax", b"", b"bad");
+    records.push(Channel::Output(0), b"out.alerts", b"", b"second");
+    stored(&log, &first_epoch(records, b"state".to_vec()), FIRST).await;
+    for (subject, payload) in [("fraud.alerts.u1", "first"), ("fraud.alerts._", "second")] {
+        let next = tokio::time::timeout(Duration::from_secs(10), public.next()).await.expect("in time");
+        let message = next.expect("open").expect("a message");
+        assert_eq!((message.subject.as_str(), &message.payload[..]), (subject, payload.as_bytes()));
+        if subject.ends_with("u1") {
+            assert_eq!(message.headers.get("Pelton-Id").map(|value| value.as_str()), Some("9"));
+        }
+    }
+    let mut dead = tail(&rig.broker, "PELTON_fraud", "pelton.fraud.*.dlq.>", Some(1)).await.expect("tail");
+    let message = dead.next().await.expect("open").expect("a message");
+    assert_eq!((message.subject.as_str(), message.sequence), ("pelton.fraud.0.dlq.source.json-syntax", 3));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_producer_says_when_nothing_stores_its_events() {
+    let rig = Rig::new(1).await;
+    let mut producer = Producer::new(&rig.broker).await.expect("producer");
+    producer.publish("plays.in.a".to_string(), "x".into()).await.expect("sent");
+    assert_eq!(producer.flush().await.expect("stored"), 1);
+    producer.publish("nobody.listens".to_string(), "x".into()).await.expect("sent");
+    assert!(matches!(producer.flush().await, Err(ProducerError::Refused(_))));
+}

@@ -1,0 +1,201 @@
+//! One server, one connection, one pipeline: what every test starts from.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pelton_broker::testing::Server;
+use pelton_broker::{Broker, Log, LogOptions, Producer, ProvisionOptions, Target, up};
+use pelton_engine::epoch::{Epoch, Marker, Position, Records, StreamIdentity, change_count};
+use pelton_engine::log::{Fence, Fetched, Published, Request, Response, StoredMarker, Survey};
+use pelton_engine::plan::{CreateStream, Key, Limits, Output, Plan, Publish, Source, Time, TimeUnit, Watermark};
+use pelton_engine::time::Span;
+use pelton_engine::totals::Totals;
+
+pub(crate) struct Rig {
+    pub(crate) server: Server,
+    pub(crate) broker: Broker,
+    pub(crate) plan: Plan,
+}
+
+impl Rig {
+    pub(crate) async fn new(partitions: u32) -> Rig {
+        Rig::with(partitions, &ProvisionOptions::default(), "").await
+    }
+
+    pub(crate) async fn with(partitions: u32, options: &ProvisionOptions, config: &str) -> Rig {
+        let server = Server::start_with(config);
+        let broker = server.connect().await.expect("connected");
+        Rig::on(server, broker, partitions, options).await
+    }
+
+    pub(crate) async fn on(server: Server, broker: Broker, partitions: u32, options: &ProvisionOptions) -> Rig {
+        let plan = plan(partitions);
+        let made = up(&broker, &plan, options).await.expect("provisioned");
+        assert_eq!(made.drift, []);
+        Rig { server, broker, plan }
+    }
+
+    pub(crate) fn log(&self, partition: u32) -> Log {
+        self.log_with(partition, LogOptions::default())
+    }
+
+    pub(crate) fn log_with(&self, partition: u32, options: LogOptions) -> Log {
+        Log::new(&self.broker, Target::new(&self.plan, partition), options)
+    }
+
+    /// Publishes `count` events `e<from>`, … through the ingest subject.
+    pub(crate) async fn produce(&self, from: usize, count: usize) {
+        let mut producer = Producer::new(&self.broker).await.expect("producer");
+        for idx in from..from + count {
+            producer.publish(format!("plays.in.k{}", idx % 100), format!("e{idx}").into()).await.expect("published");
+        }
+        producer.flush().await.expect("all stored");
+    }
+}
+
+pub(crate) fn plan(partitions: u32) -> Plan {
+    let subject = if partitions > 1 { "plays.{partition}" } else { "plays.0" };
+    Plan {
+        name: "fraud".to_string(),
+        source: Source {
+            stream: "PLAYS".to_string(),
+            subject: subject.to_string(),
+            partitions,
+            create: Some(CreateStream { ingest: Some("plays.in.*".to_string()), max_age: None, max_bytes: None }),
+            key: Key::SubjectToken(0),
+            time: Time { field: vec!["ts".to_string()], unit: TimeUnit::Millis },
+            watermark: Watermark {
+                delay: Span::from_secs(1),
+                idle: None,
+                max_future: Span::from_secs(60),
+                max_past: Span::from_secs(86_400),
+            },
+            fields: Vec::new(),
+        },
+        stages: Vec::new(),
+        outputs: vec![Output {
+            name: "alerts".to_string(),
+            stage: 0,
+            port: 0,
+            publish: Some(Publish { subject: "fraud.alerts.{key}".to_string(), stream: "ALERTS".to_string() }),
+        }],
+        limits: Limits::default(),
+    }
+}
+
+/// The first epoch of a partition.
+pub(crate) fn first_epoch(records: Records, delta: Vec<u8>) -> Arc<Epoch> {
+    epoch(1, 100, 0, 7, records, delta)
+}
+
+/// The epoch after `previous`, with a nonce of its own.
+pub(crate) fn next_epoch(previous: &Epoch, records: Records, delta: Vec<u8>) -> Arc<Epoch> {
+    let marker = &previous.marker;
+    epoch(marker.epoch + 1, marker.nonce + 1, marker.nonce, marker.lease, records, delta)
+}
+
+fn epoch(number: u64, nonce: u128, prev_nonce: u128, lease: u64, records: Records, delta: Vec<u8>) -> Arc<Epoch> {
+    let marker = Marker {
+        version: 1,
+        epoch: number,
+        nonce,
+        prev_nonce,
+        input: StreamIdentity { name: "PLAYS".to_string(), created: 1 },
+        position: Position { sequence: number, fingerprint: number },
+        watermark: 0,
+        modules: Vec::new(),
+        layout: 0,
+        lease,
+        totals: Totals::default(),
+        totals_sum: Totals::default(),
+        records: records.rows.len() as u32,
+        changes: change_count(&delta) as u32,
+        batch_hash: Epoch::hash(&delta, &records),
+        state_hash: Epoch::roll(&[0; 32], &delta),
+    };
+    Arc::new(Epoch { marker, records, delta })
+}
+
+/// The fence behind an epoch that was stored at `sequence`.
+pub(crate) fn fence_after(epoch: &Epoch, sequence: u64) -> Fence {
+    Fence { sequence, slot: Some(epoch.marker.slot()) }
+}
+
+pub(crate) const FIRST: Fence = Fence { sequence: 0, slot: None };
+
+pub(crate) async fn publish(log: &Log, epoch: &Arc<Epoch>, fence: Fence) -> Published {
+    match log.perform(Request::Publish { epoch: Arc::clone(epoch), fence }).await {
+        Response::Published(published) => published,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Publishes an epoch that must land; its sequence.
+pub(crate) async fn stored(log: &Log, epoch: &Arc<Epoch>, fence: Fence) -> u64 {
+    match publish(log, epoch, fence).await {
+        Published::Stored { sequence } => sequence,
+        other => panic!("epoch {}: {other:?}", epoch.marker.epoch),
+    }
+}
+
+pub(crate) async fn survey(log: &Log, input_sequence: Option<u64>, epoch: Option<u64>) -> Survey {
+    match log.perform(Request::Survey { input_sequence, epoch }).await {
+        Response::Survey(survey) => *survey,
+        other => panic!("{other:?}"),
+    }
+}
+
+pub(crate) async fn last_marker(log: &Log) -> Option<StoredMarker> {
+    survey(log, None, None).await.marker
+}
+
+pub(crate) async fn reset(log: &Log, next: u64) {
+    let response = log.perform(Request::Reset { next }).await;
+    assert!(matches!(response, Response::Reset), "{response:?}");
+}
+
+pub(crate) async fn fetch(log: &Log, events: u32) -> Fetched {
+    match log.perform(Request::Fetch { events, bytes: 8 << 20 }).await {
+        Response::Fetched(fetched) => fetched,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What a reader got: sequences and payloads in order, and how often it was restarted.
+#[derive(Default)]
+pub(crate) struct Read {
+    pub(crate) sequences: Vec<u64>,
+    pub(crate) payloads: Vec<String>,
+    pub(crate) restarts: usize,
+}
+
+/// Fetches until `count` events came; tolerates answers that say "not now".
+pub(crate) async fn read(log: &Log, count: usize, events: u32) -> Read {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    let mut read = Read::default();
+    while read.sequences.len() < count {
+        assert!(Instant::now() < deadline, "only {} of {count} events came", read.sequences.len());
+        match log.perform(Request::Fetch { events, bytes: 8 << 20 }).await {
+            Response::Fetched(fetched) => {
+                read.restarts += usize::from(fetched.restarted);
+                for event in &fetched.batch.events {
+                    read.sequences.push(event.sequence);
+                    let payload = fetched.batch.slice(&event.payload);
+                    read.payloads.push(String::from_utf8_lossy(payload).into_owned());
+                }
+            }
+            Response::Unavailable(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            other => panic!("{other:?}"),
+        }
+    }
+    read
+}
+
+impl Read {
+    /// Every sequence of the range exactly once, in order.
+    pub(crate) fn assert_whole(&self, from: u64, count: usize) {
+        let expected: Vec<u64> = (from..from + count as u64).collect();
+        assert_eq!(self.sequences.len(), expected.len());
+        assert!(self.sequences == expected, "sequences are not {from}.. in order");
+    }
+}

@@ -1,0 +1,650 @@
+//! JSON events into typed columns: each event is parsed once, and only its wanted fields are looked at.
+//!
+//! What is decided here on purpose:
+//! - The payload must be UTF-8 and one JSON object; text after the object is a syntax error.
+//! - A wanted field that occurs twice is refused; other fields are skipped without being checked beyond syntax.
+//! - `null` is the same as missing. `1.0` is the integer 1; `1.5` and integers beyond 64 bits (signed) are not integers.
+//!   An integer is a number. `1e400` is refused where a number is wanted.
+//! - The key may be a text or an integer (its decimal digits); an empty key is missing.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+
+use crate::event::{Column, RawEvent, TextColumn, Values};
+use crate::plan::{FieldRead, Key, Source, TimeUnit};
+use crate::time::EventTime;
+
+/// Why an event cannot be read: becomes a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecodeFault {
+    pub code: &'static str,
+    /// Stage that declared the field, `None` for what the source itself needs.
+    pub stage: Option<usize>,
+    /// JSON pointer of the field at fault; empty for the whole event.
+    pub path: String,
+    pub message: String,
+}
+
+/// Decoded rows: what stages read.
+#[derive(Clone, Debug, Default)]
+pub struct Decoded {
+    pub keys: TextColumn,
+    pub timestamps: Vec<i64>,
+    /// One per [`FieldRead`].
+    pub columns: Vec<Column>,
+}
+
+impl Decoded {
+    /// Number of rows.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.timestamps.len()
+    }
+
+    /// Whether there are no rows.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.timestamps.is_empty()
+    }
+
+    /// Empties all columns and keeps their allocations.
+    pub fn clear(&mut self) {
+        self.keys.data.clear();
+        self.keys.ends.clear();
+        self.timestamps.clear();
+        self.columns.iter_mut().for_each(Column::clear);
+    }
+}
+
+/// Where a wanted value goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Target {
+    Key,
+    Time,
+    Field(usize),
+}
+
+/// One level of wanted names.
+#[derive(Clone, Debug, Default)]
+struct Node {
+    children: Vec<(String, Node)>,
+    targets: Vec<Target>,
+}
+
+/// Reads events of one source for the fields of all its stages.
+pub struct Decoder {
+    root: Node,
+    fields: Vec<FieldRead>,
+    key: Key,
+    time_pointer: Vec<String>,
+    unit: TimeUnit,
+    max_future: i64,
+    max_past: i64,
+    payload_max: u64,
+    row: Row,
+}
+
+/// What the visitor has found in the event at hand.
+#[derive(Default)]
+struct Row {
+    seen: Vec<bool>,
+    time: Option<i64>,
+    time_seen: bool,
+    key_seen: bool,
+    fault: Option<DecodeFault>,
+}
+
+impl Decoder {
+    /// A decoder for `source` that fills one column per entry of `fields`.
+    #[must_use]
+    pub fn new(source: &Source, fields: Vec<FieldRead>, payload_max: u64) -> Decoder {
+        let mut root = Node::default();
+        if let Key::Field(pointer) = &source.key {
+            root.want(pointer, Target::Key);
+        }
+        root.want(&source.time.field, Target::Time);
+        for (idx, field) in fields.iter().enumerate() {
+            root.want(&field.pointer, Target::Field(idx));
+        }
+        let row = Row { seen: vec![false; fields.len()], ..Row::default() };
+        Decoder {
+            root,
+            key: source.key.clone(),
+            time_pointer: source.time.field.clone(),
+            unit: source.time.unit,
+            max_future: source.watermark.max_future.0,
+            max_past: source.watermark.max_past.0,
+            payload_max,
+            fields,
+            row,
+        }
+    }
+
+    /// A decoder for records between two stages: they bring their key and time with them.
+    #[must_use]
+    pub fn between_stages(fields: Vec<FieldRead>, payload_max: u64) -> Decoder {
+        let mut root = Node::default();
+        for (idx, field) in fields.iter().enumerate() {
+            root.want(&field.pointer, Target::Field(idx));
+        }
+        let row = Row { seen: vec![false; fields.len()], ..Row::default() };
+        Decoder {
+            root,
+            key: Key::SubjectToken(0),
+            time_pointer: Vec::new(),
+            unit: TimeUnit::Millis,
+            max_future: i64::MAX,
+            max_past: i64::MAX,
+            payload_max,
+            fields,
+            row,
+        }
+    }
+
+    /// Empty columns of the right kinds.
+    #[must_use]
+    pub fn columns(&self) -> Vec<Column> {
+        self.fields.iter().map(|field| Column::new(field.kind)).collect()
+    }
+
+    /// Decodes one event of the source and appends it as a row, or leaves `out` as it was.
+    ///
+    /// # Errors
+    /// A data fault; the event is a dead letter.
+    pub fn decode(
+        &mut self,
+        event: &RawEvent,
+        subject: &[u8],
+        headers: &[u8],
+        payload: &[u8],
+        out: &mut Decoded,
+    ) -> Result<(), DecodeFault> {
+        let rows = out.len();
+        let result = self.read(payload, &mut out.keys, &mut out.columns).and_then(|()| {
+            self.take_key(subject, headers, rows, &mut out.keys)?;
+            self.take_time(event.published.0)
+        });
+        match result {
+            Ok(time) => {
+                out.timestamps.push(time.0);
+                Ok(())
+            }
+            Err(fault) => {
+                roll_back(rows, &mut out.keys, &mut out.columns);
+                Err(fault)
+            }
+        }
+    }
+
+    /// Decodes a record that a stage emitted, with the key and time the stage gave it.
+    ///
+    /// # Errors
+    /// A data fault; the record is a dead letter of the stage that cannot read it.
+    pub fn decode_record(&mut self, key: &[u8], time: i64, payload: &[u8], out: &mut Decoded) -> Result<(), DecodeFault> {
+        let rows = out.len();
+        match self.read(payload, &mut out.keys, &mut out.columns) {
+            Ok(()) => {
+                out.keys.push(key);
+                out.timestamps.push(time);
+                Ok(())
+            }
+            Err(fault) => {
+                roll_back(rows, &mut out.keys, &mut out.columns);
+                Err(fault)
+            }
+        }
+    }
+
+    fn read(&mut self, payload: &[u8], keys: &mut TextColumn, columns: &mut [Column]) -> Result<(), DecodeFault> {
+        if payload.len() as u64 > self.payload_max {
+            let message = format!("payload has {} bytes, limit {}", payload.len(), self.payload_max);
+            return Err(fault("payload-size", message));
+        }
+        let text = std::str::from_utf8(payload)
+            .map_err(|error| fault("json-utf8", format!("invalid UTF-8 at byte {}", error.valid_up_to())))?;
+        self.row.seen.fill(false);
+        (self.row.time, self.row.time_seen, self.row.key_seen, self.row.fault) = (None, false, false, None);
+        let mut json = serde_json::Deserializer::from_str(text);
+        let object = Object { node: &self.root, fields: &self.fields, unit: self.unit, row: &mut self.row, keys, columns, top: true };
+        let read = object.deserialize(&mut json).and_then(|()| json.end());
+        if let Some(found) = self.row.fault.take() {
+            return Err(found);
+        }
+        read.map_err(|error| syntax_fault(&error, text))?;
+        self.fill_missing(columns)
+    }
+
+    fn fill_missing(&mut self, columns: &mut [Column]) -> Result<(), DecodeFault> {
+        for (idx, field) in self.fields.iter().enumerate() {
+            if self.row.seen[idx] {
+                continue;
+            }
+            if field.required {
+                let message = format!("field `{}` is missing, expected {}", field.name, field.kind.name());
+                return Err(DecodeFault {
+                    code: "field-missing",
+                    stage: Some(field.stage),
+                    path: pointer_text(&field.pointer),
+                    message,
+                });
+            }
+            let column = &mut columns[idx];
+            column.missing.push(column.len() as u32);
+            push_default(column);
+        }
+        Ok(())
+    }
+
+    fn take_key(&self, subject: &[u8], headers: &[u8], rows: usize, keys: &mut TextColumn) -> Result<(), DecodeFault> {
+        let missing = |what: String, path: String| {
+            Err(DecodeFault { code: "key-missing", stage: None, path, message: what })
+        };
+        match &self.key {
+            Key::Field(pointer) => {
+                if !self.row.key_seen || keys.ends.len() == rows || keys.get(rows).is_empty() {
+                    return missing("the key field is missing or empty".into(), pointer_text(pointer));
+                }
+            }
+            Key::Header(name) => match header(headers, name) {
+                Some(value) if !value.is_empty() => keys.push(value),
+                _ => return missing(format!("header `{name}` with the key is missing or empty"), String::new()),
+            },
+            Key::SubjectToken(idx) => match subject.split(|&byte| byte == b'.').nth(*idx as usize) {
+                Some(token) if !token.is_empty() => keys.push(token),
+                _ => return missing(format!("subject has no token {idx} for the key"), String::new()),
+            },
+        }
+        Ok(())
+    }
+
+    fn take_time(&self, published: i64) -> Result<EventTime, DecodeFault> {
+        let path = || pointer_text(&self.time_pointer);
+        let Some(time) = self.row.time else {
+            let message = "the time field is missing".to_string();
+            return Err(DecodeFault { code: "time-missing", stage: None, path: path(), message });
+        };
+        if time > published.saturating_add(self.max_future) {
+            let ahead = crate::time::Span(time.saturating_sub(published));
+            let message = format!("event time {time} is {ahead} ahead of its arrival, limit {}", crate::time::Span(self.max_future));
+            return Err(DecodeFault { code: "time-future", stage: None, path: path(), message });
+        }
+        if time < published.saturating_sub(self.max_past) {
+            let behind = crate::time::Span(published.saturating_sub(time));
+            let message = format!("event time {time} is {behind} behind its arrival, limit {}", crate::time::Span(self.max_past));
+            return Err(DecodeFault { code: "time-past", stage: None, path: path(), message });
+        }
+        Ok(EventTime(time))
+    }
+}
+
+impl Node {
+    fn want(&mut self, pointer: &[String], target: Target) {
+        match pointer.split_first() {
+            None => self.targets.push(target),
+            Some((name, rest)) => {
+                let idx = self.children.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
+                    self.children.push((name.clone(), Node::default()));
+                    self.children.len() - 1
+                });
+                self.children[idx].1.want(rest, target);
+            }
+        }
+    }
+}
+
+fn fault(code: &'static str, message: String) -> DecodeFault {
+    DecodeFault { code, stage: None, path: String::new(), message }
+}
+
+fn syntax_fault(error: &serde_json::Error, text: &str) -> DecodeFault {
+    if text.trim_start().as_bytes().first().is_some_and(|&byte| byte != b'{') && error.is_data() {
+        return fault("json-not-object", "the event is not a JSON object".into());
+    }
+    let message = error.to_string();
+    let code = match () {
+        () if message.starts_with("recursion limit") => "json-depth",
+        () if message.starts_with("number out of range") => "json-number",
+        () => "json-syntax",
+    };
+    fault(code, message)
+}
+
+/// RFC 6901 text of pointer segments.
+#[must_use]
+pub fn pointer_text(pointer: &[String]) -> String {
+    pointer.iter().map(|name| format!("/{}", name.replace('~', "~0").replace('/', "~1"))).collect()
+}
+
+fn roll_back(rows: usize, keys: &mut TextColumn, columns: &mut [Column]) {
+    truncate_text(keys, rows);
+    for column in columns {
+        while column.missing.last().is_some_and(|&row| row as usize >= rows) {
+            column.missing.pop();
+        }
+        match &mut column.values {
+            Values::Text(texts) => truncate_text(texts, rows),
+            Values::Integers(values) => values.truncate(rows),
+            Values::Numbers(values) => values.truncate(rows),
+            Values::Booleans(values) => values.truncate(rows),
+        }
+    }
+}
+
+fn truncate_text(texts: &mut TextColumn, rows: usize) {
+    texts.ends.truncate(rows);
+    texts.data.truncate(texts.ends.last().map_or(0, |&end| end as usize));
+}
+
+fn push_default(column: &mut Column) {
+    match &mut column.values {
+        Values::Text(texts) => texts.push(b""),
+        Values::Integers(values) => values.push(0),
+        Values::Numbers(values) => values.push(0.0),
+        Values::Booleans(values) => values.push(false),
+    }
+}
+
+/// The value of header `name` in a block of `name: value\r\n` lines.
+fn header<'a>(block: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    block.split(|&byte| byte == b'\n').find_map(|line| {
+        let (found, value) = line.split_at(line.iter().position(|&byte| byte == b':')?);
+        found.eq_ignore_ascii_case(name.as_bytes()).then(|| value[1..].trim_ascii())
+    })
+}
+
+/// Visits one JSON object and looks only at wanted names.
+struct Object<'a> {
+    node: &'a Node,
+    fields: &'a [FieldRead],
+    unit: TimeUnit,
+    row: &'a mut Row,
+    keys: &'a mut TextColumn,
+    columns: &'a mut [Column],
+    top: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Object<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        if self.top { deserializer.deserialize_map(self) } else { deserializer.deserialize_any(self) }
+    }
+}
+
+impl<'de> Visitor<'de> for Object<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut guess = 0;
+        while let Some(found) = map.next_key_seed(Name { node: self.node, guess })? {
+            let Some(idx) = found else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            guess = idx + 1;
+            let node = &self.node.children[idx].1;
+            if node.children.is_empty() {
+                let leaf = Leaf {
+                    targets: &node.targets,
+                    fields: self.fields,
+                    unit: self.unit,
+                    row: self.row,
+                    keys: self.keys,
+                    columns: self.columns,
+                };
+                map.next_value_seed(leaf)?;
+            } else {
+                map.next_value_seed(Object {
+                    node,
+                    fields: self.fields,
+                    unit: self.unit,
+                    row: self.row,
+                    keys: self.keys,
+                    columns: self.columns,
+                    top: false,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    // A scalar or list where an object with wanted fields should be: those fields are simply missing.
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+}
+
+/// Finds a name among the wanted ones; events repeat their order, so the next one is tried first.
+struct Name<'a> {
+    node: &'a Node,
+    guess: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Name<'_> {
+    type Value = Option<usize>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<usize>, D::Error> {
+        deserializer.deserialize_identifier(self)
+    }
+}
+
+impl Visitor<'_> for Name<'_> {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Option<usize>, E> {
+        let children = &self.node.children;
+        if children.get(self.guess).is_some_and(|(known, _)| known == name) {
+            return Ok(Some(self.guess));
+        }
+        Ok(children.iter().position(|(known, _)| known == name))
+    }
+}
+
+/// Takes one wanted scalar to all its targets.
+struct Leaf<'a> {
+    targets: &'a [Target],
+    fields: &'a [FieldRead],
+    unit: TimeUnit,
+    row: &'a mut Row,
+    keys: &'a mut TextColumn,
+    columns: &'a mut [Column],
+}
+
+/// A wanted value, whatever its type.
+#[derive(Clone, Copy)]
+enum Scalar<'a> {
+    Text(&'a str),
+    Integer(i64),
+    Number(f64),
+    Boolean(bool),
+    /// An integer that does not fit into 64 bits.
+    Huge(f64),
+    Other(&'static str),
+}
+
+impl Scalar<'_> {
+    fn found(self) -> String {
+        match self {
+            Scalar::Text(_) => "text".into(),
+            Scalar::Integer(value) => format!("integer {value}"),
+            Scalar::Number(value) => format!("number {value}"),
+            Scalar::Boolean(value) => format!("boolean {value}"),
+            Scalar::Huge(value) => format!("an integer beyond 64 bits (about {value:e})"),
+            Scalar::Other(name) => name.into(),
+        }
+    }
+
+    fn integer(self) -> Option<i64> {
+        /// Every integer up to here has an exact float.
+        const EXACT: f64 = 9_007_199_254_740_992.0;
+        match self {
+            Scalar::Integer(value) => Some(value),
+            Scalar::Number(value) if value.fract() == 0.0 && value.abs() <= EXACT => Some(value as i64),
+            _ => None,
+        }
+    }
+}
+
+impl Leaf<'_> {
+    fn take(self, value: Scalar<'_>) {
+        for target in self.targets {
+            let fault = match target {
+                Target::Key => take_key_value(value, self.row, self.keys),
+                Target::Time => take_time_value(value, self.unit, self.row),
+                Target::Field(idx) => take_field(value, *idx, &self.fields[*idx], self.row, &mut self.columns[*idx]),
+            };
+            if self.row.fault.is_none() {
+                self.row.fault = fault;
+            }
+        }
+    }
+}
+
+fn duplicate(path: String) -> Option<DecodeFault> {
+    Some(DecodeFault { code: "json-duplicate", stage: None, path, message: "the field occurs more than once".into() })
+}
+
+fn take_key_value(value: Scalar<'_>, row: &mut Row, keys: &mut TextColumn) -> Option<DecodeFault> {
+    if row.key_seen {
+        return duplicate(String::new());
+    }
+    row.key_seen = true;
+    match value {
+        Scalar::Text(text) => keys.push(text.as_bytes()),
+        Scalar::Integer(value) => keys.push(value.to_string().as_bytes()),
+        other => {
+            let message = format!("the key is not a text: expected text, found {}", other.found());
+            return Some(DecodeFault { code: "key-type", stage: None, path: String::new(), message });
+        }
+    }
+    None
+}
+
+fn take_time_value(value: Scalar<'_>, unit: TimeUnit, row: &mut Row) -> Option<DecodeFault> {
+    if row.time_seen {
+        return duplicate(String::new());
+    }
+    row.time_seen = true;
+    row.time = match (unit, value) {
+        (TimeUnit::Rfc3339, Scalar::Text(text)) => text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond),
+        (TimeUnit::Rfc3339, _) => None,
+        (TimeUnit::Seconds, value) => value.integer().and_then(|at| at.checked_mul(1000)),
+        (TimeUnit::Millis, value) => value.integer(),
+        (TimeUnit::Micros, value) => value.integer().map(|at| at.div_euclid(1000)),
+        (TimeUnit::Nanos, value) => value.integer().map(|at| at.div_euclid(1_000_000)),
+    };
+    if row.time.is_some() {
+        return None;
+    }
+    let expected = if unit == TimeUnit::Rfc3339 { "an RFC 3339 text" } else { "an integer" };
+    let message = format!("the time is not usable: expected {expected}, found {}", value.found());
+    Some(DecodeFault { code: "time-type", stage: None, path: String::new(), message })
+}
+
+fn take_field(value: Scalar<'_>, idx: usize, field: &FieldRead, row: &mut Row, column: &mut Column) -> Option<DecodeFault> {
+    if row.seen[idx] {
+        return duplicate(pointer_text(&field.pointer));
+    }
+    row.seen[idx] = true;
+    let taken = match (&mut column.values, value) {
+        (Values::Text(texts), Scalar::Text(text)) => {
+            texts.push(text.as_bytes());
+            true
+        }
+        (Values::Integers(values), value) => value.integer().map(|value| values.push(value)).is_some(),
+        (Values::Numbers(values), Scalar::Number(value) | Scalar::Huge(value)) => {
+            values.push(value);
+            true
+        }
+        (Values::Numbers(values), Scalar::Integer(value)) => {
+            values.push(value as f64);
+            true
+        }
+        (Values::Booleans(values), Scalar::Boolean(value)) => {
+            values.push(value);
+            true
+        }
+        _ => false,
+    };
+    if taken {
+        return None;
+    }
+    let message = format!("field `{}` has the wrong type: expected {}, found {}", field.name, field.kind.name(), value.found());
+    Some(DecodeFault { code: "field-type", stage: Some(field.stage), path: pointer_text(&field.pointer), message })
+}
+
+impl<'de> DeserializeSeed<'de> for Leaf<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Leaf<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
+        self.take(Scalar::Boolean(value));
+        Ok(())
+    }
+    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
+        self.take(Scalar::Integer(value));
+        Ok(())
+    }
+    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
+        self.take(i64::try_from(value).map_or(Scalar::Huge(value as f64), Scalar::Integer));
+        Ok(())
+    }
+    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
+        self.take(Scalar::Number(value));
+        Ok(())
+    }
+    fn visit_str<E>(self, value: &str) -> Result<(), E> {
+        self.take(Scalar::Text(value));
+        Ok(())
+    }
+    // null is the same as missing.
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        self.take(Scalar::Other("a list"));
+        Ok(())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        self.take(Scalar::Other("an object"));
+        Ok(())
+    }
+}
+

@@ -1,0 +1,124 @@
+//! Rows on their way through the stages of one unit of events.
+
+use crate::decode::Decoded;
+use crate::event::{Column, Events, Kind, RawBatch, RawEvent, TextColumn, Values};
+use crate::guest::Descriptor;
+
+/// Rows that one stage reads: decoded columns and where each row comes from.
+#[derive(Default)]
+pub(crate) struct Flow {
+    pub(crate) decoded: Decoded,
+    /// Per decoded row, its event within the unit.
+    pub(crate) origins: Vec<u32>,
+    /// Payloads of rows that a stage has made new; `None` while they are those of the source.
+    pub(crate) payloads: Option<TextColumn>,
+    /// Rows that are still there, ascending; `None` means all.
+    pub(crate) selected: Option<Vec<u32>>,
+}
+
+impl Flow {
+    /// The rows that are still there.
+    pub(crate) fn rows(&self) -> Vec<u32> {
+        self.selected.clone().unwrap_or_else(|| (0..self.decoded.len() as u32).collect())
+    }
+
+    /// The payload of a decoded row.
+    pub(crate) fn payload<'a>(&'a self, row: usize, batch: &'a RawBatch, unit: &[RawEvent]) -> &'a [u8] {
+        match &self.payloads {
+            Some(payloads) => payloads.get(row),
+            None => batch.slice(&unit[self.origins[row] as usize].payload),
+        }
+    }
+
+    /// Fills `events` with `rows` as the module of `descriptor` wants them; `columns[i]` is the decoder's column of
+    /// its i-th declared field.
+    pub(crate) fn fill(
+        &self,
+        rows: &[u32],
+        descriptor: &Descriptor,
+        columns: &[usize],
+        batch: &RawBatch,
+        unit: &[RawEvent],
+        events: &mut Events,
+    ) {
+        events.data.clear();
+        events.ends.clear();
+        events.timestamps.clear();
+        events.sequences.clear();
+        events.headers.clear();
+        events.header_ends.clear();
+        if events.columns.len() != columns.len() {
+            events.columns = descriptor.fields.iter().map(|field| Column::new(field.kind)).collect();
+        }
+        for &row in rows {
+            let row = row as usize;
+            let event = &unit[self.origins[row] as usize];
+            events.data.extend_from_slice(self.decoded.keys.get(row));
+            events.ends.push(events.data.len() as u32);
+            if descriptor.payload {
+                events.data.extend_from_slice(self.payload(row, batch, unit));
+            }
+            events.ends.push(events.data.len() as u32);
+            events.timestamps.push(self.decoded.timestamps[row]);
+            events.sequences.push(event.sequence);
+            if descriptor.headers {
+                events.headers.extend_from_slice(batch.slice(&event.headers));
+                events.header_ends.push(events.headers.len() as u32);
+            }
+        }
+        let all = rows.len() == self.decoded.len();
+        for (to, &from) in events.columns.iter_mut().zip(columns) {
+            copy_column(&self.decoded.columns[from], rows, all, to);
+        }
+    }
+}
+
+/// Copies the given rows of a column; all of them at once when that is what is asked.
+fn copy_column(from: &Column, rows: &[u32], all: bool, to: &mut Column) {
+    to.clear();
+    if all {
+        to.missing.extend_from_slice(&from.missing);
+        match (&from.values, &mut to.values) {
+            (Values::Text(from), Values::Text(to)) => {
+                to.data.extend_from_slice(&from.data);
+                to.ends.extend_from_slice(&from.ends);
+            }
+            (Values::Integers(from), Values::Integers(to)) => to.extend_from_slice(from),
+            (Values::Numbers(from), Values::Numbers(to)) => to.extend_from_slice(from),
+            (Values::Booleans(from), Values::Booleans(to)) => to.extend_from_slice(from),
+            _ => unreachable!("the plan gives both columns one kind"),
+        }
+        return;
+    }
+    for (at, &row) in rows.iter().enumerate() {
+        let row = row as usize;
+        if from.is_missing(row) {
+            to.missing.push(at as u32);
+        }
+        match (&from.values, &mut to.values) {
+            (Values::Text(from), Values::Text(to)) => to.push(from.get(row)),
+            (Values::Integers(from), Values::Integers(to)) => to.push(from[row]),
+            (Values::Numbers(from), Values::Numbers(to)) => to.push(from[row]),
+            (Values::Booleans(from), Values::Booleans(to)) => to.push(from[row]),
+            _ => unreachable!("the plan gives both columns one kind"),
+        }
+    }
+}
+
+/// Appends all rows of one column to another of the same kind.
+pub(crate) fn append_column(from: &Column, to: &mut Column) {
+    let base = to.len() as u32;
+    to.missing.extend(from.missing.iter().map(|row| row + base));
+    match (&from.values, &mut to.values) {
+        (Values::Text(from), Values::Text(to)) => (0..from.ends.len()).for_each(|row| to.push(from.get(row))),
+        (Values::Integers(from), Values::Integers(to)) => to.extend_from_slice(from),
+        (Values::Numbers(from), Values::Numbers(to)) => to.extend_from_slice(from),
+        (Values::Booleans(from), Values::Booleans(to)) => to.extend_from_slice(from),
+        _ => unreachable!("the sandbox checks derived columns against the plan"),
+    }
+}
+
+/// Empty columns of these kinds.
+pub(crate) fn empty_columns(kinds: impl Iterator<Item = Kind>) -> Vec<Column> {
+    kinds.map(Column::new).collect()
+}

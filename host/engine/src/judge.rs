@@ -1,0 +1,146 @@
+//! From guest faults to verdicts: which row is guilty, and what class of fault it is.
+//!
+//! A fault of a batch is bisected until the guilty row is alone; it gets one more try on a fresh instance.
+//! A missed deadline is only a suspicion: the rows run again one by one under fuel, whose verdict does not depend on
+//! how busy the machine is.
+
+use crate::guest::{Fault, Metering};
+
+/// The step did not happen; the state in memory is no longer valid and must be recovered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StepError {
+    /// Environment fault: pause, recover, try the same events again.
+    #[error("stage `{stage}` cannot work now: {reason}")]
+    Retry { stage: String, reason: String },
+    /// Integrity fault: stop this partition and keep the evidence.
+    #[error("stage `{stage}` refuses to go on: {reason}")]
+    Halt { stage: String, reason: String },
+}
+
+/// Why one row is a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Verdict {
+    pub(crate) class: &'static str,
+    pub(crate) code: &'static str,
+    pub(crate) message: String,
+}
+
+/// Runs `call` over `rows`, in order, and hands every row to `done` exactly once: with the reply of the call that took
+/// it, or with a verdict when it is alone and guilty. Returns how many faults there were.
+pub(crate) fn judge<R>(
+    stage: &str,
+    rows: &[u32],
+    call: &mut dyn FnMut(Metering, &[u32]) -> Result<R, Fault>,
+    done: &mut dyn FnMut(&[u32], Result<R, Verdict>),
+) -> Result<u64, StepError> {
+    if rows.is_empty() {
+        return Ok(0);
+    }
+    match call(Metering::Deadline, rows) {
+        Ok(reply) => {
+            done(rows, Ok(reply));
+            Ok(0)
+        }
+        Err(Fault::Timeout) => {
+            let mut faults = 1;
+            for row in rows.chunks(1) {
+                faults += alone(stage, Metering::Fuel, row, call, done)?;
+            }
+            Ok(faults)
+        }
+        Err(fault) if rows.len() == 1 => {
+            verdict(stage, fault)?;
+            Ok(1 + alone(stage, Metering::Deadline, rows, call, done)?)
+        }
+        Err(fault) => {
+            verdict(stage, fault)?;
+            let (left, right) = rows.split_at(rows.len() / 2);
+            Ok(1 + judge(stage, left, call, done)? + judge(stage, right, call, done)?)
+        }
+    }
+}
+
+/// The last try of a single row.
+fn alone<R>(
+    stage: &str,
+    metering: Metering,
+    row: &[u32],
+    call: &mut dyn FnMut(Metering, &[u32]) -> Result<R, Fault>,
+    done: &mut dyn FnMut(&[u32], Result<R, Verdict>),
+) -> Result<u64, StepError> {
+    match call(metering, row) {
+        Ok(reply) => {
+            done(row, Ok(reply));
+            Ok(0)
+        }
+        Err(Fault::Timeout) if metering == Metering::Deadline => alone(stage, Metering::Fuel, row, call, done),
+        Err(fault) => {
+            let verdict = verdict(stage, fault)?;
+            done(row, Err(verdict));
+            Ok(1)
+        }
+    }
+}
+
+/// What a fault means for a row that is alone; an error when it is not the row's fault.
+fn verdict(stage: &str, fault: Fault) -> Result<Verdict, StepError> {
+    let stage = stage.to_string();
+    let (class, code, message) = match fault {
+        Fault::Trap(message) => ("trap", "trap", message),
+        Fault::Fuel => ("limit", "limit-fuel", "the event used more than `fuel_per_event`".into()),
+        Fault::Limit(message) => ("limit", "limit", message),
+        Fault::Contract(message) => ("guest-error", "contract", message),
+        // Fuel does not judge everything that takes time (compiling, a slow host): not the event's fault.
+        Fault::Timeout => return Err(StepError::Retry { stage, reason: "a metered call missed its deadline".into() }),
+        Fault::Retry(reason) | Fault::Host(reason) => return Err(StepError::Retry { stage, reason }),
+        Fault::Halt(reason) => return Err(StepError::Halt { stage, reason }),
+    };
+    Ok(Verdict { class, code, message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs rows 0..n with a guest that faults whenever `guilty` is in the batch.
+    fn check(n: u32, guilty: u32, fault: &Fault, expected: &str) {
+        let rows: Vec<u32> = (0..n).collect();
+        let mut seen = Vec::new();
+        let mut dead = Vec::new();
+        let result = judge(
+            "s",
+            &rows,
+            &mut |metering, rows| {
+                if rows.contains(&guilty) && (metering == Metering::Deadline || rows.len() == 1) {
+                    let fault = if metering == Metering::Fuel { Fault::Fuel } else { fault.clone() };
+                    return Err(fault);
+                }
+                Ok(rows.len())
+            },
+            &mut |rows, reply| {
+                seen.extend_from_slice(rows);
+                if let Err(verdict) = reply {
+                    dead.push(format!("{} {}", rows[0], verdict.code));
+                }
+            },
+        );
+        match result {
+            Ok(_) => {
+                assert_eq!(seen, rows);
+                assert_eq!(dead.join(","), expected);
+            }
+            Err(error) => assert_eq!(error.to_string(), expected),
+        }
+    }
+
+    #[test]
+    fn only_the_guilty_row_dies_and_every_row_is_handed_on_once_in_order() {
+        check(256, 77, &Fault::Trap("boom".into()), "77 trap");
+        check(1, 0, &Fault::Trap("boom".into()), "0 trap");
+        check(5, 4, &Fault::Contract("bad".into()), "4 contract");
+        check(9, 3, &Fault::Timeout, "3 limit-fuel");
+        check(9, 9, &Fault::Timeout, "");
+        check(9, 3, &Fault::Retry("busy".into()), "stage `s` cannot work now: busy");
+        check(9, 3, &Fault::Halt("sum".into()), "stage `s` refuses to go on: sum");
+    }
+}

@@ -1,0 +1,24 @@
+//! The pure core: windows, state, epochs and the commit protocol. No IO, no clock, no log.
+//!
+//! Lower layers never use higher ones: `time event` < `guest plan codec` < `decode window` < `step` < `partition`.
+#![forbid(unsafe_code)]
+
+pub mod codec;
+pub mod decode;
+pub mod effects;
+pub mod epoch;
+pub mod event;
+mod flow;
+pub mod guest;
+pub mod hex;
+pub mod judge;
+pub mod log;
+pub mod partition;
+pub mod plan;
+pub mod problem;
+pub mod step;
+pub mod store;
+pub mod time;
+pub mod totals;
+pub mod watermark;
+mod window;

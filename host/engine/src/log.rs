@@ -1,0 +1,147 @@
+//! What the protocol asks of the broker, and what the broker can answer: a closed list.
+//!
+//! `broker` carries these out against JetStream, the simulator against a double; one conformance suite runs on both.
+//! Every question carries a ticket and every answer repeats it, so that a late answer to an old question is recognised.
+
+use std::sync::Arc;
+
+use crate::epoch::{Epoch, Marker, StreamIdentity};
+use crate::event::RawBatch;
+
+/// A question to the broker about one partition.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Who should work: create or take the expired lease. It decides liveness only; the fence decides safety.
+    AcquireLease,
+    /// Keep the lease of this revision.
+    RenewLease { revision: u64 },
+    /// Give it up.
+    ReleaseLease { revision: u64 },
+    /// What both streams hold, and what is stored at two places of interest.
+    Survey {
+        /// Input sequence whose fingerprint is wanted.
+        input_sequence: Option<u64>,
+        /// Epoch whose latest marker is wanted.
+        epoch: Option<u64>,
+    },
+    /// Markers and deltas stored after the sequence `after` (of a marker, or 0), up to and including the marker at `up_to`,
+    /// in order. May answer with a part; the caller asks again.
+    Changes { after: u64, up_to: u64 },
+    /// The newest stored snapshot that decodes and whose epoch is at most `epoch_max`.
+    LoadSnapshot { epoch_max: u64 },
+    /// Store a snapshot; afterwards changes below the older of the last two may be purged.
+    SaveSnapshot { snapshot: Arc<Snapshot> },
+    /// Let the consumer deliver from sequence `next` on. The caller has checked it against the stream's bounds.
+    Reset { next: u64 },
+    /// Events after the last delivered one. Answers when there are some, or after a short wait with none.
+    Fetch { events: u32, bytes: u32 },
+    /// Publish one epoch as one atomic batch.
+    Publish { epoch: Arc<Epoch>, fence: Fence },
+    /// Everything up to this input sequence is committed. A hint for lag and retention.
+    Ack { sequence: u64 },
+}
+
+/// What must be true of the stream for a batch to land.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fence {
+    /// Stream sequence of the last marker, 0 if there is none: checked against all markers of the partition,
+    /// so that *nothing came after it*.
+    pub sequence: u64,
+    /// Slot ([`Marker::slot`]) of that marker, checked with the same sequence, so that *that marker is mine*
+    /// even where a rolled-back stream uses sequences again. `None` for the first epoch.
+    pub slot: Option<String>,
+}
+
+/// A marker and where it lies.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredMarker {
+    pub sequence: u64,
+    pub marker: Marker,
+}
+
+/// What one stream holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StreamFacts {
+    pub identity: StreamIdentity,
+    pub first_sequence: u64,
+    pub last_sequence: u64,
+}
+
+/// Answer to [`Request::Survey`].
+#[derive(Clone, Debug)]
+pub struct Survey {
+    pub input: StreamFacts,
+    /// The pipeline stream.
+    pub log: StreamFacts,
+    /// The newest marker of this partition.
+    pub marker: Option<StoredMarker>,
+    /// Fingerprint of the input message asked for; `None` when not asked, or not there.
+    pub input_fingerprint: Option<u64>,
+    /// Newest marker in the slot of the epoch asked for, when its epoch is that one.
+    pub marker_of_epoch: Option<StoredMarker>,
+}
+
+/// One epoch as read back from the stream.
+#[derive(Clone, Debug)]
+pub struct Change {
+    pub stored: StoredMarker,
+    pub delta: Vec<u8>,
+}
+
+/// The whole state of a partition at the end of an epoch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Snapshot {
+    pub stored: StoredMarker,
+    /// Encoded state.
+    pub state: Vec<u8>,
+}
+
+/// What became of a published batch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Published {
+    /// Stored; the marker lies at this sequence.
+    Stored { sequence: u64 },
+    /// Refused by a fence or as a duplicate. Proves nothing yet: read the marker and compare the nonce.
+    Rejected(String),
+    /// No answer, or a lost connection. The batch may or may not land.
+    Unknown(String),
+    /// Refused for a reason of the environment (no space, no leader, too many batches): nothing was stored.
+    Refused(String),
+}
+
+/// An answer of the broker.
+#[derive(Clone, Debug)]
+pub enum Response {
+    /// The lease is held, or still held, under this revision.
+    LeaseHeld { revision: u64 },
+    /// Another host holds the lease.
+    LeaseTaken { holder: String },
+    LeaseReleased,
+    Survey(Box<Survey>),
+    /// In order, without gaps. Empty only when nothing is left.
+    Changes(Vec<Change>),
+    Snapshot(Option<Box<Snapshot>>),
+    SnapshotSaved,
+    Reset,
+    Fetched(Fetched),
+    Published(Published),
+    Acked,
+    /// The stream is not there.
+    Missing { stream: String },
+    /// Environment fault: no connection, time-out, no leader. Ask again later.
+    Unavailable(String),
+    /// Integrity fault seen while reading: a record that does not decode, a hole in the changes.
+    Damaged(String),
+}
+
+/// Events from the source.
+#[derive(Clone, Debug, Default)]
+pub struct Fetched {
+    pub batch: RawBatch,
+    /// Messages of this partition that the broker holds behind this batch, as far as it said.
+    pub pending: u64,
+    /// The broker said that there is nothing more right now.
+    pub caught_up: bool,
+    /// The consumer was lost and made again; deliveries may repeat or skip, the protocol checks sequences.
+    pub restarted: bool,
+}

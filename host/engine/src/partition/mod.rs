@@ -1,0 +1,454 @@
+//! The epoch protocol of one partition, as a state machine without IO: collect, compute, commit, apply, acknowledge,
+//! and recover whenever there is a doubt.
+//!
+//! The caller carries out [`Action`]s and reports [`Event`]s; it may lose, delay or repeat answers. Time enters as a
+//! monotonic number of milliseconds, randomness as a session number. At most one batch is in flight, and at most one
+//! sealed epoch waits behind it while the engine computes no further: memory is bounded.
+//!
+//! Safety rests on three things only: the fence of the pipeline stream, the chain of nonces, and that state, records
+//! and position of an epoch are one batch. The lease, acknowledgements and clocks only decide who works and when.
+
+mod commit;
+mod recover;
+mod recovery;
+mod run;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+pub use recover::{Decision, Halted, check_input, decide};
+use recovery::Recovery;
+use run::Running;
+
+use crate::epoch::Epoch;
+use crate::judge::StepError;
+use crate::log::{Request, Response};
+use crate::plan::Plan;
+use crate::step::Engine;
+use crate::store::Store;
+use crate::totals::Totals;
+
+/// Identifies a question, so that its answer is recognised.
+pub type Ticket = u64;
+
+/// What the machine wants done.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Ask the broker; report [`Event::Answer`] with the same ticket.
+    Ask { ticket: Ticket, request: Request },
+    /// Something an operator or a metric wants to know.
+    Tell(Notice),
+    /// The machine has ended; it asks for nothing more.
+    Stopped,
+}
+
+/// What can wake the machine.
+#[derive(Debug)]
+pub enum Event {
+    /// An answer to a question, perhaps late, perhaps twice.
+    Answer { ticket: Ticket, response: Response },
+    /// Time has passed; at least every 100 ms.
+    Tick,
+    /// Finish or abandon the epoch, give the lease back, end.
+    Stop,
+}
+
+/// News for logs and metrics. Nothing depends on them.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// Another host works on this partition.
+    Standby { holder: String },
+    Recovering { cause: String },
+    /// Ready to take events.
+    Running { epoch: u64, decision: &'static str },
+    /// An epoch is committed and applied.
+    Committed(Box<Committed>),
+    /// The outcome of a publish is not known; the marker decides.
+    Doubt { epoch: u64, reason: String },
+    /// Environment fault: waiting.
+    Paused { reason: String },
+    /// The local store was set aside.
+    Quarantined { reason: String },
+    Halted(Halted),
+}
+
+/// Facts of one committed epoch.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    pub epoch: u64,
+    pub position: u64,
+    pub watermark: i64,
+    pub totals: Totals,
+    pub totals_sum: Totals,
+    pub dead_by_code: Vec<(String, u64)>,
+    pub records_by_output: Vec<u64>,
+    pub faults_by_stage: Vec<(usize, u64)>,
+    pub state_bytes: usize,
+    /// From the first event to the seal, ms.
+    pub epoch_ms: u64,
+    /// From the first publish to the answer, ms.
+    pub commit_ms: u64,
+    /// Events that the broker holds behind the last fetch.
+    pub pending: u64,
+}
+
+/// How the machine behaves. All times in milliseconds of the caller's monotonic clock.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub partition: u32,
+    /// Unique per process start: makes nonces unique.
+    pub session: u64,
+    /// End when everything that is in the input is committed; windows stay open.
+    pub drain: bool,
+    /// Go on behind input that expired before it was read; the gap becomes a record.
+    pub accept_gaps: bool,
+    pub idle_check_ms: u64,
+    pub renew_ms: u64,
+    pub retry_ms: u64,
+    /// An answer that takes longer is given up.
+    pub answer_ms: u64,
+    pub sync_ms: u64,
+    /// Snapshot after this many delta bytes.
+    pub snapshot_bytes: usize,
+    /// Snapshot after this many epochs.
+    pub snapshot_epochs: u64,
+    /// Test-only weakenings of the protocol; all off in production.
+    pub mutants: Mutants,
+}
+
+/// Test-only switches, each of which removes one safeguard, so that the simulator can prove that it notices.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mutants {
+    /// Every epoch has the same nonce: another host's epoch looks like ours.
+    pub no_nonce: bool,
+    /// An idle partition never looks at the marker again: a lost tail goes unnoticed.
+    pub no_idle_check: bool,
+    /// "Wrong last sequence" is taken for "already stored".
+    pub rejected_is_success: bool,
+    /// No answer is taken for "stored".
+    pub unknown_is_success: bool,
+    /// Recovery trusts where the consumer stands instead of the stored position.
+    pub no_reset: bool,
+    /// Recovery does not check that the local epoch is an ancestor of the stream's.
+    pub no_ancestor_check: bool,
+    /// Repeated deliveries are taken as new events.
+    pub keep_duplicates: bool,
+    /// A rolled-back or refilled input is not noticed.
+    pub no_input_check: bool,
+    /// The snapshot is taken after the next epoch has begun to change the state.
+    pub late_snapshot: bool,
+    /// The position is that of the last fetched event, not of the last computed one.
+    pub position_ahead: bool,
+    /// A fenced host keeps its state in memory.
+    pub keep_state_after_fence: bool,
+    /// Replayed changes are not checked against the chain of hashes and nonces.
+    pub no_chain_check: bool,
+}
+
+impl Config {
+    /// Production settings.
+    #[must_use]
+    pub fn new(partition: u32, session: u64) -> Config {
+        Config {
+            partition,
+            session,
+            drain: false,
+            accept_gaps: false,
+            idle_check_ms: 5_000,
+            renew_ms: 3_000,
+            retry_ms: 200,
+            answer_ms: 10_000,
+            sync_ms: 1_000,
+            snapshot_bytes: 64 << 20,
+            snapshot_epochs: 2_000,
+            mutants: Mutants::default(),
+        }
+    }
+}
+
+/// Makes an engine with empty state and fresh guests.
+pub type MakeEngine = Box<dyn FnMut() -> Result<Engine, StepError> + Send>;
+
+/// The protocol of one partition.
+pub struct Partition {
+    plan: Arc<Plan>,
+    config: Config,
+    make_engine: MakeEngine,
+    phase: Phase,
+    next_ticket: Ticket,
+    /// Epochs sealed in this session; part of their nonces.
+    sealed: u64,
+    lease: Option<Lease>,
+    stopping: Option<u64>,
+    actions: Vec<Action>,
+}
+
+/// What is open with the broker: one question and when it was asked.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    ticket: Ticket,
+    at: u64,
+}
+
+#[derive(Debug)]
+struct Lease {
+    revision: u64,
+    renewed_at: u64,
+    renewal: Option<Asked>,
+}
+
+enum Phase {
+    /// Wants the lease.
+    Standby { asked: Option<Asked>, retry_at: u64 },
+    Recovering(Box<Recovery>),
+    Running(Box<Running>),
+    /// Environment fault: recover at this time.
+    Paused { until: u64 },
+    Halted,
+    /// Gives the lease back.
+    Releasing { asked: Asked },
+    Stopped,
+}
+
+impl Partition {
+    /// A machine that has not asked for anything yet; the first `Tick` starts it.
+    #[must_use]
+    pub fn new(plan: Arc<Plan>, config: Config, make_engine: MakeEngine) -> Partition {
+        Partition {
+            plan,
+            config,
+            make_engine,
+            phase: Phase::Standby { asked: None, retry_at: 0 },
+            next_ticket: 1,
+            sealed: 0,
+            lease: None,
+            stopping: None,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes one event; `actions` receives what is to be done.
+    pub fn handle(&mut self, event: Event, now: u64, store: &mut dyn Store, actions: &mut Vec<Action>) {
+        match event {
+            Event::Answer { ticket, response } => self.answer(ticket, response, now, store),
+            Event::Tick => self.tick(now, store),
+            Event::Stop => self.stop(now),
+        }
+        actions.append(&mut self.actions);
+    }
+
+    /// Whether [`Partition::work`] has something to do now.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        matches!(&self.phase, Phase::Running(running) if running.has_work()) && self.stopping.is_none()
+    }
+
+    /// Whether the machine stands still for an operator.
+    #[must_use]
+    pub fn is_halted(&self) -> bool {
+        matches!(self.phase, Phase::Halted)
+    }
+
+    /// Position and epoch of the committed state, while running. For assertions of tests.
+    #[must_use]
+    pub fn committed(&self) -> Option<(u64, u64)> {
+        match &self.phase {
+            Phase::Running(running) => Some(running.committed()),
+            _ => None,
+        }
+    }
+
+    /// The whole state as bytes, while running and between epochs. For assertions of tests.
+    #[must_use]
+    pub fn snapshot(&mut self) -> Option<Vec<u8>> {
+        match &mut self.phase {
+            Phase::Running(running) => Some(running.engine.snapshot()),
+            _ => None,
+        }
+    }
+
+    /// Does one bounded piece of computation.
+    pub fn work(&mut self, now: u64, store: &mut dyn Store, actions: &mut Vec<Action>) {
+        self.run(now, store);
+        actions.append(&mut self.actions);
+    }
+
+    fn ask(&mut self, request: Request, now: u64) -> Asked {
+        let ticket = self.next_ticket;
+        self.next_ticket += 1;
+        self.actions.push(Action::Ask { ticket, request });
+        Asked { ticket, at: now }
+    }
+
+    fn tell(&mut self, notice: Notice) {
+        self.actions.push(Action::Tell(notice));
+    }
+
+    fn halt(&mut self, halted: Halted) {
+        self.tell(Notice::Halted(halted));
+        self.phase = Phase::Halted;
+    }
+
+    /// Leaves everything in memory behind and recovers after a pause.
+    fn pause(&mut self, reason: String, now: u64) {
+        self.tell(Notice::Paused { reason });
+        self.phase = Phase::Paused { until: now + self.config.retry_ms };
+    }
+
+    fn step_failed(&mut self, error: StepError, now: u64) {
+        match error {
+            StepError::Retry { .. } => self.pause(error.to_string(), now),
+            StepError::Halt { .. } => self.halt(Halted::new("module-halt", error.to_string())),
+        }
+    }
+
+    fn tick(&mut self, now: u64, store: &mut dyn Store) {
+        if let Some(since) = self.stopping {
+            return self.tick_stopping(since, now, store);
+        }
+        self.tick_lease(now);
+        match &mut self.phase {
+            Phase::Standby { asked, retry_at } => {
+                let lost = asked.is_some_and(|asked| now >= asked.at + self.config.answer_ms);
+                if (asked.is_none() && now >= *retry_at) || lost {
+                    let asked = self.ask(Request::AcquireLease, now);
+                    self.phase = Phase::Standby { asked: Some(asked), retry_at: now };
+                }
+            }
+            Phase::Paused { until } if now >= *until => self.recover("after a pause".into(), now, store),
+            Phase::Recovering(_) => self.tick_recovery(now, store),
+            Phase::Running(_) => self.tick_running(now, store),
+            Phase::Paused { .. } | Phase::Halted | Phase::Releasing { .. } | Phase::Stopped => {}
+        }
+    }
+
+    /// Renews the lease while there is one. A halted partition keeps it: no other host should try the same.
+    fn tick_lease(&mut self, now: u64) {
+        let Some(lease) = &self.lease else { return };
+        let lost = lease.renewal.is_some_and(|asked| now >= asked.at + self.config.answer_ms);
+        if (lease.renewal.is_none() && now >= lease.renewed_at + self.config.renew_ms) || lost {
+            let revision = lease.revision;
+            let asked = self.ask(Request::RenewLease { revision }, now);
+            if let Some(lease) = &mut self.lease {
+                lease.renewal = Some(asked);
+            }
+        }
+    }
+
+    fn answer(&mut self, ticket: Ticket, response: Response, now: u64, store: &mut dyn Store) {
+        if let Some(lease) = &mut self.lease
+            && lease.renewal.is_some_and(|asked| asked.ticket == ticket)
+        {
+            lease.renewal = None;
+            return self.renewal_answer(&response, now);
+        }
+        match &mut self.phase {
+            Phase::Standby { asked: Some(asked), .. } if asked.ticket == ticket => self.lease_answer(response, now, store),
+            Phase::Releasing { asked } if asked.ticket == ticket => self.finish(),
+            Phase::Recovering(recovery) if recovery.waits_for(ticket) => self.recovery_answer(response, now, store),
+            Phase::Running(_) => self.running_answer(ticket, response, now, store),
+            // A late answer to a question of an earlier life.
+            _ => {}
+        }
+    }
+
+    fn lease_answer(&mut self, response: Response, now: u64, store: &mut dyn Store) {
+        match response {
+            Response::LeaseHeld { revision } => {
+                self.lease = Some(Lease { revision, renewed_at: now, renewal: None });
+                self.recover("start".into(), now, store);
+            }
+            Response::LeaseTaken { holder } => {
+                self.tell(Notice::Standby { holder });
+                self.phase = Phase::Standby { asked: None, retry_at: now + 1_000.max(self.config.retry_ms) };
+            }
+            other => {
+                self.tell(Notice::Paused { reason: format!("no lease: {}", describe(&other)) });
+                self.phase = Phase::Standby { asked: None, retry_at: now + self.config.retry_ms };
+            }
+        }
+    }
+
+    fn renewal_answer(&mut self, response: &Response, now: u64) {
+        match response {
+            Response::LeaseHeld { .. } => {
+                if let Some(lease) = &mut self.lease {
+                    lease.renewed_at = now;
+                }
+            }
+            Response::LeaseTaken { holder } => {
+                let reason = format!("lease taken over by {holder}");
+                self.lose_lease(reason, now);
+            }
+            // The fence decides; an unreachable broker is no reason to stop.
+            _ => {
+                if let Some(lease) = &mut self.lease {
+                    lease.renewed_at = now.saturating_sub(self.config.renew_ms).saturating_add(self.config.retry_ms);
+                }
+            }
+        }
+    }
+
+    /// Another host works on this partition: drop everything, acknowledge nothing.
+    fn lose_lease(&mut self, reason: String, now: u64) {
+        self.lease = None;
+        self.tell(Notice::Paused { reason });
+        if !matches!(self.phase, Phase::Halted) {
+            self.phase = Phase::Standby { asked: None, retry_at: now + self.config.retry_ms };
+        }
+    }
+
+    fn stop(&mut self, now: u64) {
+        if self.stopping.is_none() {
+            self.stopping = Some(now);
+        }
+    }
+
+    /// An epoch in flight gets a moment to be answered; an open one is abandoned.
+    fn tick_stopping(&mut self, since: u64, now: u64, store: &mut dyn Store) {
+        const PATIENCE_MS: u64 = 1_000;
+        match &self.phase {
+            Phase::Stopped => {}
+            Phase::Running(running) if running.is_committing() && now < since + PATIENCE_MS => self.tick_running(now, store),
+            Phase::Releasing { asked } if now < asked.at + PATIENCE_MS / 2 => {}
+            Phase::Releasing { .. } => self.finish(),
+            _ => {
+                // A cache may lose its last second; an error here is one that recovery will meet again.
+                drop(store.sync());
+                match self.lease.take() {
+                    Some(lease) => {
+                        let asked = self.ask(Request::ReleaseLease { revision: lease.revision }, now);
+                        self.phase = Phase::Releasing { asked };
+                    }
+                    None => self.finish(),
+                }
+            }
+        }
+    }
+
+    fn finish(&mut self) {
+        self.phase = Phase::Stopped;
+        self.actions.push(Action::Stopped);
+    }
+
+    fn nonce(&mut self) -> u128 {
+        self.sealed += 1;
+        if self.config.mutants.no_nonce { 7 } else { u128::from(self.config.session) << 64 | u128::from(self.sealed) }
+    }
+}
+
+/// A response in a few words.
+fn describe(response: &Response) -> String {
+    match response {
+        Response::Unavailable(reason) | Response::Damaged(reason) => reason.clone(),
+        Response::Missing { stream } => format!("stream `{stream}` does not exist"),
+        Response::LeaseTaken { holder } => format!("lease is held by {holder}"),
+        other => format!("unexpected answer {other:?}").chars().take(200).collect(),
+    }
+}
+
+/// An epoch whose records are those that its marker promises: only such a one may be published again.
+pub(crate) fn is_whole(epoch: &Epoch) -> bool {
+    epoch.marker.batch_hash == Epoch::hash(&epoch.delta, &epoch.records)
+}

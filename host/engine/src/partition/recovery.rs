@@ -1,0 +1,427 @@
+//! Recovery, step by step: load, survey, decide, republish or replay or rebuild, check the input, reset, run.
+
+use std::sync::Arc;
+
+use crate::epoch::{Epoch, Marker, Position, StreamIdentity};
+use crate::log::{Change, Fence, Published, Request, Response, Snapshot, StoredMarker, Survey};
+use crate::step::Engine;
+use crate::store::{Local, OUTBOX_MAX, Store, StoreError};
+
+use super::recover::{Decision, Halted, check_input, decide};
+use super::run::Running;
+use super::{Asked, Notice, Partition, Phase, Ticket, describe, is_whole};
+
+/// A stream may be missing for this long while a broker starts; then it is gone.
+const MISSING_MS: u64 = 10_000;
+
+/// Where recovery stands.
+pub(super) struct Recovery {
+    asked: Option<Asked>,
+    /// When to ask again after an environment fault.
+    retry_at: u64,
+    missing_since: Option<u64>,
+    decision: &'static str,
+    local: Option<Local>,
+    step: Step,
+}
+
+enum Step {
+    Survey,
+    /// Epochs of the outbox, one after the other; `base` is the marker that the stream has now.
+    Republish { next: u64, last: u64, base: Option<StoredMarker> },
+    Snapshot { target: StoredMarker, reason: &'static str },
+    Changes { engine: Box<Engine>, at: Option<StoredMarker>, after: u64, target: StoredMarker, rebuild: Option<&'static str> },
+    CheckInput { engine: Box<Engine>, head: Option<StoredMarker> },
+    Reset { engine: Box<Engine>, head: Option<StoredMarker>, input: StreamIdentity, next: u64, gap: Option<u64> },
+}
+
+impl Recovery {
+    pub(super) fn waits_for(&self, ticket: Ticket) -> bool {
+        self.asked.is_some_and(|asked| asked.ticket == ticket)
+    }
+}
+
+impl Partition {
+    /// Leaves everything in memory behind and starts over from what is stored.
+    pub(super) fn recover(&mut self, cause: String, now: u64, store: &mut dyn Store) {
+        self.tell(Notice::Recovering { cause });
+        let local = match store.load() {
+            Ok(local) => local,
+            Err(StoreError::Damaged(reason)) => return self.quarantine(&reason, now, store),
+            Err(StoreError::Environment(reason)) => return self.pause(reason, now),
+            Err(error @ StoreError::Newer { .. }) => return self.halt(Halted::new("store-newer", error.to_string())),
+            Err(error @ StoreError::InUse(_)) => return self.halt(Halted::new("store-in-use", error.to_string())),
+        };
+        self.start_recovery(local, now);
+    }
+
+    /// Sets a damaged store aside and recovers from the stream alone.
+    pub(super) fn quarantine(&mut self, reason: &str, now: u64, store: &mut dyn Store) {
+        self.tell(Notice::Quarantined { reason: reason.into() });
+        match store.rebase(None, reason) {
+            Ok(()) => self.start_recovery(None, now),
+            Err(error) => self.pause(error.to_string(), now),
+        }
+    }
+
+    fn start_recovery(&mut self, local: Option<Local>, now: u64) {
+        let recovery = Recovery { asked: None, retry_at: now, missing_since: None, decision: "start", local, step: Step::Survey };
+        self.phase = Phase::Recovering(Box::new(recovery));
+        self.ask_next(now);
+    }
+
+    /// Asks the question of the current step.
+    fn ask_next(&mut self, now: u64) {
+        let Phase::Recovering(recovery) = &self.phase else { return };
+        let request = match &recovery.step {
+            Step::Survey => {
+                let head = recovery.local.as_ref().map(|local| &local.head.marker);
+                let sequence = head.map(|marker| marker.position.sequence).filter(|&sequence| sequence > 0);
+                Request::Survey { input_sequence: sequence, epoch: head.map(|marker| marker.epoch) }
+            }
+            // Asked when the epoch is read from the outbox.
+            Step::Republish { .. } => return,
+            Step::Snapshot { target, .. } => Request::LoadSnapshot { epoch_max: target.marker.epoch },
+            Step::Changes { after, target, .. } => Request::Changes { after: *after, up_to: target.sequence },
+            Step::CheckInput { head, .. } => {
+                let sequence = head.as_ref().map(|head| head.marker.position.sequence).filter(|&sequence| sequence > 0);
+                Request::Survey { input_sequence: sequence, epoch: None }
+            }
+            Step::Reset { next, .. } => Request::Reset { next: *next },
+        };
+        let asked = self.ask(request, now);
+        if let Phase::Recovering(recovery) = &mut self.phase {
+            recovery.asked = Some(asked);
+        }
+    }
+
+    pub(super) fn tick_recovery(&mut self, now: u64, store: &mut dyn Store) {
+        let Phase::Recovering(recovery) = &mut self.phase else { return };
+        let lost = recovery.asked.is_some_and(|asked| now >= asked.at + self.config.answer_ms);
+        let retry = recovery.asked.is_none() && now >= recovery.retry_at;
+        if !lost && !retry {
+            return;
+        }
+        recovery.asked = None;
+        if matches!(recovery.step, Step::Republish { .. }) {
+            // Whether the lost publish landed, only the marker knows.
+            return self.recover("an epoch of the outbox was not confirmed".into(), now, store);
+        }
+        self.ask_next(now);
+    }
+
+    pub(super) fn recovery_answer(&mut self, response: Response, now: u64, store: &mut dyn Store) {
+        let Phase::Recovering(recovery) = std::mem::replace(&mut self.phase, Phase::Halted) else { return };
+        let mut recovery = *recovery;
+        recovery.asked = None;
+        match (&recovery.step, response) {
+            (_, Response::Unavailable(reason)) => {
+                self.tell(Notice::Paused { reason });
+                recovery.retry_at = now + self.config.retry_ms;
+                self.phase = Phase::Recovering(Box::new(recovery));
+            }
+            (_, Response::Missing { stream }) => self.missing(recovery, &stream, now),
+            (Step::Changes { rebuild: None, target, .. }, Response::Damaged(_)) => {
+                let target = target.clone();
+                self.rebuild(recovery, target, "the changes after our epoch do not read", now);
+            }
+            (_, Response::Damaged(reason)) => self.halt(Halted::new("log-damaged", reason)),
+            (Step::Survey, Response::Survey(survey)) => self.decided(recovery, &survey, now, store),
+            (Step::Republish { .. }, Response::Published(published)) => self.republished(recovery, published, now, store),
+            (Step::Snapshot { .. }, Response::Snapshot(snapshot)) => self.snapshot_loaded(recovery, snapshot, now),
+            (Step::Changes { .. }, Response::Changes(changes)) => self.changes_read(recovery, changes, now, store),
+            (Step::CheckInput { .. }, Response::Survey(survey)) => self.input_checked(recovery, &survey, now, store),
+            (Step::Reset { .. }, Response::Reset) => self.start_running(recovery, now),
+            (_, other) => {
+                self.tell(Notice::Paused { reason: describe(&other) });
+                recovery.retry_at = now + self.config.retry_ms;
+                self.phase = Phase::Recovering(Box::new(recovery));
+            }
+        }
+    }
+
+    fn missing(&mut self, mut recovery: Recovery, stream: &str, now: u64) {
+        let since = *recovery.missing_since.get_or_insert(now);
+        if now >= since + MISSING_MS {
+            let evidence = format!("stream `{stream}` does not exist; `pelton up` creates it, an old one is gone with its data");
+            return self.halt(Halted::new("stream-missing", evidence));
+        }
+        self.tell(Notice::Paused { reason: format!("stream `{stream}` does not exist") });
+        recovery.retry_at = now + self.config.retry_ms;
+        self.phase = Phase::Recovering(Box::new(recovery));
+    }
+
+    fn proceed(&mut self, mut recovery: Recovery, step: Step, now: u64) {
+        recovery.step = step;
+        self.phase = Phase::Recovering(Box::new(recovery));
+        self.ask_next(now);
+    }
+
+    fn decided(&mut self, mut recovery: Recovery, survey: &Survey, now: u64, store: &mut dyn Store) {
+        let mut decision = decide(recovery.local.as_ref(), survey, &mut |first, last| outbox_reaches(store, first, last));
+        if self.config.mutants.no_ancestor_check {
+            decision = without_ancestor_check(decision, recovery.local.as_ref());
+        }
+        recovery.decision = match &decision {
+            Decision::Start => "start",
+            Decision::Continue { .. } => "continue",
+            Decision::Republish { .. } => "republish",
+            Decision::Replay { .. } => "replay",
+            Decision::Rebuild { .. } => "rebuild",
+            Decision::Halt(_) => "halt",
+        };
+        match decision {
+            Decision::Halt(halted) => self.halt(halted),
+            Decision::Start => match (self.make_engine)() {
+                Ok(engine) => self.proceed(recovery, Step::CheckInput { engine: Box::new(engine), head: None }, now),
+                Err(error) => self.step_failed(error, now),
+            },
+            Decision::Continue { marker } => self.continue_from(recovery, marker, now, store),
+            Decision::Republish { first, last, base } => {
+                recovery.step = Step::Republish { next: first, last, base };
+                self.republish(recovery, now, store);
+            }
+            Decision::Replay { after, marker } => {
+                let Some(engine) = self.restored(&mut recovery, now, store) else { return };
+                let at = recovery.local.as_ref().map(|local| local.head.clone());
+                let step = Step::Changes { engine: Box::new(engine), at, after, target: marker, rebuild: None };
+                self.proceed(recovery, step, now);
+            }
+            Decision::Rebuild { marker, reason } => self.rebuild(recovery, marker, reason, now),
+        }
+    }
+
+    fn rebuild(&mut self, recovery: Recovery, target: StoredMarker, reason: &'static str, now: u64) {
+        self.proceed(recovery, Step::Snapshot { target, reason }, now);
+    }
+
+    fn continue_from(&mut self, mut recovery: Recovery, marker: StoredMarker, now: u64, store: &mut dyn Store) {
+        let Some(engine) = self.restored(&mut recovery, now, store) else { return };
+        self.proceed(recovery, Step::CheckInput { engine: Box::new(engine), head: Some(marker) }, now);
+    }
+
+    /// An engine with the state of the local store; on damage the store is set aside and recovery begins again.
+    fn restored(&mut self, recovery: &mut Recovery, now: u64, store: &mut dyn Store) -> Option<Engine> {
+        let mut engine = match (self.make_engine)() {
+            Ok(engine) => engine,
+            Err(error) => {
+                self.step_failed(error, now);
+                return None;
+            }
+        };
+        let local = recovery.local.as_mut()?;
+        if let Err(halted) = same_layout(&local.head.marker, &engine) {
+            self.halt(halted);
+            return None;
+        }
+        let snapshot = local.snapshot.take().map(|snapshot| snapshot.state);
+        let deltas = std::mem::take(&mut local.deltas);
+        for delta in snapshot.iter().chain(&deltas) {
+            if let Err(damaged) = engine.restore(delta) {
+                self.quarantine(&damaged.to_string(), now, store);
+                return None;
+            }
+        }
+        Some(engine)
+    }
+
+    fn republish(&mut self, mut recovery: Recovery, now: u64, store: &mut dyn Store) {
+        let Step::Republish { next, base, .. } = &recovery.step else { return };
+        let Ok(Some(epoch)) = store.outbox(*next) else {
+            return self.pause(format!("epoch {next} left the outbox while it was published again"), now);
+        };
+        let request = Request::Publish { epoch: Arc::new(epoch), fence: fence_of(base.as_ref()) };
+        recovery.asked = Some(self.ask(request, now));
+        self.phase = Phase::Recovering(Box::new(recovery));
+    }
+
+    fn republished(&mut self, mut recovery: Recovery, published: Published, now: u64, store: &mut dyn Store) {
+        let Published::Stored { sequence } = published else {
+            return self.pause(format!("publishing the outbox again: {published:?}"), now);
+        };
+        let Step::Republish { next, last, base } = &mut recovery.step else { return };
+        let Ok(Some(epoch)) = store.outbox(*next) else {
+            return self.pause(format!("epoch {next} left the outbox while it was published again"), now);
+        };
+        let stored = StoredMarker { sequence, marker: epoch.marker };
+        if *next == *last {
+            return self.continue_from(recovery, stored, now, store);
+        }
+        *base = Some(stored);
+        *next += 1;
+        self.republish(recovery, now, store);
+    }
+
+    fn snapshot_loaded(&mut self, recovery: Recovery, snapshot: Option<Box<Snapshot>>, now: u64) {
+        let Step::Snapshot { target, reason } = &recovery.step else { return };
+        let (target, reason) = (target.clone(), *reason);
+        let mut engine = match (self.make_engine)() {
+            Ok(engine) => engine,
+            Err(error) => return self.step_failed(error, now),
+        };
+        if let Err(halted) = same_layout(&target.marker, &engine) {
+            return self.halt(halted);
+        }
+        let at = snapshot.map(|snapshot| *snapshot);
+        if let Some(snapshot) = &at
+            && let Err(damaged) = engine.restore(&snapshot.state)
+        {
+            let evidence = format!("snapshot of epoch {}: {damaged}", snapshot.stored.marker.epoch);
+            return self.halt(Halted::new("snapshot-damaged", evidence));
+        }
+        let after = at.as_ref().map_or(0, |snapshot| snapshot.stored.sequence);
+        let at = at.map(|snapshot| snapshot.stored);
+        let step = Step::Changes { engine: Box::new(engine), at, after, target, rebuild: Some(reason) };
+        self.proceed(recovery, step, now);
+    }
+
+    fn changes_read(&mut self, mut recovery: Recovery, changes: Vec<Change>, now: u64, store: &mut dyn Store) {
+        let no_check = self.config.mutants.no_chain_check;
+        let Step::Changes { engine, at, after, target, rebuild } = &mut recovery.step else { return };
+        let (target, rebuild) = (target.clone(), *rebuild);
+        let is_empty = changes.is_empty();
+        for change in changes {
+            let link = if no_check { Ok(()) } else { follows(at.as_ref(), &change) };
+            let applied = link.and_then(|()| engine.restore(&change.delta).map_err(|damaged| damaged.to_string()));
+            if let Err(evidence) = applied {
+                return self.chain_broken(recovery, target, rebuild, evidence, now);
+            }
+            if rebuild.is_none() {
+                // Records are not read back: such an epoch is kept for its state, never published again.
+                let epoch = Epoch { marker: change.stored.marker.clone(), records: Default::default(), delta: change.delta };
+                match store.apply(&epoch, change.stored.sequence, &[]) {
+                    Ok(()) => {}
+                    Err(StoreError::Damaged(reason)) => return self.quarantine(&reason, now, store),
+                    Err(error) => return self.pause(error.to_string(), now),
+                }
+            }
+            *after = change.stored.sequence;
+            *at = Some(change.stored);
+        }
+        let reached = at.as_ref().is_some_and(|at| at.marker.nonce == target.marker.nonce && at.marker.epoch == target.marker.epoch);
+        if !reached && !is_empty && at.as_ref().is_some_and(|at| at.marker.epoch < target.marker.epoch) {
+            self.phase = Phase::Recovering(Box::new(recovery));
+            return self.ask_next(now);
+        }
+        if !reached {
+            let evidence = format!(
+                "the changes end at epoch {} before epoch {} is reached",
+                at.as_ref().map_or(0, |at| at.marker.epoch),
+                target.marker.epoch
+            );
+            return self.chain_broken(recovery, target, rebuild, evidence, now);
+        }
+        if let Some(reason) = rebuild {
+            let snapshot = Snapshot { stored: target.clone(), state: engine.snapshot() };
+            if let Err(error) = store.rebase(Some(&snapshot), reason) {
+                return self.pause(error.to_string(), now);
+            }
+        }
+        let Step::Changes { engine, .. } = recovery.step else { return };
+        recovery.step = Step::Survey;
+        self.proceed(recovery, Step::CheckInput { engine, head: Some(target) }, now);
+    }
+
+    fn chain_broken(&mut self, recovery: Recovery, target: StoredMarker, rebuild: Option<&str>, evidence: String, now: u64) {
+        match rebuild {
+            None => self.rebuild(recovery, target, "the changes after our epoch do not follow from it", now),
+            Some(_) => self.halt(Halted::new("chain-broken", evidence)),
+        }
+    }
+
+    fn input_checked(&mut self, recovery: Recovery, survey: &Survey, now: u64, store: &mut dyn Store) {
+        let Step::CheckInput { engine, head } = recovery.step else { return };
+        let found = survey.marker.as_ref().map(|stored| stored.marker.nonce);
+        if found != head.as_ref().map(|head| head.marker.nonce) {
+            return self.recover("the marker changed during recovery".into(), now, store);
+        }
+        let position = head.as_ref().map_or(Position::default(), |head| head.marker.position);
+        let mut gap = None;
+        if !self.config.mutants.no_input_check
+            && let Err(halted) = check_input(position, survey)
+        {
+            if halted.code != "input-gap" || !self.config.accept_gaps {
+                return self.halt(halted);
+            }
+            gap = Some(survey.input.first_sequence - 1);
+        }
+        let next = if let Some(last) = gap {
+            last + 1
+        } else if position.sequence == 0 { survey.input.first_sequence.max(1) } else { position.sequence + 1 };
+        let input = survey.input.identity.clone();
+        let recovery = Recovery { step: Step::Survey, ..recovery };
+        if self.config.mutants.no_reset && position.sequence > 0 {
+            let step = Step::Reset { engine, head, input, next, gap };
+            return self.start_running(Recovery { step, ..recovery }, now);
+        }
+        self.proceed(recovery, Step::Reset { engine, head, input, next, gap }, now);
+    }
+
+    fn start_running(&mut self, recovery: Recovery, now: u64) {
+        let Step::Reset { mut engine, head, input, gap, .. } = recovery.step else { return };
+        let position = head.as_ref().map_or(Position::default(), |head| head.marker.position);
+        engine.resume(position);
+        let epoch = head.as_ref().map_or(0, |head| head.marker.epoch);
+        self.tell(Notice::Running { epoch, decision: recovery.decision });
+        let mut running = Running::new(*engine, head, input, now);
+        if let Some(last) = gap {
+            running.skip_gap(last, now);
+        }
+        self.phase = Phase::Running(Box::new(running));
+        self.pump(now);
+    }
+}
+
+/// Whether this engine can read the state behind a marker.
+fn same_layout(marker: &Marker, engine: &Engine) -> Result<(), Halted> {
+    if marker.layout == engine.layout() {
+        return Ok(());
+    }
+    let evidence = format!(
+        "epoch {} has state of layout {:016x}, the pipeline now wants {:016x}: window, aggregates or state version changed",
+        marker.epoch,
+        marker.layout,
+        engine.layout()
+    );
+    Err(Halted::new("state-layout", evidence))
+}
+
+/// Whether the outbox holds every epoch of a range with the bytes that its marker promises.
+fn outbox_reaches(store: &mut dyn Store, first: u64, last: u64) -> bool {
+    last - first < OUTBOX_MAX as u64
+        && (first..=last).all(|epoch| matches!(store.outbox(epoch), Ok(Some(epoch)) if is_whole(&epoch)))
+}
+
+/// The fence behind a marker.
+pub(super) fn fence_of(head: Option<&StoredMarker>) -> Fence {
+    Fence { sequence: head.map_or(0, |head| head.sequence), slot: head.map(|head| head.marker.slot()) }
+}
+
+/// Whether a change is the next link of the chain: consecutive epoch, linked nonce, rolling hash of the state.
+fn follows(at: Option<&StoredMarker>, change: &Change) -> Result<(), String> {
+    let marker = &change.stored.marker;
+    let (epoch, nonce, hash) = at.map_or((0, 0, [0; 32]), |at| (at.marker.epoch, at.marker.nonce, at.marker.state_hash));
+    if marker.epoch != epoch + 1 || marker.prev_nonce != nonce {
+        return Err(format!(
+            "epoch {} (after nonce {:032x}) does not follow epoch {epoch} (nonce {nonce:032x})",
+            marker.epoch, marker.prev_nonce
+        ));
+    }
+    if Epoch::roll(&hash, &change.delta) != marker.state_hash {
+        return Err(format!("the delta of epoch {} does not hash to what its marker says", marker.epoch));
+    }
+    Ok(())
+}
+
+/// Mutant: takes any epoch for one of ours.
+fn without_ancestor_check(decision: Decision, local: Option<&Local>) -> Decision {
+    match (decision, local) {
+        (Decision::Rebuild { marker, .. }, Some(local)) if marker.marker.epoch > local.head.marker.epoch => {
+            Decision::Replay { after: local.head.sequence, marker }
+        }
+        (Decision::Rebuild { marker, .. }, Some(local)) if marker.marker.epoch == local.head.marker.epoch => {
+            Decision::Continue { marker }
+        }
+        (decision, _) => decision,
+    }
+}

@@ -1,0 +1,1 @@
+//! The protocol without the simulator: the recovery table, row by row.

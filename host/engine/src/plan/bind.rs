@@ -1,0 +1,221 @@
+//! From [`Draft`] to [`Plan`]: what can be checked only once the modules have said what they are.
+
+use std::collections::BTreeMap;
+
+use super::draft::{Draft, DraftOutput};
+use super::raw::{list, nearest_or_list, pointer_text};
+use super::reads::reads;
+use super::{Key, Output, Plan, TimeUnit};
+use crate::event::Kind;
+use crate::guest::{Descriptor, World};
+use crate::problem::{Place, Problem, code};
+
+impl Draft {
+    /// Checks the pipeline against its modules and reports everything that does not fit, in the order of the text.
+    ///
+    /// `modules` has one descriptor per stage, taken after configuration. There is a plan exactly when there is no
+    /// problem.
+    ///
+    /// # Panics
+    /// When the number of descriptors differs from the number of stages, or one has no port.
+    #[must_use]
+    pub fn bind(self, modules: &[Descriptor]) -> (Option<Plan>, Vec<Problem>) {
+        assert_eq!(self.stages.len(), modules.len(), "one descriptor per stage");
+        assert!(modules.iter().all(|module| !module.ports.is_empty()), "a descriptor has at least one port");
+        let mut problems = Vec::new();
+        worlds(&self, modules, &mut problems);
+        field_kinds(&self, modules, &mut problems);
+        field_conflicts(&self, modules, &mut problems);
+        unread_fields(&self, modules, &mut problems);
+        let outputs = outputs(&self, modules, &mut problems);
+        problems.sort_by_key(Problem::place);
+        let plan = problems.is_empty().then(|| Plan {
+            name: self.name,
+            source: self.source,
+            stages: self.stages.into_iter().map(|stage| stage.stage).collect(),
+            outputs,
+            limits: self.limits,
+        });
+        (plan, problems)
+    }
+}
+
+/// Windows only where they are used, and nothing after a stage that keeps state.
+fn worlds(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) {
+    let last = modules.len() - 1;
+    for (idx, (stage, module)) in draft.stages.iter().zip(modules).enumerate() {
+        let (name, world) = (&stage.stage.name, module.world.name());
+        let windowed = matches!(module.world, World::WindowRule | World::WindowFold);
+        if windowed && stage.stage.window.is_none() {
+            let message = format!("stage `{name}` has no window, but its module is a `{world}`");
+            let hint = "add `window = { kind = \"tumbling\", size = \"5m\" }`";
+            problems.push(Problem::new(code::WINDOW_WORLD, stage.place, message).with_hint(hint));
+        }
+        if !windowed && stage.stage.window.is_some() {
+            let message = format!("stage `{name}` has a window, but its module is a `{world}`");
+            let hint = "remove `window`; only a `window-rule` or `window-fold` takes one";
+            problems.push(Problem::new(code::WINDOW_WORLD, stage.window_place, message).with_hint(hint));
+        }
+        if module.world != World::Transform && idx != last {
+            let message = format!("stage `{name}` keeps state (`{world}`), but is not the last one");
+            let hint = "move it to the end; only transforms stand before other stages";
+            problems.push(Problem::new(code::STATE_NOT_LAST, stage.place, message).with_hint(hint));
+        }
+    }
+}
+
+/// A field has one kind in all stages.
+fn field_kinds(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) {
+    let mut first: BTreeMap<&str, (Kind, &str)> = BTreeMap::new();
+    for (stage, module) in draft.stages.iter().zip(modules) {
+        let name = stage.stage.name.as_str();
+        for field in &module.fields {
+            let (kind, other) = *first.entry(&field.name).or_insert((field.kind, name));
+            if kind != field.kind {
+                let (field, here, there) = (&field.name, field.kind.name(), kind.name());
+                let message = format!("stage `{name}` reads the field `{field}` as {here}, stage `{other}` as {there}");
+                let hint = "change the declaration in one of the modules";
+                problems.push(Problem::new(code::FIELD_KIND, stage.place, message).with_hint(hint));
+            }
+        }
+    }
+}
+
+/// Something that the decoder takes from an event.
+struct Taken {
+    what: String,
+    pointer: Vec<String>,
+    kind: Kind,
+    place: Place,
+}
+
+/// The decoder takes one value of one kind from one place of an event.
+fn field_conflicts(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) {
+    let taken = taken(draft, modules);
+    for (idx, one) in taken.iter().enumerate() {
+        for before in &taken[..idx] {
+            let inside = one.pointer.starts_with(&before.pointer) || before.pointer.starts_with(&one.pointer);
+            let same = one.pointer == before.pointer;
+            if !inside || same && one.kind == before.kind {
+                continue;
+            }
+            let (here, there) = (pointer_text(&one.pointer), pointer_text(&before.pointer));
+            let message = format!(
+                "{} reads `{here}` as {}, but {} reads `{there}` as {}",
+                one.what,
+                one.kind.name(),
+                before.what,
+                before.kind.name()
+            );
+            let hint = "map one of them to another place of the event under `[source.fields]`";
+            problems.push(Problem::new(code::FIELD_KIND, one.place, message).with_hint(hint));
+        }
+    }
+}
+
+/// The key and the time as far as they are fields, then the fields of the stages.
+fn taken(draft: &Draft, modules: &[Descriptor]) -> Vec<Taken> {
+    let mut taken = Vec::new();
+    if let Key::Field(pointer) = &draft.source.key {
+        taken.push(Taken {
+            what: "the key".to_owned(),
+            pointer: pointer.clone(),
+            kind: Kind::Text,
+            place: draft.key_place,
+        });
+    }
+    let time = &draft.source.time;
+    let kind = if time.unit == TimeUnit::Rfc3339 { Kind::Text } else { Kind::Integer };
+    taken.push(Taken { what: "the time".to_owned(), pointer: time.field.clone(), kind, place: draft.time_place });
+    for read in reads(&draft.source, modules) {
+        let stage = &draft.stages[read.stage];
+        let what = format!("the field `{}` of stage `{}`", read.name, stage.stage.name);
+        taken.push(Taken { what, pointer: read.pointer, kind: read.kind, place: stage.place });
+    }
+    taken
+}
+
+/// Every entry of `[source.fields]` is read by some stage: an entry that is not is a spelling mistake.
+fn unread_fields(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) {
+    let reads = reads(&draft.source, modules);
+    let known: Vec<&str> = reads.iter().map(|read| read.name.as_str()).collect();
+    for ((name, _), place) in draft.source.fields.iter().zip(&draft.field_places) {
+        if !known.contains(&name.as_str()) {
+            let message = format!("the field `{}` is read by no stage", name.escape_debug());
+            let hint = match known.as_slice() {
+                [] => "the modules declare no fields".to_owned(),
+                known => nearest_or_list(name, "fields that are read", known),
+            };
+            problems.push(Problem::new(code::FIELD_SOURCE, *place, message).with_hint(hint));
+        }
+    }
+}
+
+/// Resolves the ports of all outputs. The result counts only when nothing was reported.
+fn outputs(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) -> Vec<Output> {
+    let last = modules.len() - 1;
+    let mut outputs: Vec<Output> = Vec::new();
+    for output in &draft.outputs {
+        let stage = output.from.as_ref().map_or(last, |from| from.stage);
+        let place = output.from.as_ref().map_or(output.place, |from| from.place);
+        let port = match port(output, stage, draft, modules) {
+            Ok(port) => port,
+            Err(problem) => {
+                problems.push(problem);
+                continue;
+            }
+        };
+        if let Some(other) = outputs.iter().find(|other| (other.stage, other.port) == (stage, port)) {
+            let (port, other) = (&modules[stage].ports[usize::from(port)], &other.name);
+            let message = format!("the output `{}` takes port `{port}`, as does the output `{other}`", output.name);
+            let hint = format!("ports of this stage: {}", port_list(&modules[stage]));
+            problems.push(Problem::new(code::BAD_PORT, place, message).with_hint(hint));
+            continue;
+        }
+        outputs.push(Output { name: output.name.clone(), stage, port, publish: output.publish.clone() });
+    }
+    let meant = |output: &DraftOutput| output.from.as_ref().is_none_or(|from| from.stage == last);
+    if !draft.outputs.iter().any(meant) {
+        let stage = &draft.stages[last];
+        let message = format!("no output takes anything from the last stage `{}`", stage.stage.name);
+        let hint = format!("add an output for one of its ports: {}", port_list(&modules[last]));
+        problems.push(Problem::new(code::BAD_PORT, stage.place, message).with_hint(hint));
+    }
+    outputs
+}
+
+/// The port that an output takes: the named one, else the one with the output's name, else port 0.
+fn port(output: &DraftOutput, stage: usize, draft: &Draft, modules: &[Descriptor]) -> Result<u8, Problem> {
+    let module = &modules[stage];
+    let position = |name: &str| module.ports.iter().position(|port| port == name);
+    let (place, named) = match &output.from {
+        Some(from) => (from.place, from.port.as_deref()),
+        None => (output.place, None),
+    };
+    let stage_name = &draft.stages[stage].stage.name;
+    let port = match named {
+        Some(name) => position(name).ok_or_else(|| {
+            let message = format!("stage `{stage_name}` has no port `{}`", name.escape_debug());
+            let ports: Vec<&str> = module.ports.iter().map(String::as_str).collect();
+            Problem::new(code::BAD_PORT, place, message).with_hint(nearest_or_list(name, "ports", &ports))
+        })?,
+        None => position(&output.name).unwrap_or(0),
+    };
+    if port == 0 && stage + 1 != modules.len() {
+        let (name, next) = (&module.ports[0], &draft.stages[stage + 1].stage.name);
+        let message = format!("port `{name}` of stage `{stage_name}` feeds the next stage `{next}`");
+        let hint = match &module.ports[1..] {
+            [] => "it is the only port of this stage; take the output from the last stage".to_owned(),
+            free => format!("take another port: `from = \"{stage_name}.{}\"`", free[0]),
+        };
+        return Err(Problem::new(code::BAD_PORT, place, message).with_hint(hint));
+    }
+    u8::try_from(port).map_err(|_| {
+        let message = format!("stage `{stage_name}` has more than 256 ports");
+        Problem::new(code::BAD_PORT, place, message)
+    })
+}
+
+fn port_list(module: &Descriptor) -> String {
+    list(&module.ports.iter().map(String::as_str).collect::<Vec<_>>())
+}

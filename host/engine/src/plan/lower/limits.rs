@@ -1,0 +1,62 @@
+//! `[limits]`: bounds of time, fuel, memory and state. Every one has a default.
+
+use crate::plan::Limits;
+use crate::plan::raw::{Reader, Section, size_text};
+use crate::problem::code;
+use crate::time::Span;
+
+const KEYS: [&str; 9] = [
+    "time_per_batch",
+    "fuel_per_event",
+    "memory",
+    "output_bytes",
+    "state",
+    "payload",
+    "state_per_key",
+    "epoch_events",
+    "epoch_time",
+];
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const GIB: u64 = 1 << 30;
+/// Of one guest call, and of an epoch.
+const MINUTE: Span = Span::from_secs(60);
+
+/// The limits, with defaults where nothing is said.
+pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Limits {
+    let mut limits = Limits::default();
+    let Some(table) = reader.table(root, "limits") else {
+        return limits;
+    };
+    let section = reader.section(table, "`[limits]`", &KEYS);
+    for (key, limit) in [("time_per_batch", &mut limits.time_per_batch), ("epoch_time", &mut limits.epoch_time)] {
+        if let Some(span) = reader.duration(&section, key, Span(1)..=MINUTE) {
+            *limit = span.value;
+        }
+    }
+    let sizes = [
+        ("memory", &mut limits.memory, MIB..=4 * GIB),
+        ("output_bytes", &mut limits.output_bytes, 4 * KIB..=256 * MIB),
+        ("state", &mut limits.state, MIB..=1024 * GIB),
+        ("payload", &mut limits.payload, 64..=64 * MIB),
+        ("state_per_key", &mut limits.state_per_key, 64..=16 * MIB),
+    ];
+    for (key, limit, bounds) in sizes {
+        if let Some(size) = reader.size(&section, key, bounds) {
+            *limit = size.value;
+        }
+    }
+    if let Some(fuel) = reader.integer(&section, "fuel_per_event", 10_000..=1_000_000_000_000) {
+        limits.fuel_per_event = fuel;
+    }
+    if let Some(events) = reader.integer(&section, "epoch_events", 1..=1_000_000) {
+        limits.epoch_events = events as u32;
+    }
+    if limits.state_per_key > limits.state {
+        let place = reader.key_place(&section, "state_per_key");
+        let (one, all) = (size_text(limits.state_per_key), size_text(limits.state));
+        let message = format!("`state_per_key` `{one}` is larger than `state` `{all}`");
+        reader.report(code::BAD_VALUE, place, message, "lower `state_per_key` or raise `state`");
+    }
+    limits
+}

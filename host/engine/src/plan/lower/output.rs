@@ -1,0 +1,160 @@
+//! `[output.NAME]`: what leaves the pipeline, from which stage, and where it is published.
+
+use toml_edit::TableLike;
+
+use crate::plan::Publish;
+use crate::plan::draft::{DraftOutput, DraftStage, From};
+use crate::plan::raw::{Pattern, Reader, Section, Spanned, check_stream_name, check_subject, nearest_or_list};
+use crate::problem::code;
+
+const KEYS: [&str; 3] = ["from", "publish", "stream"];
+const OUTPUTS_MAX: usize = 32;
+/// Streams of the host itself: one per pipeline.
+const RESERVED: &str = "PELTON_";
+
+/// What outputs are checked against; a part is absent when it was not usable.
+pub(super) struct Context<'a> {
+    pub(super) pipeline: Option<&'a str>,
+    pub(super) source_stream: Option<&'a str>,
+    pub(super) stages: &'a [Option<DraftStage>],
+}
+
+/// All usable outputs in the order of the file.
+pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, context: &Context<'_>) -> Vec<DraftOutput> {
+    const HINT: &str = "write a table such as `[output.alerts]` for each output";
+    let Some(item) = reader.item(root, "output") else {
+        return Vec::new();
+    };
+    let Some(table) = item.value.as_table_like() else {
+        let nothing: Option<DraftOutput> =
+            reader.wrong_type_hint("output", item.value, item.place, "a table of outputs", HINT);
+        return nothing.into_iter().collect();
+    };
+    let names: Vec<&str> = table.iter().map(|(name, _)| name).collect();
+    if names.is_empty() || names.len() > OUTPUTS_MAX {
+        let message = format!("the pipeline has {} outputs, allowed are 1 to {OUTPUTS_MAX}", names.len());
+        reader.report(code::BAD_VALUE, item.place, message, HINT);
+    }
+    let section = reader.section(Spanned { value: table, place: item.place }, "`[output]`", &names);
+    let mut outputs: Vec<DraftOutput> = Vec::new();
+    for name in names {
+        let place = reader.key_place(&section, name);
+        let name = reader.name("an output", Spanned { value: name, place });
+        let table = match name {
+            Some(name) if section.table.get(name.value).is_some_and(|item| !item.is_table_like()) => {
+                let item = reader.item(&section, name.value);
+                item.and_then(|item| reader.wrong_type_hint(name.value, item.value, item.place, "a table", HINT))
+            }
+            Some(name) => reader.table(&section, name.value),
+            None => None,
+        };
+        if let (Some(name), Some(table)) = (name, table) {
+            outputs.extend(output(reader, name, table, context, &outputs));
+        }
+    }
+    outputs
+}
+
+fn output(
+    reader: &mut Reader<'_>,
+    name: Spanned<&str>,
+    table: Spanned<&dyn TableLike>,
+    context: &Context<'_>,
+    before: &[DraftOutput],
+) -> Option<DraftOutput> {
+    let section = reader.section(table, "`[output]`", &KEYS);
+    let from = match reader.text(&section, "from") {
+        Some(from) => Some(from_stage(reader, from, context)?),
+        None => None,
+    };
+    let publish = publish(reader, &section, name.value, context);
+    if let Some(publish) = &publish {
+        distinct(reader, &section, publish, context, before);
+    }
+    Some(DraftOutput { name: name.value.to_owned(), place: name.place, from, publish })
+}
+
+/// `stage` or `stage.port`.
+fn from_stage(reader: &mut Reader<'_>, from: Spanned<&str>, context: &Context<'_>) -> Option<From> {
+    let (name, port) = match from.value.split_once('.') {
+        Some((stage, port)) => (stage, Some(port.to_owned())),
+        None => (from.value, None),
+    };
+    let known: Vec<&str> = context.stages.iter().flatten().map(|stage| stage.stage.name.as_str()).collect();
+    let of_name = |stage: &Option<DraftStage>| stage.as_ref().is_some_and(|stage| stage.stage.name == name);
+    let found = context.stages.iter().position(of_name);
+    // A stage that is not usable may be the one that is meant.
+    if found.is_none() && known.len() == context.stages.len() {
+        let message = format!("there is no stage `{}`", name.escape_debug());
+        reader.report(code::BAD_OUTPUT, from.place, message, nearest_or_list(name, "stages", &known));
+    }
+    found.map(|stage| From { stage, port, place: from.place })
+}
+
+fn publish(reader: &mut Reader<'_>, section: &Section<'_>, output: &str, context: &Context<'_>) -> Option<Publish> {
+    let stream = reader.text(section, "stream");
+    if let Some(stream) = stream {
+        stream_name(reader, stream);
+    }
+    let Some(subject) = reader.text(section, "publish") else {
+        if let Some(stream) = stream.filter(|_| !section.table.contains_key("publish")) {
+            let message = format!("the output has the stream `{}` but no subject", stream.value.escape_debug());
+            let hint = format!("add `publish = \"{}.{output}.{{key}}\"`", context.pipeline.unwrap_or("fraud"));
+            reader.report(code::MISSING_KEY, stream.place, message, hint);
+        }
+        return None;
+    };
+    if let Err(reason) = check_subject(subject.value, Pattern { placeholders: &["{key}"], stars: false }) {
+        let message = format!("the subject `{}` {reason}", subject.value.escape_debug());
+        reader.report(code::BAD_SUBJECT, subject.place, message, "write tokens, such as `fraud.alerts.{key}`");
+        return None;
+    }
+    let stream = match stream {
+        Some(stream) => stream.value.to_owned(),
+        None => default_stream(context.pipeline?, output),
+    };
+    Some(Publish { subject: subject.value.to_owned(), stream })
+}
+
+fn stream_name(reader: &mut Reader<'_>, stream: Spanned<&str>) {
+    let reason = match check_stream_name(stream.value) {
+        Ok(()) if !stream.value.starts_with(RESERVED) => return,
+        Ok(()) => format!("starts with `{RESERVED}`, which is reserved for the host"),
+        Err(reason) => reason,
+    };
+    let message = format!("the stream `{}` {reason}", stream.value.escape_debug());
+    reader.report(code::BAD_SUBJECT, stream.place, message, "choose another name, such as `FRAUD_ALERTS`");
+}
+
+/// `fraud` and `alerts` give `FRAUD_ALERTS`.
+fn default_stream(pipeline: &str, output: &str) -> String {
+    format!("{pipeline}_{output}").replace('-', "_").to_uppercase()
+}
+
+/// Each output has a subject and a stream of its own, and none writes into the source.
+fn distinct(
+    reader: &mut Reader<'_>,
+    section: &Section<'_>,
+    publish: &Publish,
+    context: &Context<'_>,
+    before: &[DraftOutput],
+) {
+    let place_of = |key| reader.item(section, key).map(|item| item.place);
+    let place = place_of("publish").unwrap_or(section.place);
+    let stream_place = place_of("stream").unwrap_or(place);
+    if context.source_stream == Some(publish.stream.as_str()) {
+        let message = format!("the output is published into `{}`, the stream of the source", publish.stream);
+        reader.report(code::BAD_OUTPUT, stream_place, message, "choose another `stream`");
+    }
+    let others = before.iter().filter_map(|output| Some((&output.name, output.publish.as_ref()?)));
+    for (name, other) in others {
+        if other.subject == publish.subject {
+            let message = format!("the output `{name}` is published to `{}` as well", publish.subject);
+            reader.report(code::BAD_OUTPUT, place, message, "give each output a subject of its own");
+        }
+        if other.stream == publish.stream {
+            let message = format!("the output `{name}` is published into the stream `{}` as well", publish.stream);
+            reader.report(code::BAD_OUTPUT, stream_place, message, "give each output a stream of its own");
+        }
+    }
+}

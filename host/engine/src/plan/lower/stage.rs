@@ -1,0 +1,115 @@
+//! `[[stage]]`: modules in order, each with its configuration and perhaps a window.
+
+use toml_edit::{Item, TableLike};
+
+use super::window;
+use crate::plan::Stage;
+use crate::plan::draft::DraftStage;
+use crate::plan::raw::{Reader, Section, Spanned, config_text};
+use crate::problem::{Place, code};
+
+const KEYS: [&str; 4] = ["name", "module", "config", "window"];
+const REQUIRED: [(&str, &str); 2] =
+    [("name", "name = \"stream-farm\""), ("module", "module = \"../target/modules/fraud.wasm\"")];
+const NO_STAGE: &str = "a pipeline needs at least one stage: add `[[stage]]`";
+const STAGES_MAX: usize = 16;
+
+/// All stages in order; `None` for one that is not usable and has been reported.
+pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Vec<Option<DraftStage>> {
+    let Some(item) = reader.item(root, "stage") else {
+        let message = "the pipeline file has no `stage`".to_owned();
+        reader.report(code::MISSING_KEY, root.place, message, NO_STAGE);
+        return Vec::new();
+    };
+    let Some(tables) = tables(reader, item) else {
+        let hint = "write `[[stage]]` above each stage";
+        // One stage that is not usable: outputs then do not complain about stages they cannot see.
+        return vec![reader.wrong_type_hint("stage", item.value, item.place, "a list of tables", hint)];
+    };
+    if tables.is_empty() || tables.len() > STAGES_MAX {
+        let hint = if tables.is_empty() { NO_STAGE } else { "split it into pipelines that read each other's outputs" };
+        let message = format!("the pipeline has {} stages, allowed are 1 to {STAGES_MAX}", tables.len());
+        reader.report(code::BAD_VALUE, item.place, message, hint);
+    }
+    let mut names: Vec<&str> = Vec::new();
+    tables.into_iter().map(|table| stage(reader, table, &mut names)).collect()
+}
+
+/// The tables of `[[stage]]`, or of `stage = [{ … }]`.
+fn tables<'a>(reader: &Reader<'_>, item: Spanned<&'a Item>) -> Option<Vec<Spanned<&'a dyn TableLike>>> {
+    let at = |span: Option<std::ops::Range<usize>>| span.map_or(item.place, |span| reader.place(span.start));
+    if let Some(tables) = item.value.as_array_of_tables() {
+        return Some(
+            tables.iter().map(|table| Spanned { value: table as &dyn TableLike, place: at(table.span()) }).collect(),
+        );
+    }
+    let values = item.value.as_array()?.iter();
+    values
+        .map(|value| {
+            let table = value.as_inline_table()?;
+            Some(Spanned { value: table as &dyn TableLike, place: at(value.span()) })
+        })
+        .collect()
+}
+
+fn stage<'a>(
+    reader: &mut Reader<'_>,
+    table: Spanned<&'a dyn TableLike>,
+    names: &mut Vec<&'a str>,
+) -> Option<DraftStage> {
+    let section = reader.section(table, "`[[stage]]`", &KEYS);
+    reader.require(&section, &REQUIRED);
+    let name = reader.text(&section, "name").and_then(|name| reader.name("a stage", name));
+    if let Some(name) = name {
+        if names.contains(&name.value) {
+            let message = format!("two stages have the name `{}`", name.value);
+            reader.report(code::BAD_NAME, name.place, message, "give each stage a name of its own");
+        }
+        names.push(name.value);
+    }
+    let module = module(reader, &section);
+    let config = config(reader, &section);
+    let window = reader.table(&section, "window");
+    let window_place = window.map_or(table.place, |window| window.place);
+    let window = window.and_then(|window| window::read(reader, window));
+    let stage = Stage { name: name?.value.to_owned(), module: module?.value.to_owned(), config: config?.value, window };
+    let config_place = reader.item(&section, "config").map_or(table.place, |item| item.place);
+    let module_place = reader.item(&section, "module").map_or(table.place, |item| item.place);
+    Some(DraftStage { stage, place: table.place, module_place, config_place, window_place })
+}
+
+fn module<'a>(reader: &mut Reader<'_>, section: &Section<'a>) -> Option<Spanned<&'a str>> {
+    let module = reader.text(section, "module")?;
+    if module.value.ends_with(".wasm") && !module.value.contains('\0') {
+        return Some(module);
+    }
+    let digest = module.value.strip_prefix("sha256:").unwrap_or(module.value);
+    let is_digest =
+        digest.len() != module.value.len() || digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let what = match (is_digest, module.value.contains('@')) {
+        (true, _) => "is a digest; only paths are supported so far",
+        (_, true) => "is a `name@version`; only paths are supported so far",
+        _ => "is not the path of a `.wasm` file",
+    };
+    let message = format!("the module `{}` {what}", module.value.escape_debug());
+    let hint = "write a path relative to the pipeline file, such as `\"../target/modules/fraud.wasm\"`";
+    reader.report(code::BAD_MODULE, module.place, message, hint);
+    None
+}
+
+/// JSON text of `config`; `{}` when there is none.
+fn config(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Spanned<String>> {
+    if reader.item(section, "config").is_none() {
+        return Some(Spanned { value: "{}".to_owned(), place: Place::START });
+    }
+    let Spanned { value: table, place } = reader.table(section, "config")?;
+    match config_text(table) {
+        Ok(value) => Some(Spanned { value, place }),
+        Err(error) => {
+            let place = reader.place(error.offset);
+            let message = format!("`config` holds `{}`, which JSON cannot", error.value);
+            reader.report(code::BAD_CONFIG, place, message, "leave it out or write it as text");
+            None
+        }
+    }
+}

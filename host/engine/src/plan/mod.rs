@@ -1,0 +1,208 @@
+//! A checked pipeline: what a pipeline file means once every problem in it is gone.
+//!
+//! The way: [`parse`] turns the text into a [`Draft`], the host loads the modules that the draft names, and
+//! [`Draft::bind`] checks it against their descriptors. Both steps collect all problems, with their place in the file.
+//! Only a [`Plan`] travels further.
+//!
+//! `raw` reads typed values out of the text, `lower` knows the tables of a pipeline file, `bind` knows the modules,
+//! `reads` lists the fields that the decoder reads.
+
+mod bind;
+mod draft;
+mod lower;
+mod raw;
+mod reads;
+#[cfg(test)]
+mod tests;
+
+pub use draft::{Draft, DraftStage};
+pub use lower::parse;
+
+use crate::event::Kind;
+use crate::time::Span;
+
+/// A pipeline that is correct by construction.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// `[a-z0-9][a-z0-9-]{0,62}`.
+    pub name: String,
+    pub source: Source,
+    /// Any number of transforms, then at most one stage with state.
+    pub stages: Vec<Stage>,
+    pub outputs: Vec<Output>,
+    pub limits: Limits,
+}
+
+/// Where events come from and how to read key and time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Source {
+    pub stream: String,
+    /// Contains `{partition}` when there is more than one partition.
+    pub subject: String,
+    pub partitions: u32,
+    /// Whether `pelton up` creates the stream when it is missing, and from which subjects it ingests.
+    pub create: Option<CreateStream>,
+    pub key: Key,
+    pub time: Time,
+    pub watermark: Watermark,
+    /// Fields that are not found under their own name: field name → JSON pointer segments.
+    pub fields: Vec<(String, Vec<String>)>,
+}
+
+/// How `pelton up` makes the input stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CreateStream {
+    /// Subject that producers publish to; `None` means the partition subjects themselves.
+    /// With partitions, the last token is the key and JetStream maps it with `partition(n, token)`.
+    pub ingest: Option<String>,
+    pub max_age: Option<Span>,
+    pub max_bytes: Option<u64>,
+}
+
+/// What identifies the thing an event is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// A text field of the event: JSON pointer segments.
+    Field(Vec<String>),
+    Header(String),
+    /// Token of the subject, from 0.
+    SubjectToken(u32),
+}
+
+/// Where event time is and in which unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Time {
+    /// JSON pointer segments.
+    pub field: Vec<String>,
+    pub unit: TimeUnit,
+}
+
+/// Unit of an integer timestamp, or RFC 3339 text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeUnit {
+    Seconds,
+    Millis,
+    Micros,
+    Nanos,
+    Rfc3339,
+}
+
+/// When a partition's time moves on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Watermark {
+    /// Bounded out-of-orderness: how far the watermark stays behind the newest event.
+    pub delay: Span,
+    /// After this long without an event, time goes on at the pace of the clock.
+    pub idle: Option<Span>,
+    /// An event further ahead of its arrival than this is a dead letter and moves nothing.
+    pub max_future: Span,
+    /// An event further behind its arrival than this is a dead letter (seconds taken for milliseconds).
+    pub max_past: Span,
+}
+
+/// One module with its configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stage {
+    pub name: String,
+    /// Path of the module, as written.
+    pub module: String,
+    /// JSON text.
+    pub config: String,
+    /// Present exactly for window rules and window folds.
+    pub window: Option<Window>,
+}
+
+/// Which windows an event falls into.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Window {
+    pub kind: WindowKind,
+    /// How long after its end a window still takes events, each firing a correction.
+    pub lateness: Span,
+}
+
+/// The shape of windows. Starts are multiples of `size` or `every` since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WindowKind {
+    Tumbling {
+        size: Span,
+    },
+    /// `every` divides `size`.
+    Sliding {
+        size: Span,
+        every: Span,
+    },
+    /// One window that ends with the input.
+    Global,
+}
+
+/// One named output of the pipeline.
+///
+/// An output is one port of one stage, and no two outputs share one. Port 0 of a stage that is not the last feeds the
+/// next stage. Records of any other port that no output takes are dropped and counted as filtered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Output {
+    /// `[a-z0-9][a-z0-9-]{0,62}`.
+    pub name: String,
+    /// Index into `Plan::stages`.
+    pub stage: usize,
+    /// Port of that stage.
+    pub port: u8,
+    /// Public subject, perhaps with `{key}`; the pipeline stream is sourced into a stream of this output.
+    pub publish: Option<Publish>,
+}
+
+/// A public stream fed from the pipeline stream by the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Publish {
+    pub subject: String,
+    pub stream: String,
+}
+
+/// Bounds; every one has a default.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Wall time of one guest call.
+    pub time_per_batch: Span,
+    pub fuel_per_event: u64,
+    /// Linear memory of one guest instance, bytes.
+    pub memory: u64,
+    /// Bytes a guest may return from one call.
+    pub output_bytes: u64,
+    /// Typed hot state of one partition, bytes; beyond it the partition pauses.
+    pub state: u64,
+    /// Largest payload that is decoded, bytes; a larger one is a dead letter.
+    pub payload: u64,
+    /// State bytes of one key, bytes.
+    pub state_per_key: u64,
+    /// Events per epoch at most.
+    pub epoch_events: u32,
+    /// Age of an epoch at which it is cut.
+    pub epoch_time: Span,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            time_per_batch: Span(100),
+            fuel_per_event: 10_000_000,
+            memory: 64 << 20,
+            output_bytes: 8 << 20,
+            state: 2 << 30,
+            payload: 1 << 20,
+            state_per_key: 64 << 10,
+            epoch_events: 16_384,
+            epoch_time: Span(50),
+        }
+    }
+}
+
+/// A field that the decoder reads for some stage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldRead {
+    pub name: String,
+    pub pointer: Vec<String>,
+    pub kind: Kind,
+    pub required: bool,
+    /// First stage that declares it.
+    pub stage: usize,
+}

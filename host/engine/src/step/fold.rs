@@ -1,0 +1,263 @@
+//! A window-fold as the last stage: the module owns the accumulators' shape, the host keeps their bytes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::effects::{DeadLetter, Effects};
+use crate::event::{Events, RawBatch, TextColumn};
+use crate::guest::{Fault, Groups, Guest, Metering, Output, Panes, States};
+use crate::judge::{StepError, Verdict, judge};
+use crate::plan::{FieldRead, Plan};
+use crate::time::EventTime;
+use crate::watermark::Watermark;
+use crate::window::Windows;
+
+use super::Context;
+use super::chain::{Unit, columns_of};
+use super::emit::{Fate, Judged, PaneResult, split_output, take_row};
+use super::rule::pick;
+use super::run::{self, Run};
+
+/// Panes that are finished in one call.
+const PANES_PER_CALL: usize = 256;
+
+/// The module, its windows and what waits for room.
+pub(crate) struct FoldTail {
+    guest: Box<dyn Guest>,
+    digest: [u8; 32],
+    stage: usize,
+    name: String,
+    state_max: usize,
+    columns: Vec<usize>,
+    pub(crate) windows: Windows,
+    judged: Judged,
+    events: Events,
+    output: Output,
+}
+
+impl FoldTail {
+    pub(crate) fn new(guest: Box<dyn Guest>, stage: usize, plan: &Arc<Plan>, fields: &[FieldRead]) -> FoldTail {
+        let window = plan.stages[stage].window.as_ref().expect("the plan gives every fold a window");
+        FoldTail {
+            columns: columns_of(guest.as_ref(), fields),
+            digest: guest.digest(),
+            guest,
+            stage,
+            name: plan.stages[stage].name.clone(),
+            state_max: plan.limits.state_per_key as usize,
+            windows: Windows::new(window, Vec::new(), Vec::new(), true),
+            judged: Judged::default(),
+            events: Events::default(),
+            output: Output::default(),
+        }
+    }
+
+    /// Accounts for a run of the unit's events; false when the next one does not fit into the epoch.
+    pub(crate) fn take_run(
+        &mut self,
+        context: &Context,
+        unit: &mut Unit,
+        batch: &RawBatch,
+        watermark: &mut Watermark,
+        effects: &mut Effects,
+    ) -> Result<bool, StepError> {
+        let flow = unit.flows.last().expect("decoding made one");
+        let windows = &self.windows;
+        let mut stops = |row: Option<u32>, before: EventTime, after: EventTime| match row {
+            Some(row) => windows.corrects(EventTime(flow.decoded.timestamps[row as usize]), before),
+            None => windows.has_due(after),
+        };
+        let Some(run) = run::plan(context, unit, watermark, effects, usize::MAX, &mut stops) else {
+            return Ok(false);
+        };
+        let mut fates = self.fold(unit, batch, &run, effects)?;
+        while unit.next < run.end {
+            let (stage, digest, name) = (self.stage, self.digest, &self.name);
+            let taken = take_row(context, unit, batch, effects, &mut |unit, row, effects| {
+                let flow = unit.flows.last().expect("decoding made one");
+                let at = row as usize;
+                let event = &unit.events[flow.origins[at] as usize];
+                match fates.remove(&row) {
+                    Some(RowFate::Late(mark)) => {
+                        effects.push_late(&context.origin, name, flow.decoded.timestamps[at], mark.0, batch, event);
+                        Fate::Late
+                    }
+                    Some(RowFate::Guilty(verdict)) => {
+                        effects.push_dead(&context.origin, &guilty(context, stage, digest, &verdict), batch, event);
+                        Fate::Dead
+                    }
+                    None => Fate::Processed,
+                }
+            });
+            assert!(taken, "the run was planned to fit");
+        }
+        for time in unit.times[..run.end].iter().flatten() {
+            watermark.observe(EventTime(*time));
+        }
+        Ok(true)
+    }
+
+    /// Folds the run's rows into the accumulators; returns the rows with another fate than that.
+    fn fold(&mut self, unit: &Unit, batch: &RawBatch, run: &Run, effects: &mut Effects) -> Result<BTreeMap<u32, RowFate>, StepError> {
+        let flow = unit.flows.last().expect("decoding made one");
+        let time = |row: u32| EventTime(flow.decoded.timestamps[row as usize]);
+        let mut fates = BTreeMap::new();
+        let mut rows = Vec::with_capacity(run.rows.len());
+        let mut marks = BTreeMap::new();
+        for (&row, &before) in run.rows.iter().zip(&run.before) {
+            if self.windows.is_late(time(row), before) {
+                fates.insert(row, RowFate::Late(before));
+            } else {
+                rows.push(row);
+                marks.insert(row, before);
+            }
+        }
+        let descriptor = self.guest.descriptor().clone();
+        let (guest, windows, events, columns, state_max) =
+            (&mut self.guest, std::cell::RefCell::new(&mut self.windows), &mut self.events, &self.columns, self.state_max);
+        let faults = judge(
+            &self.name,
+            &rows,
+            &mut |metering, rows| {
+                flow.fill(rows, &descriptor, columns, batch, &unit.events, events);
+                let (mut groups, places) = group(&windows.borrow(), rows, |row| flow.decoded.keys.get(row as usize), &time);
+                let mut states = States::default();
+                guest.fold(metering, events, &mut groups, &mut states)?;
+                for idx in 0..places.len() {
+                    let len = states.get(idx).len();
+                    if len > state_max {
+                        return Err(Fault::Limit(format!("accumulator has {len} bytes, limit {state_max}")));
+                    }
+                }
+                Ok((groups.keys, places, states))
+            },
+            &mut |rows, reply| match reply {
+                Ok((keys, places, states)) => {
+                    let before = marks[rows.last().expect("a call has rows")];
+                    for (idx, &start) in places.iter().enumerate() {
+                        windows.borrow_mut().replace(keys.get(idx), start, states.get(idx), before);
+                    }
+                }
+                Err(verdict) => {
+                    fates.insert(rows[0], RowFate::Guilty(verdict));
+                }
+            },
+        )?;
+        (0..faults).for_each(|_| effects.count_fault(self.stage));
+        Ok(fates)
+    }
+
+    /// Finishes due panes; false when the epoch is full before all are.
+    pub(crate) fn drain_due(&mut self, context: &Context, watermark: EventTime, effects: &mut Effects) -> Result<bool, StepError> {
+        loop {
+            if self.judged.is_done() {
+                let mut panes = Panes::default();
+                if self.windows.due(watermark, PANES_PER_CALL, &mut panes) == 0 {
+                    return Ok(true);
+                }
+                self.finish(panes, effects)?;
+            }
+            let kept = self.judged.keep(context, self.stage, self.digest, effects);
+            self.windows.settle(kept);
+            if !self.judged.is_done() {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn finish(&mut self, mut panes: Panes, effects: &mut Effects) -> Result<(), StepError> {
+        let rows: Vec<u32> = (0..panes.len() as u32).collect();
+        let mut results: Vec<PaneResult> = rows.iter().map(|_| PaneResult::Records(Vec::new())).collect();
+        let parts: Vec<Vec<Vec<u8>>> =
+            rows.iter().map(|&row| self.windows.accumulators_of(panes.ends[row as usize], panes.keys.get(row as usize))).collect();
+        let (guest, output) = (&mut self.guest, &mut self.output);
+        let keys = panes.keys.data.clone();
+        let faults = judge(
+            &self.name,
+            &rows,
+            &mut |metering, rows| {
+                let mut states = merge(guest.as_mut(), metering, rows, &parts)?;
+                if rows.len() == panes.len() {
+                    guest.finish(metering, &mut panes, &mut states, output)?;
+                    return Ok((std::mem::take(output), keys.clone()));
+                }
+                let mut some = pick(&panes, rows);
+                guest.finish(metering, &mut some, &mut states, output)?;
+                Ok((std::mem::take(output), some.keys.data))
+            },
+            &mut |rows, reply| match reply {
+                Ok((output, input)) => split_output(rows, &output, &input, &mut results),
+                Err(verdict) => results[rows[0] as usize] = PaneResult::of_verdict(&verdict),
+            },
+        )?;
+        (0..faults).for_each(|_| effects.count_fault(self.stage));
+        self.judged = Judged { panes, results, next: 0 };
+        Ok(())
+    }
+}
+
+/// What became of a row that was not folded.
+enum RowFate {
+    Late(EventTime),
+    Guilty(Verdict),
+}
+
+/// The dead letter of a verdict.
+pub(crate) fn guilty<'a>(context: &'a Context, stage: usize, digest: [u8; 32], verdict: &'a Verdict) -> DeadLetter<'a> {
+    DeadLetter {
+        stage: &context.plan.stages[stage].name,
+        digest: Some(digest),
+        class: verdict.class,
+        code: verdict.code,
+        path: "",
+        message: &verdict.message,
+    }
+}
+
+/// Groups rows by key and slice, groups in order of first appearance, members in order of arrival.
+/// Also returns each group's slice start.
+fn group<'a>(windows: &Windows, rows: &[u32], key: impl Fn(u32) -> &'a [u8], time: &dyn Fn(u32) -> EventTime) -> (Groups, Vec<i64>) {
+    let mut index: BTreeMap<(&[u8], i64), usize> = BTreeMap::new();
+    let mut members: Vec<Vec<u32>> = Vec::new();
+    let (mut groups, mut places) = (Groups::default(), Vec::new());
+    for (at, &row) in rows.iter().enumerate() {
+        let start = windows.slice_start(time(row));
+        let idx = *index.entry((key(row), start)).or_insert_with(|| {
+            let (start, state) = windows.accumulator(key(row), time(row));
+            groups.keys.push(key(row));
+            groups.states.push(&state);
+            places.push(start);
+            members.push(Vec::new());
+            members.len() - 1
+        });
+        members[idx].push(at as u32);
+    }
+    for run in members {
+        groups.members.extend(run);
+        groups.member_ends.push(groups.members.len() as u32);
+        groups.timer_ends.push(0);
+    }
+    (groups, places)
+}
+
+/// Merges each row's slices, in time order, with as few calls as the longest row has slices.
+fn merge(guest: &mut dyn Guest, metering: Metering, rows: &[u32], parts: &[Vec<Vec<u8>>]) -> Result<States, Fault> {
+    let part = |row: u32, depth: usize| parts[row as usize].get(depth);
+    let mut merged: Vec<Vec<u8>> = rows.iter().map(|&row| part(row, 0).cloned().unwrap_or_default()).collect();
+    let depth_max = rows.iter().map(|&row| parts[row as usize].len()).max().unwrap_or(0);
+    for depth in 1..depth_max {
+        let deep: Vec<usize> = (0..rows.len()).filter(|&idx| part(rows[idx], depth).is_some()).collect();
+        let (mut left, mut right, mut states) = (TextColumn::default(), TextColumn::default(), States::default());
+        for &idx in &deep {
+            left.push(&merged[idx]);
+            right.push(part(rows[idx], depth).expect("filtered above"));
+        }
+        guest.merge(metering, &mut left, &mut right, &mut states)?;
+        for (at, &idx) in deep.iter().enumerate() {
+            merged[idx] = states.get(at).to_vec();
+        }
+    }
+    let mut states = States::default();
+    merged.iter().for_each(|state| states.push(state));
+    Ok(states)
+}

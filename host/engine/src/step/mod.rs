@@ -1,0 +1,358 @@
+//! The one public verb: [`Engine::step`] turns events into effects, for one partition.
+//!
+//! Synchronous and pure: no IO, no clock, no random. Events are taken in units of [`UNIT_EVENTS`]; stages compute a
+//! unit at a time, effects are kept event by event, so that an epoch can be cut between any two events.
+//! After an error the state in memory is void: the partition recovers the last committed epoch.
+
+mod chain;
+mod emit;
+mod fold;
+mod reduce;
+mod rule;
+mod run;
+
+use std::sync::Arc;
+
+use chain::{Chain, Unit};
+pub use emit::Envelope;
+
+use crate::codec::{Damaged, Reader, put_i64};
+use crate::effects::{DeadLetter, Effects, Origin, Room};
+use crate::epoch::{Position, fingerprint};
+use crate::event::RawBatch;
+use crate::guest::{Descriptor, Guest, World};
+use crate::judge::StepError;
+use crate::plan::Plan;
+use crate::time::{EventTime, Span};
+use crate::watermark::Watermark;
+
+/// Events that stages compute together.
+pub const UNIT_EVENTS: usize = 256;
+
+/// Everything that can wake the engine.
+#[derive(Debug)]
+pub enum Input {
+    /// Events after the position, in order. Only when the last progress was `NeedInput`.
+    Batch(RawBatch),
+    /// Go on with what is there.
+    Continue,
+    /// The source has had nothing for this long since its newest event.
+    Idle(Span),
+    /// The input has ended: every window closes.
+    End,
+}
+
+/// Where the engine stands after a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// All input is worked off and nothing is due.
+    NeedInput,
+    /// There is more to do; a good moment to look at the clock.
+    More,
+    /// The epoch holds as much as it may: cut it, then go on.
+    Full,
+}
+
+/// What the engine is told when it is made.
+pub struct Options {
+    pub origin: Origin,
+    pub room: Room,
+    pub envelope: Envelope,
+}
+
+/// The computation of one partition: stages, windows, keyed state, position.
+pub struct Engine {
+    chain: Chain,
+    tail: Tail,
+    context: Context,
+    watermark: Watermark,
+    position: Position,
+    batch: RawBatch,
+    /// Next event of `batch`.
+    next: usize,
+    unit: Option<Unit>,
+    digests: Vec<[u8; 32]>,
+    layout: u64,
+}
+
+/// What every part of a step needs to write records.
+pub(crate) struct Context {
+    pub(crate) plan: Arc<Plan>,
+    pub(crate) origin: Origin,
+    pub(crate) room: Room,
+    pub(crate) envelope: Envelope,
+}
+
+/// The last stage, when it has state.
+enum Tail {
+    None,
+    Rule(Box<rule::RuleTail>),
+    Fold(Box<fold::FoldTail>),
+    Reduce(Box<reduce::ReduceTail>),
+}
+
+impl Engine {
+    /// An engine with empty state.
+    ///
+    /// # Errors
+    /// When a window rule's plan cannot be had or does not fit its fields.
+    pub fn new(plan: Arc<Plan>, mut guests: Vec<Box<dyn Guest>>, options: Options) -> Result<Engine, StepError> {
+        assert_eq!(plan.stages.len(), guests.len(), "one guest per stage");
+        let descriptors: Vec<_> = guests.iter().map(|guest| guest.descriptor().clone()).collect();
+        let digests = guests.iter().map(|guest| guest.digest()).collect();
+        let fields = plan.reads(&descriptors);
+        let tail = match descriptors.last().map(|descriptor| descriptor.world) {
+            None | Some(World::Transform) => Tail::None,
+            Some(world) => {
+                let guest = guests.pop().expect("there is a last descriptor");
+                let idx = guests.len();
+                match world {
+                    World::WindowRule => Tail::Rule(Box::new(rule::RuleTail::new(guest, idx, &plan, &fields)?)),
+                    World::WindowFold => Tail::Fold(Box::new(fold::FoldTail::new(guest, idx, &plan, &fields))),
+                    World::Reducer | World::Transform => {
+                        Tail::Reduce(Box::new(reduce::ReduceTail::new(guest, idx, &plan, &fields)))
+                    }
+                }
+            }
+        };
+        let layout = layout_of(&plan, descriptors.last(), &tail);
+        let watermark = Watermark::new(plan.source.watermark.delay);
+        let chain = Chain::new(&plan, guests, fields);
+        let Options { origin, room, envelope } = options;
+        let context = Context { plan, origin, room, envelope };
+        Ok(Engine {
+            chain,
+            tail,
+            context,
+            watermark,
+            position: Position::default(),
+            batch: RawBatch::default(),
+            next: 0,
+            unit: None,
+            digests,
+            layout,
+        })
+    }
+
+    /// The last event that is accounted for. Its fingerprint is right after [`Engine::cut`].
+    #[must_use]
+    pub fn position(&self) -> Position {
+        self.position
+    }
+
+    /// Event time of this partition.
+    #[must_use]
+    pub fn watermark(&self) -> EventTime {
+        self.watermark.current()
+    }
+
+    /// sha256 of each stage's module.
+    #[must_use]
+    pub fn digests(&self) -> &[[u8; 32]] {
+        &self.digests
+    }
+
+    /// Identifies the shape of the state: state of another shape cannot be read.
+    #[must_use]
+    pub fn layout(&self) -> u64 {
+        self.layout
+    }
+
+    /// Reports sequences that were gone before they could be read: they count as gaps, and a record tells which.
+    pub fn skip_gap(&mut self, last: u64, effects: &mut Effects) {
+        let first = self.position.sequence + 1;
+        assert!(self.is_idle() && first <= last, "a gap lies right behind the position");
+        let letter = DeadLetter {
+            stage: "source",
+            digest: None,
+            class: "gap",
+            code: "gap",
+            path: "",
+            message: &format!("sequences {first}..={last} expired before they were read"),
+        };
+        let body = serde_json::json!({"first": first, "last": last}).to_string();
+        effects.push_dead_row(&self.context.origin, &letter, body.as_bytes());
+        effects.totals.received += last - first + 1;
+        effects.totals.gaps += last - first + 1;
+        (self.batch, self.next) = (RawBatch::default(), 0);
+        self.position = Position { sequence: last, fingerprint: 0 };
+    }
+
+    /// Rough memory of the typed state, bytes.
+    #[must_use]
+    pub fn state_bytes(&self) -> usize {
+        match &self.tail {
+            Tail::None => 0,
+            Tail::Rule(tail) => tail.windows.bytes(),
+            Tail::Fold(tail) => tail.windows.bytes(),
+            Tail::Reduce(tail) => tail.bytes(),
+        }
+    }
+
+    /// Does one bounded piece of work and adds what it brings about to `effects`.
+    ///
+    /// # Errors
+    /// The step did not happen and this engine must not be used any more.
+    pub fn step(&mut self, input: Input, effects: &mut Effects) -> Result<Progress, StepError> {
+        match input {
+            Input::Batch(batch) => {
+                assert!(self.is_idle(), "a batch is given only when the last one is worked off");
+                let first = batch.events.first().map_or(u64::MAX, |event| event.sequence);
+                assert!(first > self.position.sequence, "events come in order and once");
+                self.batch = batch;
+                self.next = 0;
+            }
+            Input::Continue => {}
+            Input::Idle(silent) if self.is_idle() => self.watermark.idle(silent),
+            Input::Idle(_) => {}
+            Input::End => {
+                assert!(self.is_idle(), "the input ends after its last event");
+                self.watermark.end();
+            }
+        }
+        self.go_on(effects)
+    }
+
+    fn is_idle(&self) -> bool {
+        self.unit.is_none() && self.next == self.batch.events.len()
+    }
+
+    fn go_on(&mut self, effects: &mut Effects) -> Result<Progress, StepError> {
+        // What is due comes before any further event.
+        if !self.drain_due(effects)? {
+            return Ok(Progress::Full);
+        }
+        if self.unit.is_none() {
+            if self.next == self.batch.events.len() {
+                return Ok(Progress::NeedInput);
+            }
+            let end = self.batch.events.len().min(self.next + UNIT_EVENTS);
+            let mut unit = self.chain.compute(&self.context, &self.batch, self.next..end, effects)?;
+            if let Tail::Rule(tail) = &mut self.tail {
+                tail.extract(&mut unit, &self.batch, effects)?;
+            }
+            self.unit = Some(unit);
+        }
+        let mut unit = self.unit.take().expect("made above");
+        let done = self.take_rows(&mut unit, effects)?;
+        if unit.next < unit.events.len() {
+            self.unit = Some(unit);
+        } else {
+            self.next += unit.events.len();
+            self.chain.recycle(unit);
+        }
+        Ok(if done { Progress::More } else { Progress::Full })
+    }
+
+    /// Accounts for the unit's events one after the other; false when the epoch is full.
+    fn take_rows(&mut self, unit: &mut Unit, effects: &mut Effects) -> Result<bool, StepError> {
+        while unit.next < unit.events.len() {
+            let taken = match &mut self.tail {
+                Tail::None => emit::take_row(&self.context, unit, &self.batch, effects, &mut |_, _, _| emit::Fate::Filtered),
+                Tail::Rule(tail) => tail.take_row(&self.context, unit, &self.batch, self.watermark.current(), effects),
+                Tail::Fold(tail) => tail.take_run(&self.context, unit, &self.batch, &mut self.watermark, effects)?,
+                Tail::Reduce(tail) => tail.take_run(&self.context, unit, &self.batch, &mut self.watermark, effects)?,
+            };
+            if !taken {
+                return Ok(false);
+            }
+            let last = &unit.events[unit.next - 1];
+            self.position.sequence = last.sequence;
+            if let Some(time) = unit.times[unit.next - 1] {
+                self.watermark.observe(EventTime(time));
+            }
+            if !self.drain_due(effects)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Judges what is due at the watermark; false when the epoch is full before all is judged.
+    #[inline]
+    fn drain_due(&mut self, effects: &mut Effects) -> Result<bool, StepError> {
+        let watermark = self.watermark.current();
+        match &mut self.tail {
+            Tail::None => Ok(true),
+            Tail::Rule(tail) if !tail.windows.has_due(watermark) => Ok(true),
+            Tail::Rule(tail) => tail.drain_due(&self.context, watermark, effects),
+            Tail::Fold(tail) if !tail.windows.has_due(watermark) => Ok(true),
+            Tail::Fold(tail) => tail.drain_due(&self.context, watermark, effects),
+            Tail::Reduce(tail) if !tail.has_due(watermark) => Ok(true),
+            Tail::Reduce(tail) => tail.drain_due(&self.context, watermark, effects),
+        }
+    }
+
+    /// Ends the epoch: appends the state delta to `delta` and returns the position with its fingerprint.
+    pub fn cut(&mut self, delta: &mut Vec<u8>) -> Position {
+        self.identify_position();
+        self.encode(false, delta);
+        self.position
+    }
+
+    /// The whole state, for a snapshot. Call it right after [`Engine::cut`].
+    #[must_use]
+    pub fn snapshot(&mut self) -> Vec<u8> {
+        let mut state = Vec::new();
+        self.encode(true, &mut state);
+        state
+    }
+
+    fn identify_position(&mut self) {
+        let taken = self.next + self.unit.as_ref().map_or(0, |unit| unit.next);
+        if let Some(event) = taken.checked_sub(1).and_then(|last| self.batch.events.get(last)) {
+            assert_eq!(event.sequence, self.position.sequence, "the position is the last event taken");
+            self.position.fingerprint = fingerprint(event.published.0, self.batch.slice(&event.payload));
+        }
+    }
+
+    fn encode(&mut self, all: bool, out: &mut Vec<u8>) {
+        put_i64(out, self.watermark.newest().0);
+        put_i64(out, self.watermark.current().0);
+        match &mut self.tail {
+            Tail::None => {}
+            Tail::Rule(tail) => tail.windows.encode(all, out),
+            Tail::Fold(tail) => tail.windows.encode(all, out),
+            Tail::Reduce(tail) => tail.encode(all, out),
+        }
+    }
+
+    /// Applies a snapshot or a delta that [`Engine::cut`] wrote, in order, starting from empty state.
+    ///
+    /// # Errors
+    /// When the bytes are damaged or were written by stages of another kind.
+    pub fn restore(&mut self, delta: &[u8]) -> Result<(), Damaged> {
+        let mut reader = Reader::new(delta);
+        let (newest, current) = (EventTime(reader.i64()?), EventTime(reader.i64()?));
+        self.watermark.restore(newest, current);
+        match &mut self.tail {
+            Tail::None => {}
+            Tail::Rule(tail) => tail.windows.apply(&mut reader, current)?,
+            Tail::Fold(tail) => tail.windows.apply(&mut reader, current)?,
+            Tail::Reduce(tail) => tail.apply(&mut reader)?,
+        }
+        if reader.is_empty() { Ok(()) } else { Err(Damaged("has bytes behind its end".into())) }
+    }
+
+    /// After the last [`Engine::restore`]: where to go on.
+    pub fn resume(&mut self, position: Position) {
+        self.position = position;
+        match &mut self.tail {
+            Tail::Rule(tail) => tail.windows.restored(),
+            Tail::Fold(tail) => tail.windows.restored(),
+            Tail::None | Tail::Reduce(_) => {}
+        }
+    }
+}
+
+/// Everything that decides how state bytes are read: world, state version, windows and aggregates.
+fn layout_of(plan: &Plan, last: Option<&Descriptor>, tail: &Tail) -> u64 {
+    let Some(last) = last.filter(|last| last.world != World::Transform) else { return 0 };
+    let window = plan.stages.last().and_then(|stage| stage.window);
+    let shapes = match tail {
+        Tail::Rule(tail) => format!("{:?}", tail.windows.shapes()),
+        Tail::None | Tail::Fold(_) | Tail::Reduce(_) => String::new(),
+    };
+    let text = format!("1 {} {} {:?} {shapes}", last.world.name(), last.state_version, window.map(|window| window.kind));
+    fingerprint(0, text.as_bytes())
+}

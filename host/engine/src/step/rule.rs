@@ -1,0 +1,312 @@
+//! A window rule as the last stage: the host keeps the aggregates, the module judges panes.
+
+use std::sync::Arc;
+
+use crate::effects::Effects;
+use crate::event::{Column, Events, Kind, RawBatch, Values};
+use crate::flow::{append_column, empty_columns};
+use crate::guest::{Aggregate, AggregateColumn, Guest, Metering, Operator, Output, Panes, RulePlan, Samples};
+use crate::judge::{StepError, judge};
+use crate::plan::{FieldRead, Plan};
+use crate::time::EventTime;
+use crate::window::{Placed, Shape, Value, Windows, column};
+
+use super::Context;
+use super::chain::{Letter, Unit, columns_of, letter_of};
+use super::emit::{Fate, Judged, PaneResult, split_output, take_row};
+
+/// Panes that are judged in one call.
+const PANES_PER_CALL: usize = 1024;
+
+/// Where an aggregate's values come from.
+#[derive(Clone, Copy, Debug)]
+enum Input {
+    /// A plain count.
+    Nothing,
+    /// Column of the decoder.
+    Declared(usize),
+    /// Column of the samples.
+    Derived(usize),
+}
+
+/// Samples of a unit, for rules that extract.
+#[derive(Default)]
+pub(crate) struct UnitSamples {
+    /// Row of the flow that each sample came from, ascending.
+    rows: Vec<u32>,
+    columns: Vec<Column>,
+    /// First sample that no row has taken yet.
+    next: usize,
+}
+
+impl UnitSamples {
+    pub(crate) fn clear(&mut self) {
+        self.rows.clear();
+        self.columns.iter_mut().for_each(Column::clear);
+        self.next = 0;
+    }
+}
+
+/// The rule's guest, its windows and what waits for room.
+pub(crate) struct RuleTail {
+    guest: Box<dyn Guest>,
+    digest: [u8; 32],
+    stage: usize,
+    name: String,
+    plan: RulePlan,
+    inputs: Vec<Input>,
+    columns: Vec<usize>,
+    pub(crate) windows: Windows,
+    judged: Judged,
+    events: Events,
+    output: Output,
+}
+
+impl RuleTail {
+    pub(crate) fn new(mut guest: Box<dyn Guest>, stage: usize, plan: &Arc<Plan>, fields: &[FieldRead]) -> Result<RuleTail, StepError> {
+        let name = plan.stages[stage].name.clone();
+        let halt = |reason: String| StepError::Halt { stage: name.clone(), reason };
+        let rule = guest.plan().map_err(|fault| halt(format!("its plan cannot be had: {fault:?}")))?;
+        let (mut shapes, mut inputs) = (Vec::new(), Vec::new());
+        for aggregate in &rule.aggregates {
+            let (shape, input) = shape_of(aggregate, &rule, fields).map_err(halt)?;
+            shapes.push(shape);
+            inputs.push(input);
+        }
+        let at_least = rule.at_least.iter().map(|&(idx, least)| (idx as usize, least)).collect::<Vec<_>>();
+        if let Some((idx, _)) = at_least.iter().find(|(idx, _)| *idx >= shapes.len()) {
+            return Err(halt(format!("its plan has a threshold on aggregate {idx}, but only {} aggregates", shapes.len())));
+        }
+        let window = plan.stages[stage].window.as_ref().expect("the plan gives every rule a window");
+        Ok(RuleTail {
+            columns: columns_of(guest.as_ref(), fields),
+            digest: guest.digest(),
+            guest,
+            stage,
+            windows: Windows::new(window, shapes, at_least, false),
+            name,
+            plan: rule,
+            inputs,
+            judged: Judged::default(),
+            events: Events::default(),
+            output: Output::default(),
+        })
+    }
+
+    /// Lets the module derive samples from a fresh unit, when its plan says so.
+    pub(crate) fn extract(&mut self, unit: &mut Unit, batch: &RawBatch, effects: &mut Effects) -> Result<(), StepError> {
+        if !self.plan.extracts() {
+            return Ok(());
+        }
+        let flow = unit.flows.last().expect("decoding made one");
+        let mut samples = std::mem::take(&mut unit.samples);
+        if samples.columns.is_empty() {
+            samples.columns = empty_columns(self.plan.derived.iter().map(|field| field.kind));
+        }
+        let (guest, events, columns, raw) = (&mut self.guest, &mut self.events, &self.columns, &unit.events);
+        let descriptor = guest.descriptor().clone();
+        let (stage, digest) = (self.stage, self.digest);
+        let mut letters: Vec<(u32, Letter)> = Vec::new();
+        let faults = judge(
+            &self.name,
+            &flow.rows(),
+            &mut |metering, rows| {
+                flow.fill(rows, &descriptor, columns, batch, raw, events);
+                let mut reply = Samples::default();
+                guest.extract(metering, events, &mut reply)?;
+                Ok(reply)
+            },
+            &mut |rows, reply| match reply {
+                Ok(reply) => {
+                    samples.rows.extend(reply.sources.iter().map(|&source| rows[source as usize]));
+                    reply.columns.iter().zip(&mut samples.columns).for_each(|(from, to)| append_column(from, to));
+                    for reject in &reply.rejects {
+                        letters.push((rows[reject.source as usize], letter_of(stage, digest, reject)));
+                    }
+                }
+                Err(verdict) => letters.push((
+                    rows[0],
+                    Letter { stage, digest, class: verdict.class, code: verdict.code.into(), message: verdict.message },
+                )),
+            },
+        )?;
+        (0..faults).for_each(|_| effects.count_fault(stage));
+        let buried: Vec<(u32, Letter)> =
+            letters.into_iter().map(|(row, letter)| (flow.origins[row as usize], letter)).collect();
+        let any = !buried.is_empty();
+        buried.into_iter().for_each(|(origin, letter)| unit.bury(origin, letter));
+        if any {
+            unit.acts.sort_by_key(|act| act.origin);
+        }
+        unit.samples = samples;
+        Ok(())
+    }
+
+    /// Accounts for the unit's next event; false when its records do not fit into the epoch.
+    pub(crate) fn take_row(
+        &mut self,
+        context: &Context,
+        unit: &mut Unit,
+        batch: &RawBatch,
+        watermark: EventTime,
+        effects: &mut Effects,
+    ) -> bool {
+        let mut samples = std::mem::take(&mut unit.samples);
+        let taken = take_row(context, unit, batch, effects, &mut |unit, row, effects| {
+            let flow = unit.flows.last().expect("decoding made one");
+            let at = row as usize;
+            let (key, time) = (flow.decoded.keys.get(at), EventTime(flow.decoded.timestamps[at]));
+            let event = &unit.events[flow.origins[at] as usize];
+            let mut first = samples.next;
+            if self.plan.extracts() {
+                while samples.rows.get(samples.next) == Some(&row) {
+                    samples.next += 1;
+                }
+            } else {
+                (first, samples.next) = (0, 1);
+            }
+            let mut fate = Fate::Filtered;
+            for sample in first..samples.next {
+                let (inputs, derived) = (&self.inputs, &samples.columns);
+                let placed = self.windows.place(key, time, watermark, |idx| match inputs[idx] {
+                    Input::Nothing => Value::Integer(1),
+                    Input::Declared(column) => value_at(&flow.decoded.columns[column], at),
+                    Input::Derived(column) => value_at(&derived[column], sample),
+                });
+                if placed == Placed::Late {
+                    effects.push_late(&context.origin, &self.name, time.0, watermark.0, batch, event);
+                    return Fate::Late;
+                }
+                fate = Fate::Processed;
+            }
+            fate
+        });
+        unit.samples = samples;
+        taken
+    }
+
+    /// Judges due panes; false when the epoch is full before all is judged.
+    pub(crate) fn drain_due(&mut self, context: &Context, watermark: EventTime, effects: &mut Effects) -> Result<bool, StepError> {
+        loop {
+            if self.judged.is_done() {
+                let mut panes = Panes { values: self.windows.shapes().iter().map(|&shape| column(shape)).collect(), ..Panes::default() };
+                if self.windows.due(watermark, PANES_PER_CALL, &mut panes) == 0 {
+                    return Ok(true);
+                }
+                self.judge(panes, effects)?;
+            }
+            let kept = self.judged.keep(context, self.stage, self.digest, effects);
+            self.windows.settle(kept);
+            if !self.judged.is_done() {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn judge(&mut self, mut panes: Panes, effects: &mut Effects) -> Result<(), StepError> {
+        let rows: Vec<u32> = (0..panes.len() as u32).collect();
+        let mut results: Vec<PaneResult> = rows.iter().map(|_| PaneResult::Records(Vec::new())).collect();
+        let (guest, output) = (&mut self.guest, &mut self.output);
+        let keys = panes.keys.data.clone();
+        let faults = judge(
+            &self.name,
+            &rows,
+            &mut |metering, rows| {
+                if rows.len() == panes.len() {
+                    evaluate(guest.as_mut(), metering, &mut panes, output)?;
+                    return Ok((std::mem::take(output), keys.clone()));
+                }
+                let mut some = pick(&panes, rows);
+                evaluate(guest.as_mut(), metering, &mut some, output)?;
+                Ok((std::mem::take(output), some.keys.data))
+            },
+            &mut |rows, reply| match reply {
+                Ok((output, input)) => split_output(rows, &output, &input, &mut results),
+                Err(verdict) => results[rows[0] as usize] = PaneResult::of_verdict(&verdict),
+            },
+        )?;
+        (0..faults).for_each(|_| effects.count_fault(self.stage));
+        self.judged = Judged { panes, results, next: 0 };
+        Ok(())
+    }
+}
+
+fn evaluate(guest: &mut dyn Guest, metering: Metering, panes: &mut Panes, output: &mut Output) -> Result<(), crate::guest::Fault> {
+    guest.evaluate(metering, panes, output)
+}
+
+/// Some rows of a set of panes, for a call that is bisected.
+pub(crate) fn pick(panes: &Panes, rows: &[u32]) -> Panes {
+    let mut some = Panes { values: panes.values.iter().map(|values| pick_values(values, rows)).collect(), ..Panes::default() };
+    for &row in rows {
+        let row = row as usize;
+        some.keys.push(panes.keys.get(row));
+        some.starts.push(panes.starts[row]);
+        some.ends.push(panes.ends[row]);
+        some.firings.push(panes.firings[row]);
+        some.numbers.push(panes.numbers[row]);
+        some.finals.push(panes.finals[row]);
+        some.watermarks.push(panes.watermarks[row]);
+    }
+    some
+}
+
+fn pick_values(values: &AggregateColumn, rows: &[u32]) -> AggregateColumn {
+    match values {
+        AggregateColumn::Integers(all) => AggregateColumn::Integers(rows.iter().map(|&row| all[row as usize]).collect()),
+        AggregateColumn::Numbers(all) => AggregateColumn::Numbers(rows.iter().map(|&row| all[row as usize]).collect()),
+        AggregateColumn::Tops { items, counts, pane_ends } => {
+            let (mut some_items, mut some_counts, mut ends) = (Default::default(), Vec::new(), Vec::new());
+            for &row in rows {
+                let row = row as usize;
+                let start = if row == 0 { 0 } else { pane_ends[row - 1] as usize };
+                for idx in start..pane_ends[row] as usize {
+                    crate::event::TextColumn::push(&mut some_items, items.get(idx));
+                    some_counts.push(counts[idx]);
+                }
+                ends.push(some_counts.len() as u32);
+            }
+            AggregateColumn::Tops { items: some_items, counts: some_counts, pane_ends: ends }
+        }
+    }
+}
+
+/// One value of a column.
+fn value_at(column: &Column, row: usize) -> Value<'_> {
+    if column.is_missing(row) {
+        return Value::Missing;
+    }
+    match &column.values {
+        Values::Text(texts) => Value::Bytes(texts.get(row)),
+        Values::Integers(values) => Value::Integer(values[row]),
+        Values::Numbers(values) => Value::Number(values[row]),
+        Values::Booleans(values) => Value::Integer(i64::from(values[row])),
+    }
+}
+
+/// Checks an aggregate against the fields it may read.
+fn shape_of(aggregate: &Aggregate, rule: &RulePlan, fields: &[FieldRead]) -> Result<(Shape, Input), String> {
+    let Aggregate { name, operator, field, limit } = aggregate;
+    let (kind, input) = match field {
+        None if *operator == Operator::Count => (Kind::Integer, Input::Nothing),
+        None => return Err(format!("aggregate `{name}` names no field")),
+        Some(field) => {
+            let derived = rule.derived.iter().position(|known| known.name == *field);
+            let declared = fields.iter().position(|known| known.name == *field);
+            match (derived, declared) {
+                (Some(idx), _) => (rule.derived[idx].kind, Input::Derived(idx)),
+                (None, Some(idx)) => (fields[idx].kind, Input::Declared(idx)),
+                (None, None) => return Err(format!("aggregate `{name}` reads field `{field}`, which is neither declared nor derived")),
+            }
+        }
+    };
+    let numeric = matches!(kind, Kind::Integer | Kind::Number);
+    match operator {
+        Operator::Sum | Operator::Min | Operator::Max if !numeric => {
+            Err(format!("aggregate `{name}` needs a number, field is {}", kind.name()))
+        }
+        Operator::Distinct | Operator::TopK if *limit == 0 => Err(format!("aggregate `{name}` needs a limit above 0")),
+        Operator::TopK if kind == Kind::Number => Err(format!("aggregate `{name}` cannot rank numbers; use text or integers")),
+        _ => Ok((Shape { operator: *operator, kind, limit: *limit }, input)),
+    }
+}

@@ -1,0 +1,65 @@
+//! Runs of events for stages whose state passes through the module: as many events as can be folded in one call
+//! without anything becoming due between them.
+
+use crate::effects::Effects;
+use crate::time::EventTime;
+use crate::watermark::Watermark;
+
+use super::Context;
+use super::chain::{ActKind, Unit};
+
+/// Events `unit.next..end` and the rows of theirs that reach the stage.
+pub(crate) struct Run {
+    pub(crate) end: usize,
+    /// Rows of the last flow, ascending.
+    pub(crate) rows: Vec<u32>,
+    /// Per row, the watermark before its event.
+    pub(crate) before: Vec<EventTime>,
+    /// Per event of the run, the watermark after it.
+    pub(crate) after: Vec<EventTime>,
+}
+
+/// Plans the next run; `None` when not even the next event fits into the epoch.
+/// `stops` says whether the run must end with an event, given a row of it (if any) and the watermark before and after.
+pub(crate) fn plan(
+    context: &Context,
+    unit: &Unit,
+    watermark: &Watermark,
+    effects: &Effects,
+    limit: usize,
+    stops: &mut dyn FnMut(Option<u32>, EventTime, EventTime) -> bool,
+) -> Option<Run> {
+    let mut run = Run { end: unit.next, rows: Vec::new(), before: Vec::new(), after: Vec::new() };
+    let mut mark = watermark.clone();
+    let mut act = unit.next_act;
+    let mut records = 0;
+    while run.end < unit.events.len() && run.end - unit.next < limit {
+        let acts = unit.acts[act..].iter().take_while(|act| act.origin as usize == run.end).count();
+        let is_first = run.end == unit.next;
+        let fits = effects.fits(&context.room, records + acts);
+        if !fits && !(is_first && effects.records.rows.is_empty()) {
+            break;
+        }
+        let before = mark.current();
+        let mut stop = false;
+        if let Some(time) = unit.times[run.end] {
+            mark.observe(EventTime(time));
+        }
+        for act in &unit.acts[act..act + acts] {
+            if let ActKind::Item { row } = act.kind {
+                run.rows.push(row);
+                run.before.push(before);
+                stop |= stops(Some(row), before, mark.current());
+            }
+        }
+        stop |= stops(None, before, mark.current());
+        run.after.push(mark.current());
+        records += acts;
+        act += acts;
+        run.end += 1;
+        if stop {
+            break;
+        }
+    }
+    (run.end > unit.next).then_some(run)
+}

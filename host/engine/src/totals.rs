@@ -1,0 +1,38 @@
+//! Conservation counts: what became of every input event.
+
+use serde::{Deserialize, Serialize};
+
+/// Fates of input events. Law: `received = processed + filtered + late + dead + gaps`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Events taken from the source, plus sequences reported as gaps.
+    pub received: u64,
+    /// Gave a record or changed state.
+    pub processed: u64,
+    /// Had no effect, on purpose.
+    pub filtered: u64,
+    /// Behind every window that could take them; kept as late rows.
+    pub late: u64,
+    /// Kept as dead letters.
+    pub dead: u64,
+    /// Sequences that were gone before they could be read, each range reported by a gap record.
+    pub gaps: u64,
+}
+
+impl Totals {
+    /// Whether every received event is accounted for.
+    #[must_use]
+    pub fn balanced(&self) -> bool {
+        self.received == self.processed + self.filtered + self.late + self.dead + self.gaps
+    }
+
+    /// Adds the counts of another run of events.
+    pub fn add(&mut self, other: &Totals) {
+        self.received += other.received;
+        self.processed += other.processed;
+        self.filtered += other.filtered;
+        self.late += other.late;
+        self.dead += other.dead;
+        self.gaps += other.gaps;
+    }
+}

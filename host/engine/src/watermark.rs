@@ -1,0 +1,67 @@
+//! The time before which no more events are expected. Never moves back.
+
+use crate::time::{EventTime, Span};
+
+/// Bounded out-of-orderness: the watermark stays `delay` behind the newest event.
+///
+/// ```
+/// use pelton_engine::time::{EventTime, Span};
+/// use pelton_engine::watermark::Watermark;
+/// let mut mark = Watermark::new(Span(5_000));
+/// assert_eq!(mark.observe(EventTime(100_000)), EventTime(95_000));
+/// assert_eq!(mark.observe(EventTime(40_000)), EventTime(95_000));
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watermark {
+    delay: Span,
+    newest: EventTime,
+    current: EventTime,
+}
+
+impl Watermark {
+    /// A watermark that has seen nothing.
+    #[must_use]
+    pub fn new(delay: Span) -> Watermark {
+        Watermark { delay, newest: EventTime::MIN, current: EventTime::MIN }
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn current(&self) -> EventTime {
+        self.current
+    }
+
+    /// The newest event time seen.
+    #[must_use]
+    pub fn newest(&self) -> EventTime {
+        self.newest
+    }
+
+    /// Takes one event into account; the watermark moves per event, so that results do not depend on batches.
+    #[inline]
+    pub fn observe(&mut self, at: EventTime) -> EventTime {
+        if at > self.newest {
+            self.newest = at;
+            self.current = self.current.max(at.minus(self.delay));
+        }
+        self.current
+    }
+
+    /// The source has been silent: since the newest event `silent` of wall time have passed, so event time is taken to
+    /// have passed too.
+    pub fn idle(&mut self, silent: Span) {
+        if self.newest != EventTime::MIN {
+            self.current = self.current.max(self.newest.plus(silent).minus(self.delay));
+        }
+    }
+
+    /// No event will ever come: everything closes.
+    pub fn end(&mut self) {
+        self.current = EventTime::MAX;
+    }
+
+    /// Puts back what an earlier process left.
+    pub(crate) fn restore(&mut self, newest: EventTime, current: EventTime) {
+        (self.newest, self.current) = (newest, current);
+    }
+}

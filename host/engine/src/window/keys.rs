@@ -1,0 +1,109 @@
+//! Keys as small numbers: every key is stored once, and slices refer to it by id.
+
+use rustc_hash::FxHashMap;
+
+/// Key ↔ id, with a count of the slices that refer to it; an id is used again once nothing does.
+#[derive(Default)]
+pub(crate) struct Keys {
+    ids: FxHashMap<Box<[u8]>, u32>,
+    names: Vec<Box<[u8]>>,
+    uses: Vec<u32>,
+    free: Vec<u32>,
+    /// Ids defined since the last delta.
+    fresh: Vec<u32>,
+    bytes: usize,
+}
+
+impl Keys {
+    /// The id of `key`, made if it is new. The caller must [`Keys::hold`] it before anything else can free it.
+    pub(crate) fn intern(&mut self, key: &[u8]) -> u32 {
+        if let Some(&id) = self.ids.get(key) {
+            return id;
+        }
+        let id = self.next_free();
+        self.define(id, key);
+        self.fresh.push(id);
+        id
+    }
+
+    /// An unused id. The free list may hold ids that a replayed delta has defined since: they are skipped.
+    fn next_free(&mut self) -> u32 {
+        while let Some(id) = self.free.pop() {
+            if !self.is_defined(id) {
+                return id;
+            }
+        }
+        self.names.len() as u32
+    }
+
+    /// The id of `key` if it has one.
+    pub(crate) fn find(&self, key: &[u8]) -> Option<u32> {
+        self.ids.get(key).copied()
+    }
+
+    /// Gives `id` the name `key`; used when a delta is replayed and by [`Keys::intern`].
+    pub(crate) fn define(&mut self, id: u32, key: &[u8]) {
+        let idx = id as usize;
+        if idx >= self.names.len() {
+            // Ids between are free until a delta defines them.
+            let first = self.names.len();
+            self.names.resize(idx + 1, Box::default());
+            self.uses.resize(idx + 1, 0);
+            self.free.extend((first..idx).map(|unused| unused as u32));
+        } else if self.ids.get(&self.names[idx]) == Some(&id) {
+            self.ids.remove(&self.names[idx]);
+        }
+        self.names[idx] = key.into();
+        self.ids.insert(key.into(), id);
+        self.bytes += key.len() + 64;
+    }
+
+    pub(crate) fn name(&self, id: u32) -> &[u8] {
+        &self.names[id as usize]
+    }
+
+    /// Whether `id` has a name: false for an id that only a damaged record could hold.
+    pub(crate) fn is_defined(&self, id: u32) -> bool {
+        self.names.get(id as usize).is_some_and(|name| self.ids.get(name) == Some(&id))
+    }
+
+    pub(crate) fn hold(&mut self, id: u32) {
+        self.uses[id as usize] += 1;
+    }
+
+    /// One slice less refers to `id`; the last one frees it.
+    pub(crate) fn release(&mut self, id: u32) {
+        let uses = &mut self.uses[id as usize];
+        *uses -= 1;
+        if *uses == 0 {
+            let name = std::mem::take(&mut self.names[id as usize]);
+            self.bytes -= name.len() + 64;
+            self.ids.remove(&name);
+            self.free.push(id);
+        }
+    }
+
+    /// Ids defined since the last call and still alive, ascending.
+    pub(crate) fn take_fresh(&mut self) -> Vec<u32> {
+        let mut fresh = std::mem::take(&mut self.fresh);
+        fresh.retain(|&id| self.is_defined(id));
+        fresh.sort_unstable();
+        fresh.dedup();
+        fresh
+    }
+
+    /// All live ids, ascending.
+    pub(crate) fn live(&self) -> impl Iterator<Item = u32> + '_ {
+        (0..self.names.len() as u32).filter(|&id| self.uses[id as usize] > 0)
+    }
+
+    /// One past the largest id ever used: the size of a dense table.
+    pub(crate) fn span(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Rough memory in bytes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}

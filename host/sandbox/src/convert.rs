@@ -1,0 +1,255 @@
+//! Checks every reply and moves it into the engine's types. Whatever a guest says, this does not panic.
+//!
+//! A reply that breaks the contract is `Fault::Contract`; one that keeps it but is too large is `Fault::Limit`.
+//! After these checks the engine may index with every offset, row and port without looking again.
+
+use pelton_engine::event::{Kind, TextColumn};
+use pelton_engine::guest::{Change, Fault, OF_SOURCE, Output, Reduced, Reject, Samples};
+
+use crate::bindings::exports::pelton::guest::reducers as wit_reducers;
+use crate::bindings::exports::pelton::guest::window_rules::Samples as WitSamples;
+use crate::bindings::pelton::guest::types as wit;
+use crate::lend::from_wit;
+use crate::limits::{CODE_BYTES, DETAIL_BYTES, Limits};
+use crate::log::printable;
+
+/// What a reply may refer to.
+pub(crate) struct Rows<'a> {
+    /// Events or panes.
+    pub(crate) count: usize,
+    /// Whether these rows have payloads that a record may take as they are. Panes have none.
+    pub(crate) payloads: bool,
+    /// Bytes of the input arena.
+    pub(crate) arena_bytes: usize,
+    /// Reducers only: where each group's run of due timers ends. Group `g` may be a source as `count + g`.
+    pub(crate) timer_ends: &'a [u32],
+    /// Output ports of the module.
+    pub(crate) ports: usize,
+    pub(crate) limits: &'a Limits,
+}
+
+fn broken<T>(message: impl Into<String>) -> Result<T, Fault> {
+    Err(Fault::Contract(message.into()))
+}
+
+/// Checks `said` and moves it into `output`.
+pub(crate) fn output(said: wit::Output, rows: &Rows<'_>, output: &mut Output) -> Result<(), Fault> {
+    let records = said.sources.len();
+    if !said.ports.is_empty() && said.ports.len() != records {
+        return broken(format!("{} ports for {records} records", said.ports.len()));
+    }
+    if let Some(port) = said.ports.iter().find(|port| usize::from(**port) >= rows.ports) {
+        return broken(format!("record on port {port}, module has {} ports", rows.ports));
+    }
+    if !said.timestamps.is_empty() && said.timestamps.len() != records {
+        return broken(format!("{} timestamps for {records} records", said.timestamps.len()));
+    }
+    if said.slices.len() as u64 != records as u64 * 4 {
+        return broken(format!("{} slice numbers for {records} records, need 4 each", said.slices.len()));
+    }
+    records_in_range(&said, rows)?;
+    output.rejects = rejects(said.rejects, rows.count)?;
+    output.data = said.data;
+    output.sources = said.sources;
+    output.ports = said.ports;
+    output.slices = said.slices;
+    output.timestamps = said.timestamps;
+    Ok(())
+}
+
+/// Sources ascend and exist, slices lie inside one arena, and no row emits too much.
+fn records_in_range(said: &wit::Output, rows: &Rows<'_>) -> Result<(), Fault> {
+    let limits = rows.limits;
+    let (mut previous, mut run, mut bytes) = (0_u32, 0_u32, 0_u64);
+    let (slices, _) = said.slices.as_chunks::<4>();
+    for (record, (&source, slice)) in said.sources.iter().zip(slices).enumerate() {
+        if source < previous {
+            return broken(format!("record {record} comes from row {source} after row {previous}"));
+        }
+        if source != previous {
+            (previous, run, bytes) = (source, 0, 0);
+        }
+        let is_row = (source as usize) < rows.count;
+        if !is_row && !has_timers(rows.timer_ends, source as usize - rows.count) {
+            return broken(format!("record {record} comes from row {source} of {}", rows.count));
+        }
+        let [key_offset, key_bytes, payload_offset, payload_bytes] = *slice;
+        if payload_offset == OF_SOURCE && !(is_row && rows.payloads) {
+            return broken(format!("record {record} takes the payload of row {source}, which has none"));
+        }
+        let key = slice_bytes(key_offset, key_bytes, rows.arena_bytes, said.data.len());
+        let payload = slice_bytes(payload_offset, payload_bytes, rows.arena_bytes, said.data.len());
+        let (Some(key), Some(payload)) = (key, payload) else {
+            let (input, output) = (rows.arena_bytes, said.data.len());
+            return broken(format!(
+                "record {record} has slices {slice:?} outside of {input} input and {output} output bytes"
+            ));
+        };
+        run += 1;
+        bytes += u64::from(key) + u64::from(payload);
+        if run > limits.records_per_event {
+            let limit = limits.records_per_event;
+            return Err(Fault::Limit(format!("row {source} emits more than {limit} records")));
+        }
+        if bytes > limits.bytes_per_event {
+            let limit = limits.bytes_per_event;
+            return Err(Fault::Limit(format!("row {source} emits more than {limit} bytes")));
+        }
+    }
+    Ok(())
+}
+
+/// Whether `group` exists and has due timers.
+fn has_timers(timer_ends: &[u32], group: usize) -> bool {
+    let Some(&end) = timer_ends.get(group) else { return false };
+    end > if group == 0 { 0 } else { timer_ends[group - 1] }
+}
+
+/// The bytes of a slice if it lies inside one of the arenas; 0 for what is taken from the source.
+fn slice_bytes(offset: u32, bytes: u32, input_bytes: usize, output_bytes: usize) -> Option<u32> {
+    if offset == OF_SOURCE {
+        return Some(0);
+    }
+    let (input, output) = (input_bytes as u64, output_bytes as u64);
+    let (start, end) = (u64::from(offset), u64::from(offset) + u64::from(bytes));
+    (end <= input || (start >= input && end <= input + output)).then_some(bytes)
+}
+
+/// Rejects with rows that exist, each at most once, and codes that can be part of a subject.
+fn rejects(said: Vec<wit::Reject>, rows: usize) -> Result<Vec<Reject>, Fault> {
+    if said.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut sources: Vec<u32> = said.iter().map(|reject| reject.source).collect();
+    sources.sort_unstable();
+    if let Some(pair) = sources.windows(2).find(|pair| pair[0] == pair[1]) {
+        return broken(format!("row {} is rejected twice", pair[0]));
+    }
+    let mut rejects = Vec::with_capacity(said.len());
+    for wit::Reject { source, code, detail } in said {
+        if source as usize >= rows {
+            return broken(format!("row {source} of {rows} is rejected"));
+        }
+        let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        if code.is_empty() || code.len() > CODE_BYTES || !code.bytes().all(good) {
+            return broken(format!("reject code `{}` is not 1 to 64 of [a-z0-9-]", printable(&code, CODE_BYTES)));
+        }
+        let detail = printable(&detail, DETAIL_BYTES).into_owned();
+        rejects.push(Reject { source, code, detail });
+    }
+    Ok(rejects)
+}
+
+/// Checks samples against the kinds of the derived fields.
+pub(crate) fn samples(said: WitSamples, derived: &[Kind], rows: &Rows<'_>, samples: &mut Samples) -> Result<(), Fault> {
+    let count = said.sources.len();
+    let (mut previous, mut run) = (0_u32, 0_u32);
+    for &source in &said.sources {
+        if source < previous || source as usize >= rows.count {
+            return broken(format!("sample of event {source} after event {previous}, {} events", rows.count));
+        }
+        run = if source == previous { run + 1 } else { 1 };
+        previous = source;
+        if run > rows.limits.records_per_event {
+            let limit = rows.limits.records_per_event;
+            return Err(Fault::Limit(format!("event {source} gives more than {limit} samples")));
+        }
+    }
+    if said.columns.len() != derived.len() {
+        return broken(format!("{} derived columns, plan has {}", said.columns.len(), derived.len()));
+    }
+    samples.columns.clear();
+    for (index, (column, kind)) in said.columns.into_iter().zip(derived).enumerate() {
+        let column = from_wit(column);
+        if column.kind() != *kind {
+            return broken(format!("derived column {index} is {}, plan says {}", column.kind().name(), kind.name()));
+        }
+        if column.len() != count {
+            return broken(format!("derived column {index} has {} rows for {count} samples", column.len()));
+        }
+        if let pelton_engine::event::Values::Text(texts) = &column.values {
+            ends_in_range(&texts.ends, texts.data.len(), "derived column")?;
+            utf8(texts)?;
+        }
+        let ascending = column.missing.windows(2).all(|pair| pair[0] < pair[1]);
+        if !ascending || column.missing.last().is_some_and(|row| *row as usize >= count) {
+            return broken(format!("derived column {index} has missing rows that do not ascend below {count}"));
+        }
+        samples.columns.push(column);
+    }
+    samples.rejects = rejects(said.rejects, rows.count)?;
+    samples.sources = said.sources;
+    Ok(())
+}
+
+/// Ends that ascend and finish at the arena's end.
+fn ends_in_range(ends: &[u32], data_bytes: usize, what: &str) -> Result<(), Fault> {
+    if ends.last().map_or(0, |end| *end as usize) == data_bytes && ends.is_sorted() {
+        return Ok(());
+    }
+    broken(format!("{what}: ends of {} rows do not ascend to {data_bytes} bytes", ends.len()))
+}
+
+/// Every row is text.
+fn utf8(texts: &TextColumn) -> Result<(), Fault> {
+    let Ok(all) = str::from_utf8(&texts.data) else { return broken("derived text is not UTF-8") };
+    match texts.ends.iter().position(|end| !all.is_char_boundary(*end as usize)) {
+        Some(row) => broken(format!("derived text of row {row} ends inside a character")),
+        None => Ok(()),
+    }
+}
+
+/// States or accumulators, one for each of `count` keys.
+pub(crate) fn states(said: wit::Texts, count: usize, limits: &Limits, states: &mut TextColumn) -> Result<(), Fault> {
+    if said.ends.len() != count {
+        return broken(format!("{} states for {count} keys", said.ends.len()));
+    }
+    ends_in_range(&said.ends, said.data.len(), "states")?;
+    let mut start = 0;
+    for &end in &said.ends {
+        if end - start > limits.state_bytes {
+            return Err(Fault::Limit(format!("state of {} bytes, limit {} bytes", end - start, limits.state_bytes)));
+        }
+        start = end;
+    }
+    states.data = said.data;
+    states.ends = said.ends;
+    Ok(())
+}
+
+/// Checks what `reduce` returned for `groups` groups.
+pub(crate) fn reduced(
+    said: wit_reducers::Reduced,
+    groups: usize,
+    rows: &Rows<'_>,
+    reduced: &mut Reduced,
+) -> Result<(), Fault> {
+    if said.changes.len() != groups {
+        return broken(format!("{} changes for {groups} groups", said.changes.len()));
+    }
+    let timers_max = (rows.count + groups) as u64 * u64::from(rows.limits.records_per_event);
+    if (said.timers.len() + said.cancels.len()) as u64 > timers_max {
+        return Err(Fault::Limit(format!("{} timers, limit {timers_max}", said.timers.len() + said.cancels.len())));
+    }
+    if let Some(timer) = said.timers.iter().chain(&said.cancels).find(|timer| timer.group as usize >= groups) {
+        return broken(format!("timer of group {} of {groups}", timer.group));
+    }
+    states(said.states, groups, rows.limits, &mut reduced.states)?;
+    output(said.output, rows, &mut reduced.output)?;
+    let timer = |timer: &wit_reducers::Timer| (timer.group, timer.at);
+    reduced.timers.clear();
+    reduced.timers.extend(said.timers.iter().map(timer));
+    reduced.cancels.clear();
+    reduced.cancels.extend(said.cancels.iter().map(timer));
+    reduced.changes.clear();
+    reduced.changes.extend(said.changes.iter().map(|change| match change {
+        wit_reducers::Change::Keep => Change::Keep,
+        wit_reducers::Change::Replace => Change::Replace,
+        wit_reducers::Change::Delete => Change::Delete,
+    }));
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "convert_tests.rs"]
+mod tests;

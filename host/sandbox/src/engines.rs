@@ -1,0 +1,100 @@
+//! The two wasmtime engines: a fast one with deadlines, and a judge that counts fuel.
+//!
+//! Both compile without the features that caused most advisories of 2026, and both canonicalize NaNs, so that the same
+//! call gives the same bytes on every machine.
+
+use std::path::Path;
+
+use wasmtime::component::{HasSelf, Linker};
+use wasmtime::{
+    Cache, CacheConfig, Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Result,
+    WasmBacktraceDetails,
+};
+
+use crate::bindings::pelton::guest::{log, types};
+use crate::host::Host;
+
+/// Largest memory that a slot of the pool can hold; the limit of a module is checked separately.
+const POOL_MEMORY_BYTES: usize = 1 << 30;
+/// Instances that exist at one time when pooling.
+const POOL_INSTANCES: u32 = 256;
+
+/// An engine with everything that every module links to.
+pub(crate) struct Linked {
+    pub(crate) engine: Engine,
+    pub(crate) linker: Linker<Host>,
+}
+
+impl Linked {
+    /// Calls end at a deadline.
+    pub(crate) fn fast(cache: Option<Cache>, pooling: bool) -> Result<Linked> {
+        let mut config = restricted(cache);
+        config.epoch_interruption(true);
+        if pooling {
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
+        }
+        Linked::new(&config)
+    }
+
+    /// Calls end when their fuel is spent. Bulk operations cost one unit per byte, growing memory 100 per page.
+    pub(crate) fn judge(cache: Option<Cache>) -> Result<Linked> {
+        let mut config = restricted(cache);
+        config.consume_fuel(true);
+        let mut cost = wasmtime::OperatorCost::new();
+        cost.variable.memory_grow_per_page = 100;
+        config.operator_cost(cost);
+        Linked::new(&config)
+    }
+
+    fn new(config: &Config) -> Result<Linked> {
+        let engine = Engine::new(config)?;
+        let mut linker = Linker::new(&engine);
+        log::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
+        types::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
+        Ok(Linked { engine, linker })
+    }
+}
+
+/// What both engines share. Threads, garbage collection, exceptions, stack switching and component async are left out
+/// at build time (cargo features).
+fn restricted(cache: Option<Cache>) -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_component_model(true)
+        .wasm_multi_memory(false)
+        .wasm_memory64(false)
+        .wasm_relaxed_simd(false)
+        .cranelift_nan_canonicalization(true)
+        .cranelift_opt_level(OptLevel::Speed)
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        .concurrency_support(false)
+        .cache(cache);
+    config
+}
+
+fn pool() -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(POOL_INSTANCES)
+        .total_core_instances(POOL_INSTANCES * 8)
+        .total_memories(POOL_INSTANCES)
+        .total_tables(POOL_INSTANCES * 4)
+        .max_memory_size(POOL_MEMORY_BYTES)
+        .linear_memory_keep_resident(2 << 20)
+        .table_keep_resident(16 << 10)
+        .pagemap_scan(Enabled::Auto);
+    pool
+}
+
+/// wasmtime's own cache of compiled modules, in a folder that only this user may read or write:
+/// who can write there can run machine code in this process.
+pub(crate) fn cache(folder: &Path) -> Result<Cache> {
+    let folder = std::path::absolute(folder)?;
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(&folder)?;
+    let mut config = CacheConfig::new();
+    config.with_directory(folder);
+    Cache::new(config)
+}

@@ -1,0 +1,206 @@
+//! Lends the engine's vectors to a call and takes them back, so that no event is copied on the way in.
+//!
+//! The generated types own their vectors. Vectors are swapped with the empty ones of a [`Lent`] that is kept per
+//! instance; `take_back` undoes it after every call, also after a trap.
+
+use std::mem::swap;
+
+use pelton_engine::event::{Column, Events, TextColumn, Values};
+use pelton_engine::guest::{AggregateColumn, Firing, Groups, Panes};
+
+use crate::bindings::exports::pelton::guest::window_rules::{AggregateValues, Tops};
+use crate::bindings::pelton::guest::types as wit;
+
+/// Arguments of one kind of call in the shape that bindgen wants.
+pub(crate) trait Lend<Ours> {
+    /// Swaps the contents of `ours` into `self`, and back when called again.
+    fn swap_with(&mut self, ours: &mut Ours);
+}
+
+impl Lend<TextColumn> for wit::Texts {
+    fn swap_with(&mut self, ours: &mut TextColumn) {
+        swap(&mut self.data, &mut ours.data);
+        swap(&mut self.ends, &mut ours.ends);
+    }
+}
+
+/// Empty texts.
+pub(crate) fn texts() -> wit::Texts {
+    wit::Texts { data: Vec::new(), ends: Vec::new() }
+}
+
+/// A batch of events on loan.
+pub(crate) struct LentEvents(pub(crate) wit::Events);
+
+impl LentEvents {
+    pub(crate) fn new() -> LentEvents {
+        LentEvents(wit::Events {
+            data: Vec::new(),
+            ends: Vec::new(),
+            timestamps: Vec::new(),
+            sequences: Vec::new(),
+            columns: Vec::new(),
+            headers: Vec::new(),
+            header_ends: Vec::new(),
+        })
+    }
+
+    pub(crate) fn lend(&mut self, events: &mut Events) {
+        self.swap_flat(events);
+        self.0.columns.extend(events.columns.drain(..).map(to_wit));
+    }
+
+    pub(crate) fn take_back(&mut self, events: &mut Events) {
+        self.swap_flat(events);
+        events.columns.extend(self.0.columns.drain(..).map(from_wit));
+    }
+
+    fn swap_flat(&mut self, events: &mut Events) {
+        let lent = &mut self.0;
+        swap(&mut lent.data, &mut events.data);
+        swap(&mut lent.ends, &mut events.ends);
+        swap(&mut lent.timestamps, &mut events.timestamps);
+        swap(&mut lent.sequences, &mut events.sequences);
+        swap(&mut lent.headers, &mut events.headers);
+        swap(&mut lent.header_ends, &mut events.header_ends);
+    }
+}
+
+fn to_wit(column: Column) -> wit::Column {
+    let values = match column.values {
+        Values::Text(TextColumn { data, ends }) => wit::Values::Text(wit::Texts { data, ends }),
+        Values::Integers(values) => wit::Values::Integers(values),
+        Values::Numbers(values) => wit::Values::Numbers(values),
+        Values::Booleans(values) => wit::Values::Booleans(values),
+    };
+    wit::Column { missing: column.missing, values }
+}
+
+/// A column of the engine; its contents are not checked here.
+pub(crate) fn from_wit(column: wit::Column) -> Column {
+    let values = match column.values {
+        wit::Values::Text(wit::Texts { data, ends }) => Values::Text(TextColumn { data, ends }),
+        wit::Values::Integers(values) => Values::Integers(values),
+        wit::Values::Numbers(values) => Values::Numbers(values),
+        wit::Values::Booleans(values) => Values::Booleans(values),
+    };
+    Column { missing: column.missing, values }
+}
+
+/// Panes and their aggregates on loan.
+pub(crate) struct LentPanes {
+    pub(crate) panes: wit::Panes,
+    pub(crate) values: Vec<AggregateValues>,
+}
+
+impl LentPanes {
+    pub(crate) fn new() -> LentPanes {
+        let panes = wit::Panes {
+            keys: texts(),
+            starts: Vec::new(),
+            ends: Vec::new(),
+            firings: Vec::new(),
+            numbers: Vec::new(),
+            finals: Vec::new(),
+            watermarks: Vec::new(),
+        };
+        LentPanes { panes, values: Vec::new() }
+    }
+
+    pub(crate) fn lend(&mut self, panes: &mut Panes) {
+        self.swap_flat(panes);
+        self.panes.firings.clear();
+        self.panes.firings.extend(panes.firings.iter().map(|firing| match firing {
+            Firing::Early => wit::Firing::Early,
+            Firing::OnTime => wit::Firing::OnTime,
+            Firing::Late => wit::Firing::Late,
+        }));
+        self.values.extend(panes.values.drain(..).map(|column| match column {
+            AggregateColumn::Integers(values) => AggregateValues::Integers(values),
+            AggregateColumn::Numbers(values) => AggregateValues::Numbers(values),
+            AggregateColumn::Tops { items: TextColumn { data, ends }, counts, pane_ends } => {
+                AggregateValues::Tops(Tops { items: wit::Texts { data, ends }, counts, pane_ends })
+            }
+        }));
+    }
+
+    pub(crate) fn take_back(&mut self, panes: &mut Panes) {
+        self.swap_flat(panes);
+        panes.values.extend(self.values.drain(..).map(|column| match column {
+            AggregateValues::Integers(values) => AggregateColumn::Integers(values),
+            AggregateValues::Numbers(values) => AggregateColumn::Numbers(values),
+            AggregateValues::Tops(Tops { items: wit::Texts { data, ends }, counts, pane_ends }) => {
+                AggregateColumn::Tops { items: TextColumn { data, ends }, counts, pane_ends }
+            }
+        }));
+    }
+
+    fn swap_flat(&mut self, panes: &mut Panes) {
+        let lent = &mut self.panes;
+        lent.keys.swap_with(&mut panes.keys);
+        swap(&mut lent.starts, &mut panes.starts);
+        swap(&mut lent.ends, &mut panes.ends);
+        swap(&mut lent.numbers, &mut panes.numbers);
+        swap(&mut lent.finals, &mut panes.finals);
+        swap(&mut lent.watermarks, &mut panes.watermarks);
+    }
+}
+
+impl Lend<Groups> for wit::Groups {
+    fn swap_with(&mut self, groups: &mut Groups) {
+        self.keys.swap_with(&mut groups.keys);
+        self.states.swap_with(&mut groups.states);
+        swap(&mut self.member_ends, &mut groups.member_ends);
+        swap(&mut self.members, &mut groups.members);
+        swap(&mut self.timer_ends, &mut groups.timer_ends);
+        swap(&mut self.timers, &mut groups.timers);
+    }
+}
+
+/// Empty groups.
+pub(crate) fn groups() -> wit::Groups {
+    wit::Groups {
+        keys: texts(),
+        states: texts(),
+        member_ends: Vec::new(),
+        members: Vec::new(),
+        timer_ends: Vec::new(),
+        timers: Vec::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pelton_engine::event::Kind;
+
+    #[test]
+    fn events_come_back_as_they_were_with_their_allocations() {
+        let mut events = Events { data: b"kp".to_vec(), ends: vec![1, 2], ..Events::default() };
+        events.timestamps.push(7);
+        events.sequences.push(9);
+        for kind in [Kind::Text, Kind::Integer, Kind::Number, Kind::Boolean] {
+            events.columns.push(Column::new(kind));
+        }
+        let before = events.clone();
+        let (data, columns) = (events.data.as_ptr(), events.columns.as_ptr());
+        let mut lent = LentEvents::new();
+        lent.lend(&mut events);
+        assert!(events.is_empty() && events.columns.is_empty());
+        lent.take_back(&mut events);
+        assert_eq!(events, before);
+        assert_eq!((events.data.as_ptr(), events.columns.as_ptr()), (data, columns));
+    }
+
+    #[test]
+    fn panes_come_back_as_they_were() {
+        let tops = AggregateColumn::Tops { items: TextColumn::default(), counts: vec![3], pane_ends: vec![1] };
+        let mut panes = Panes { starts: vec![1], firings: vec![Firing::Late], values: vec![tops], ..Panes::default() };
+        let before = panes.clone();
+        let mut lent = LentPanes::new();
+        lent.lend(&mut panes);
+        assert_eq!(lent.panes.firings, [wit::Firing::Late]);
+        lent.take_back(&mut panes);
+        assert_eq!(panes, before);
+    }
+}

@@ -1,0 +1,124 @@
+//! A module: verified bytes, compiled for deadlines, and on demand compiled again for fuel.
+
+use std::fmt;
+use std::sync::{Arc, OnceLock};
+
+use pelton_engine::guest::{Descriptor, Guest, World};
+use sha2::{Digest as _, Sha256};
+use wasmtime::component::{Component, InstancePre};
+
+use crate::bindings::exports::pelton::guest::{meta, reducers, transformer, window_folds, window_rules};
+use crate::describe;
+use crate::engines::Linked;
+use crate::error::{LoadError, Refusal};
+use crate::host::Host;
+use crate::instance::{self, Instance};
+use crate::limits::Limits;
+use crate::log::ModuleLog;
+use crate::sandbox::Shared;
+use crate::verify;
+
+/// A module that may be instantiated; cheap to clone.
+#[derive(Clone)]
+pub struct Module {
+    loaded: Arc<Loaded>,
+}
+
+/// What all instances of a module share.
+pub(crate) struct Loaded {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) descriptor: Descriptor,
+    pub(crate) digest: [u8; 32],
+    pub(crate) log: Arc<ModuleLog>,
+    pub(crate) fast: Prepared,
+    bytes: Arc<[u8]>,
+    /// Compiled when a call is first metered by fuel.
+    judge: OnceLock<Result<Prepared, String>>,
+}
+
+/// A compiled and linked module with the places of its exports.
+pub(crate) struct Prepared {
+    pub(crate) pre: InstancePre<Host>,
+    pub(crate) meta: meta::GuestIndices,
+    pub(crate) world: WorldIndices,
+}
+
+/// Where the functions of the module's world are.
+pub(crate) enum WorldIndices {
+    Transform(transformer::GuestIndices),
+    WindowRule(window_rules::GuestIndices),
+    Reducer(reducers::GuestIndices),
+    WindowFold(window_folds::GuestIndices),
+}
+
+impl Module {
+    /// Verify, compile, link, describe.
+    pub(crate) fn load(shared: Arc<Shared>, bytes: Arc<[u8]>, limits: &Limits) -> Result<Module, LoadError> {
+        let world = verify::verify(&bytes, &limits.shape)?;
+        let digest: [u8; 32] = Sha256::digest(&bytes).into();
+        let fast = Prepared::new(&shared.fast, &bytes, world)
+            .map_err(|error| Refusal::Compile.because(format!("module does not compile: {error:#}")))?;
+        shared.tick()?;
+        let said = instance::describe(&fast, limits)
+            .map_err(|problem| Refusal::Describe.because(format!("module does not describe itself: {problem}")))?;
+        let descriptor = describe::descriptor(world, said)
+            .map_err(|problem| Refusal::Describe.because(format!("module describes itself wrongly: {problem}")))?;
+        let log = ModuleLog::new(format!("{}@{}", descriptor.name, descriptor.version));
+        let loaded = Loaded { shared, descriptor, digest, log, fast, bytes, judge: OnceLock::new() };
+        Ok(Module { loaded: Arc::new(loaded) })
+    }
+
+    /// What the module says of itself.
+    #[must_use]
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.loaded.descriptor
+    }
+
+    /// sha256 of the module's bytes: its identity.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        self.loaded.digest
+    }
+
+    /// Makes an instance for one stage and partition and configures it with JSON text.
+    ///
+    /// # Errors
+    /// When it does not start, or when the module refuses the configuration.
+    pub fn instantiate(&self, config_json: &str, limits: &Limits) -> Result<Box<dyn Guest>, LoadError> {
+        let instance = Instance::new(Arc::clone(&self.loaded), config_json, limits)?;
+        Ok(Box::new(instance))
+    }
+}
+
+impl fmt::Debug for Module {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Module").field("descriptor", &self.loaded.descriptor).finish_non_exhaustive()
+    }
+}
+
+impl Loaded {
+    /// The build that counts fuel, compiled on first use.
+    pub(crate) fn judge(&self) -> Result<&Prepared, String> {
+        let compile = || {
+            let linked = self.shared.judge()?;
+            Prepared::new(linked, &self.bytes, self.descriptor.world)
+                .map_err(|error| format!("module does not compile for fuel: {error:#}"))
+        };
+        self.judge.get_or_init(compile).as_ref().map_err(Clone::clone)
+    }
+}
+
+impl Prepared {
+    fn new(linked: &Linked, bytes: &[u8], world: World) -> wasmtime::Result<Prepared> {
+        let component = Component::from_binary(&linked.engine, bytes)?;
+        let pre = linked.linker.instantiate_pre(&component)?;
+        let meta = meta::GuestIndices::new(&pre)?;
+        let world = match world {
+            World::Transform => WorldIndices::Transform(transformer::GuestIndices::new(&pre)?),
+            World::WindowRule => WorldIndices::WindowRule(window_rules::GuestIndices::new(&pre)?),
+            World::Reducer => WorldIndices::Reducer(reducers::GuestIndices::new(&pre)?),
+            World::WindowFold => WorldIndices::WindowFold(window_folds::GuestIndices::new(&pre)?),
+        };
+        Ok(Prepared { pre, meta, world })
+    }
+}

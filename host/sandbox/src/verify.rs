@@ -1,0 +1,232 @@
+//! Checks of a module's bytes before anything is compiled: what it is, how large its parts are, what it imports and exports.
+//!
+//! Order: cheap checks first, then wasmparser's validation with our features, then imports and exports by their types.
+
+use pelton_engine::guest::World;
+use wasmparser::component_types::ComponentEntityType;
+use wasmparser::{Encoding, FunctionBody, Operator, Parser, Payload, Validator, WasmFeatures, types::Types};
+
+use crate::error::{LoadError, Refusal};
+use crate::limits::{MEMORIES_MAX, ShapeLimits};
+
+/// The package and the version of the contract that this host speaks. Patch versions are compatible.
+const PACKAGE: &str = "pelton:guest/";
+const VERSION: &str = "0.1.";
+
+/// What counting through a module gives.
+#[derive(Default)]
+struct Shape<'a> {
+    functions: u32,
+    jump_targets: u32,
+    custom_bytes: usize,
+    core_modules: u32,
+    memories: u32,
+    /// Names of the outermost component.
+    imports: Vec<&'a str>,
+    exports: Vec<&'a str>,
+}
+
+/// Refuses `bytes` or says which world they implement.
+pub(crate) fn verify(bytes: &[u8], limits: &ShapeLimits) -> Result<World, LoadError> {
+    kind(bytes, limits)?;
+    let shape = measure(bytes, limits)?;
+    let types = Validator::new_with_features(features()).validate_all(bytes).map_err(invalid)?;
+    imports(&shape.imports, &types)?;
+    world(&shape.exports)
+}
+
+/// The proposals that modules may use: what rustc, clang and the interpreters emit, and nothing newer.
+fn features() -> WasmFeatures {
+    WasmFeatures::MUTABLE_GLOBAL
+        | WasmFeatures::SATURATING_FLOAT_TO_INT
+        | WasmFeatures::SIGN_EXTENSION
+        | WasmFeatures::REFERENCE_TYPES
+        | WasmFeatures::MULTI_VALUE
+        | WasmFeatures::BULK_MEMORY
+        | WasmFeatures::SIMD
+        | WasmFeatures::FLOATS
+        | WasmFeatures::EXTENDED_CONST
+        | WasmFeatures::COMPONENT_MODEL
+}
+
+/// Size and outermost format.
+fn kind(bytes: &[u8], limits: &ShapeLimits) -> Result<(), LoadError> {
+    if bytes.len() > limits.module_bytes {
+        let (size, limit) = (mebibytes(bytes.len()), mebibytes(limits.module_bytes));
+        return Err(Refusal::Size.because(format!("module is {size}, limit {limit}")));
+    }
+    if wasmtime::Engine::detect_precompiled(bytes).is_some() {
+        return Err(Refusal::Precompiled.because("this is precompiled machine code; upload the .wasm it was made from"));
+    }
+    if bytes.is_empty() {
+        return Err(Refusal::NotWasm.because("the file is empty"));
+    }
+    if !bytes.starts_with(b"\0asm") {
+        let hint = if bytes.iter().take(64).all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
+            "this is text, not wasm"
+        } else {
+            "this is not wasm: the first bytes are not `\\0asm`"
+        };
+        return Err(Refusal::NotWasm.because(hint));
+    }
+    if Parser::is_core_wasm(bytes) {
+        return Err(
+            Refusal::CoreModule.because("this is a core wasm module, not a component; link it with wasm-component-ld")
+        );
+    }
+    Ok(())
+}
+
+fn mebibytes(bytes: usize) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+fn invalid(error: wasmparser::Error) -> LoadError {
+    Refusal::Invalid.because(format!("not valid wasm: {} at byte {}", error.message(), error.offset()))
+}
+
+/// An error unless `count` is within `limit`.
+fn bound(what: &str, count: usize, limit: usize) -> Result<(), LoadError> {
+    if count <= limit {
+        return Ok(());
+    }
+    Err(Refusal::Shape.because(format!("module has {count} {what}, limit {limit}")))
+}
+
+/// Walks all nested modules and components once.
+fn measure<'a>(bytes: &'a [u8], limits: &ShapeLimits) -> Result<Shape<'a>, LoadError> {
+    let mut shape = Shape::default();
+    let mut depth = 0_u32;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload.map_err(invalid)? {
+            Payload::Version { encoding: Encoding::Module, .. } => {
+                depth += 1;
+                shape.core_modules += 1;
+                bound("core modules", shape.core_modules as usize, limits.core_modules as usize)?;
+            }
+            Payload::Version { encoding: Encoding::Component, .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::FunctionSection(section) => {
+                shape.functions = shape.functions.saturating_add(section.count());
+                bound("functions", shape.functions as usize, limits.functions as usize)?;
+            }
+            Payload::MemorySection(section) => {
+                shape.memories = shape.memories.saturating_add(section.count());
+                bound("memories", shape.memories as usize, MEMORIES_MAX)?;
+            }
+            Payload::CustomSection(section) => {
+                shape.custom_bytes += section.data().len();
+                bound("bytes of custom sections", shape.custom_bytes, limits.custom_bytes)?;
+            }
+            Payload::CodeSectionEntry(body) => function(&body, limits, &mut shape.jump_targets)?,
+            Payload::ComponentImportSection(section) if depth == 1 => {
+                for import in section {
+                    shape.imports.push(import.map_err(invalid)?.name.name);
+                }
+            }
+            Payload::ComponentExportSection(section) if depth == 1 => {
+                for export in section {
+                    shape.exports.push(export.map_err(invalid)?.name.name);
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(shape)
+}
+
+/// Bounds of one function: what makes a compiler slow.
+fn function(body: &FunctionBody<'_>, limits: &ShapeLimits, jump_targets: &mut u32) -> Result<(), LoadError> {
+    let size = body.range().len();
+    if size > limits.body_bytes {
+        let limit = limits.body_bytes;
+        return Err(Refusal::Shape.because(format!("module has a function of {size} bytes, limit {limit} bytes")));
+    }
+    let mut locals = 0_u32;
+    for group in body.get_locals_reader().map_err(invalid)? {
+        locals = locals.saturating_add(group.map_err(invalid)?.0);
+    }
+    bound("local variables in one function", locals as usize, limits.locals_per_function as usize)?;
+    let (mut calls, mut nesting) = (0_u32, 0_u32);
+    let mut operators = body.get_operators_reader().map_err(invalid)?;
+    while !operators.eof() {
+        match operators.read().map_err(invalid)? {
+            Operator::Call { .. } | Operator::CallIndirect { .. } => calls += 1,
+            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => {
+                nesting += 1;
+                bound("nested blocks in one function", nesting as usize, limits.nesting as usize)?;
+            }
+            Operator::End => nesting = nesting.saturating_sub(1),
+            Operator::BrTable { targets } => {
+                *jump_targets = jump_targets.saturating_add(targets.len());
+                bound("jump table targets", *jump_targets as usize, limits.jump_targets as usize)?;
+            }
+            _ => {}
+        }
+    }
+    bound("calls in one function", calls as usize, limits.calls_per_function as usize)
+}
+
+/// Only `log`, and instances that hold nothing but types.
+fn imports(names: &[&str], types: &Types) -> Result<(), LoadError> {
+    let foreign: Vec<&str> = names.iter().copied().filter(|name| !allowed(name, types)).collect();
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    let mut list = foreign.iter().take(8).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    if foreign.len() > 8 {
+        list.push_str(&format!(" and {} more", foreign.len() - 8));
+    }
+    let hint = if foreign.iter().any(|name| name.starts_with("wasi:")) {
+        "; build for wasm32-unknown-unknown, or stub WASI, to have no WASI imports"
+    } else {
+        ""
+    };
+    Err(Refusal::Import.because(format!("module imports {list}; only `pelton:guest/log@0.1` is allowed{hint}")))
+}
+
+fn allowed(name: &str, types: &Types) -> bool {
+    let Some(interface) = interface(name) else { return false };
+    let types = types.as_ref();
+    let Some(item) = types.component_item_for_import(name) else { return false };
+    let ComponentEntityType::Instance(id) = item.ty else { return false };
+    types[id].exports.iter().all(|(item_name, item)| match item.ty {
+        ComponentEntityType::Type { .. } => true,
+        ComponentEntityType::Func(_) => interface == "log" && item_name == "log",
+        _ => false,
+    })
+}
+
+/// `log` of `pelton:guest/log@0.1.3`; nothing for other packages and versions.
+fn interface(name: &str) -> Option<&str> {
+    let (interface, version) = name.strip_prefix(PACKAGE)?.split_once('@')?;
+    version.starts_with(VERSION).then_some(interface)
+}
+
+/// `meta` and exactly one of the four interfaces.
+fn world(exports: &[&str]) -> Result<World, LoadError> {
+    const WORLDS: [(&str, World); 4] = [
+        ("transformer", World::Transform),
+        ("window-rules", World::WindowRule),
+        ("reducers", World::Reducer),
+        ("window-folds", World::WindowFold),
+    ];
+    let has = |wanted: &str| exports.iter().any(|name| interface(name) == Some(wanted));
+    let found: Vec<_> = WORLDS.iter().filter(|(name, _)| has(name)).collect();
+    let other = exports.iter().find(|name| name.starts_with(PACKAGE) && interface(name).is_none());
+    match (found.as_slice(), other) {
+        ([(_, world)], _) if has("meta") => Ok(*world),
+        ([], Some(name)) => {
+            Err(Refusal::World
+                .because(format!("module exports `{name}`; this host speaks version 0.1 of the contract")))
+        }
+        ([], None) => Err(Refusal::World.because(
+            "module exports none of `transformer`, `window-rules`, `reducers`, `window-folds` of `pelton:guest@0.1`",
+        )),
+        ([_], _) => Err(Refusal::World.because("module does not export `pelton:guest/meta@0.1`")),
+        (several, _) => {
+            let names = several.iter().map(|(name, _)| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+            Err(Refusal::World.because(format!("module exports {names}; one is allowed")))
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! HTTP on a loopback port: what the host counts (`/metrics`) and how its partitions are (`/healthz`).
+//!
+//! Partition threads write through a [`Partition`] handle: label sets are made once, afterwards a count is one atomic
+//! addition. The server only reads. Dropping every handle leaves the last values standing.
+#![forbid(unsafe_code)]
+
+mod board;
+mod http;
+mod metrics;
+
+pub use board::{Board, Health, PartitionStatus, Status};
+pub use http::{Server, StartError};
+pub use metrics::{Answer, Fates, Partition, Shape};

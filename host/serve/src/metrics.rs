@@ -1,0 +1,327 @@
+//! The metrics of one partition, made once and counted by atomics.
+//!
+//! Names follow `pelton_<what>_<unit>`; counters end in `_total`. Label values come from the pipeline file and from
+//! closed lists, except codes of dead letters, which modules choose: beyond [`CODES_MAX`] of them the rest is `other`.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pelton_engine::totals::Totals;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::board::{Board, Health, Status};
+
+/// Codes of dead letters that get a label of their own, per partition. Later ones are counted as `other`.
+const CODES_MAX: usize = 64;
+
+/// What a partition is made of; decides its label values.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape<'a> {
+    pub pipeline: &'a str,
+    pub partition: u32,
+    /// Names of the stages, in order.
+    pub stages: &'a [&'a str],
+    /// Names of the outputs, in order.
+    pub outputs: &'a [&'a str],
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct Labels {
+    pipeline: String,
+    partition: u32,
+}
+
+/// A partition's labels and one more, whose name depends on the family.
+macro_rules! labels_with {
+    ($name:ident, $extra:ident) => {
+        #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+        struct $name {
+            pipeline: String,
+            partition: u32,
+            $extra: String,
+        }
+
+        impl $name {
+            fn new(labels: &Labels, $extra: &str) -> $name {
+                $name { pipeline: labels.pipeline.clone(), partition: labels.partition, $extra: $extra.to_owned() }
+            }
+        }
+    };
+}
+
+labels_with!(ByFate, fate);
+labels_with!(ByOutput, output);
+labels_with!(ByStage, stage);
+labels_with!(ByCode, code);
+labels_with!(ByAnswer, answer);
+labels_with!(ByCause, cause);
+
+type Seconds = Gauge<f64, AtomicU64>;
+type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
+
+/// Every family of the registry; shared by all partitions.
+#[derive(Clone)]
+pub(crate) struct Families {
+    received: Family<Labels, Counter>,
+    fates: Family<ByFate, Counter>,
+    records: Family<ByOutput, Counter>,
+    dead_letters: Family<ByCode, Counter>,
+    late_rows: Family<Labels, Counter>,
+    publishes: Family<ByAnswer, Counter>,
+    recoveries: Family<ByCause, Counter>,
+    traps: Family<ByStage, Counter>,
+    lag_events: Family<Labels, Gauge>,
+    lag_seconds: Family<Labels, Seconds>,
+    watermark: Family<Labels, Gauge>,
+    epoch: Family<Labels, Gauge>,
+    state_bytes: Family<Labels, Gauge>,
+    health: Family<Labels, Gauge>,
+    epoch_seconds: Histograms<Labels>,
+    commit_seconds: Histograms<Labels>,
+    guest_seconds: Histograms<ByStage>,
+}
+
+/// 100 µs to 52 s, doubling.
+fn buckets() -> Histogram {
+    Histogram::new(exponential_buckets(0.0001, 2.0, 20))
+}
+
+impl Families {
+    pub(crate) fn register(registry: &mut Registry) -> Families {
+        let timed = buckets as fn() -> Histogram;
+        let families = Families {
+            received: Family::default(),
+            fates: Family::default(),
+            records: Family::default(),
+            dead_letters: Family::default(),
+            late_rows: Family::default(),
+            publishes: Family::default(),
+            recoveries: Family::default(),
+            traps: Family::default(),
+            lag_events: Family::default(),
+            lag_seconds: Family::default(),
+            watermark: Family::default(),
+            epoch: Family::default(),
+            state_bytes: Family::default(),
+            health: Family::default(),
+            epoch_seconds: Family::new_with_constructor(timed),
+            commit_seconds: Family::new_with_constructor(timed),
+            guest_seconds: Family::new_with_constructor(timed),
+        };
+        let all = families.clone();
+        registry.register("events_received", "Events taken from the source, reported gaps included", all.received);
+        registry.register("events", "Events by what became of them; the fates add up to the received", all.fates);
+        registry.register("records", "Records committed, by output", all.records);
+        registry.register("dead_letters", "Dead letters committed, by code", all.dead_letters);
+        registry.register("late_rows", "Late rows committed", all.late_rows);
+        registry.register("publishes", "Epochs published, by the broker's answer", all.publishes);
+        registry.register("recoveries", "Times that the state was rebuilt, by cause", all.recoveries);
+        registry.register("guest_traps", "Guest calls that gave no result", all.traps);
+        registry.register("lag_events", "Events in the source that are not committed yet", all.lag_events);
+        let help = "Age of the newest committed event when it was read";
+        registry.register_with_unit("lag", help, Unit::Seconds, all.lag_seconds);
+        let help = "Event time before which nothing more is expected, since 1970";
+        registry.register_with_unit("watermark", help, Unit::Other("milliseconds".to_owned()), all.watermark);
+        registry.register("epoch", "Number of the last committed epoch", all.epoch);
+        registry.register_with_unit("state", "Typed state in memory", Unit::Bytes, all.state_bytes);
+        registry.register("health", "0 ok, 1 degraded, 2 halted", all.health);
+        let help = "From the first event of an epoch to its commit";
+        registry.register_with_unit("epoch_duration", help, Unit::Seconds, all.epoch_seconds);
+        let help = "From publishing an epoch to the broker's answer";
+        registry.register_with_unit("commit_duration", help, Unit::Seconds, all.commit_seconds);
+        registry.register_with_unit("guest_duration", "In guest calls, per epoch", Unit::Seconds, all.guest_seconds);
+        families
+    }
+}
+
+/// The broker's answer to a published epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Stored,
+    /// By a fence, or as a duplicate.
+    Rejected,
+    /// No answer, or a lost connection.
+    Unknown,
+    /// For a reason of the environment.
+    Refused,
+}
+
+/// Counters for what became of events, in the order of [`Totals`].
+#[derive(Clone, Debug)]
+pub struct Fates {
+    received: Counter,
+    processed: Counter,
+    filtered: Counter,
+    late: Counter,
+    dead: Counter,
+    gaps: Counter,
+}
+
+impl Fates {
+    /// Adds the conservation counts of one epoch.
+    pub fn add(&self, totals: &Totals) {
+        self.received.inc_by(totals.received);
+        self.processed.inc_by(totals.processed);
+        self.filtered.inc_by(totals.filtered);
+        self.late.inc_by(totals.late);
+        self.dead.inc_by(totals.dead);
+        self.gaps.inc_by(totals.gaps);
+    }
+}
+
+/// The handle of one partition: cheap to clone, safe to share, no lock on the hot path.
+#[derive(Clone)]
+pub struct Partition {
+    pub events: Fates,
+    /// Late rows committed.
+    pub late_rows: Counter,
+    records: Arc<[Counter]>,
+    stages: Arc<[(Histogram, Counter)]>,
+    publishes: [Counter; 4],
+    lag_events: Gauge,
+    lag_seconds: Seconds,
+    watermark: Gauge,
+    epoch: Gauge,
+    state_bytes: Gauge,
+    health: Gauge,
+    epoch_seconds: Histogram,
+    commit_seconds: Histogram,
+    rare: Arc<Rare>,
+}
+
+/// What is found by name: used per epoch or less often.
+struct Rare {
+    labels: Labels,
+    families: Families,
+    codes: Mutex<BTreeMap<String, Counter>>,
+    board: Board,
+    idx: usize,
+}
+
+impl Partition {
+    pub(crate) fn new(families: &Families, shape: &Shape<'_>, board: Board, idx: usize) -> Partition {
+        let labels = Labels { pipeline: shape.pipeline.to_owned(), partition: shape.partition };
+        let fate = |name| families.fates.get_or_create_owned(&ByFate::new(&labels, name));
+        let answer = |name| families.publishes.get_or_create_owned(&ByAnswer::new(&labels, name));
+        let record = |name: &&str| families.records.get_or_create_owned(&ByOutput::new(&labels, name));
+        let stage = |name: &&str| {
+            let labels = ByStage::new(&labels, name);
+            (families.guest_seconds.get_or_create_owned(&labels), families.traps.get_or_create_owned(&labels))
+        };
+        Partition {
+            events: Fates {
+                received: families.received.get_or_create_owned(&labels),
+                processed: fate("processed"),
+                filtered: fate("filtered"),
+                late: fate("late"),
+                dead: fate("dead"),
+                gaps: fate("gap"),
+            },
+            late_rows: families.late_rows.get_or_create_owned(&labels),
+            records: shape.outputs.iter().map(record).collect(),
+            stages: shape.stages.iter().map(stage).collect(),
+            publishes: [answer("stored"), answer("rejected"), answer("unknown"), answer("refused")],
+            lag_events: families.lag_events.get_or_create_owned(&labels),
+            lag_seconds: families.lag_seconds.get_or_create_owned(&labels),
+            watermark: families.watermark.get_or_create_owned(&labels),
+            epoch: families.epoch.get_or_create_owned(&labels),
+            state_bytes: families.state_bytes.get_or_create_owned(&labels),
+            health: families.health.get_or_create_owned(&labels),
+            epoch_seconds: families.epoch_seconds.get_or_create_owned(&labels),
+            commit_seconds: families.commit_seconds.get_or_create_owned(&labels),
+            rare: Arc::new(Rare { labels, families: families.clone(), codes: Mutex::default(), board, idx }),
+        }
+    }
+
+    /// Counts committed records of the output with this index; an unknown index counts nothing.
+    pub fn add_records(&self, output: usize, count: u64) {
+        if let Some(counter) = self.records.get(output) {
+            counter.inc_by(count);
+        }
+    }
+
+    /// Counts committed dead letters of one code.
+    pub fn add_dead_letters(&self, code: &str, count: u64) {
+        let rare = &*self.rare;
+        let mut codes = rare.codes.lock().unwrap_or_else(PoisonError::into_inner);
+        let code = if codes.len() >= CODES_MAX && !codes.contains_key(code) { "other" } else { code };
+        let make = || rare.families.dead_letters.get_or_create_owned(&ByCode::new(&rare.labels, code));
+        codes.entry(code.to_owned()).or_insert_with(make).inc_by(count);
+    }
+
+    /// Adds the time that one epoch spent in the guest of this stage.
+    pub fn observe_guest(&self, stage: usize, time: Duration) {
+        if let Some((seconds, _)) = self.stages.get(stage) {
+            seconds.observe(time.as_secs_f64());
+        }
+    }
+
+    /// Counts guest calls of this stage that gave no result.
+    pub fn add_traps(&self, stage: usize, count: u64) {
+        if let Some((_, traps)) = self.stages.get(stage) {
+            traps.inc_by(count);
+        }
+    }
+
+    /// Counts one answer of the broker to a published epoch.
+    pub fn add_publish(&self, answer: Answer) {
+        self.publishes[answer as usize].inc();
+    }
+
+    /// Counts one rebuilding of the state. `cause` is a word from the code, never text from outside.
+    pub fn add_recovery(&self, cause: &'static str) {
+        let rare = &*self.rare;
+        rare.families.recoveries.get_or_create_owned(&ByCause::new(&rare.labels, cause)).inc();
+    }
+
+    /// How far the committed position is behind the source.
+    pub fn set_lag(&self, events: u64, age: Duration) {
+        self.lag_events.set(i64::try_from(events).unwrap_or(i64::MAX));
+        self.lag_seconds.set(age.as_secs_f64());
+    }
+
+    /// The partition's watermark, milliseconds since 1970. `i64::MIN` (nothing seen yet) and `i64::MAX` (end of the
+    /// input) stay what they are.
+    pub fn set_watermark(&self, millis: i64) {
+        self.watermark.set(millis);
+    }
+
+    /// A committed epoch: its number, the time since its first event, and the time of its commit.
+    pub fn observe_epoch(&self, number: u64, epoch: Duration, commit: Duration) {
+        self.epoch.set(i64::try_from(number).unwrap_or(i64::MAX));
+        self.epoch_seconds.observe(epoch.as_secs_f64());
+        self.commit_seconds.observe(commit.as_secs_f64());
+    }
+
+    /// Bytes of typed state in memory.
+    pub fn set_state_bytes(&self, bytes: u64) {
+        self.state_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// It works: what it does, in a few words.
+    pub fn ok(&self, phase: &str) {
+        self.status(Health::Ok, phase, None);
+    }
+
+    /// It cannot go on and tries again by itself.
+    pub fn degraded(&self, phase: &str, evidence: impl Into<String>) {
+        self.status(Health::Degraded, phase, Some(evidence.into()));
+    }
+
+    /// It stopped for good.
+    pub fn halted(&self, evidence: impl Into<String>) {
+        self.status(Health::Halted, "halted", Some(evidence.into()));
+    }
+
+    fn status(&self, health: Health, phase: &str, evidence: Option<String>) {
+        self.health.set(health as i64);
+        self.rare.board.set(self.rare.idx, Status { health, phase: phase.to_owned(), evidence });
+    }
+}

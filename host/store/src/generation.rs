@@ -1,0 +1,152 @@
+//! One sled: opened with a time limit, written in batches, read back in whole values.
+
+use std::fs::File;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use pelton_engine::store::StoreError;
+
+use crate::envelope::{self, Assembler, Place, Value};
+use crate::guard::{bounded, caught, close, io_error, sled_error};
+use crate::layout::sync_dir;
+use crate::scan::{self, Content};
+
+/// Nothing is read back while running, so a large cache would only cost memory.
+const CACHE_BYTES: u64 = 64 << 20;
+/// sled reads the whole log when it opens: a slow disk must not look like a hang.
+const OPEN_BYTES_PER_SECOND: u64 = 16 << 20;
+/// A handle that was just closed may hold its file for a moment, on sled's own threads.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// An open sled and the number that its values carry.
+pub(crate) struct Generation {
+    pub(crate) number: u32,
+    dir: PathBuf,
+    db: sled::Db,
+}
+
+impl Generation {
+    /// Makes a new, empty generation. Nothing refers to it before the pointer is switched.
+    pub(crate) fn create(dir: &Path, number: u32, limit: Duration) -> Result<Generation, StoreError> {
+        let db = {
+            let dir = dir.to_path_buf();
+            bounded("creating a generation", limit, move || open_db(&dir))?
+        };
+        Ok(Generation { number, dir: dir.to_path_buf(), db })
+    }
+
+    /// Opens a generation and checks all of it; `None` content when it holds nothing at all.
+    ///
+    /// # Errors
+    /// `Damaged` on any doubt, a panic or a hang of sled included.
+    pub(crate) fn open(dir: &Path, number: u32, limit: Duration) -> Result<(Generation, Option<Content>), StoreError> {
+        let file = dir.join("db");
+        let bytes = match std::fs::metadata(&file) {
+            Ok(metadata) => metadata.len(),
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                return Err(StoreError::Damaged(format!("generation {number} has no data file")));
+            }
+            Err(error) => return Err(io_error(format_args!("generation {number}"), &error)),
+        };
+        let limit = limit + Duration::from_secs(bytes / OPEN_BYTES_PER_SECOND);
+        let path = dir.to_path_buf();
+        let (db, content) = bounded("opening a generation", limit, move || {
+            // After a kill the tail is only in the page cache. sled writes and syncs an index of it on open; were the
+            // tail lost later, the index would point into nothing.
+            File::open(&file)
+                .and_then(|file| file.sync_data())
+                .map_err(|error| io_error("syncing the data file", &error))?;
+            let db = caught("opening a generation", || open_db(&path))?;
+            match caught("reading a generation", || scan::read(&db, number)) {
+                Ok(content) => Ok((db, content)),
+                Err(error) => {
+                    close(db);
+                    Err(error)
+                }
+            }
+        })?;
+        Ok((Generation { number, dir: dir.to_path_buf(), db }, content))
+    }
+
+    /// Reads everything once more.
+    pub(crate) fn content(&self, limit: Duration) -> Result<Option<Content>, StoreError> {
+        let (db, number) = (self.db.clone(), self.number);
+        bounded("reading a generation", limit, move || scan::read(&db, number))
+    }
+
+    /// Adds a value to a batch.
+    pub(crate) fn put(&self, batch: &mut sled::Batch, place: Place, tag: u64, bytes: &[u8]) {
+        for (key, value) in envelope::seal(self.number, place, tag, bytes) {
+            batch.insert(&key[..], value);
+        }
+    }
+
+    /// Writes a batch: all of it or nothing is found again.
+    pub(crate) fn write(&self, batch: sled::Batch) -> Result<(), StoreError> {
+        caught("writing a batch", || self.db.apply_batch(batch).map_err(|error| sled_error("writing a batch", error)))
+    }
+
+    /// One whole value.
+    pub(crate) fn read(&self, place: Place, limit: Duration) -> Result<Option<Value>, StoreError> {
+        let (db, number) = (self.db.clone(), self.number);
+        bounded("reading a value", limit, move || {
+            let mut assembler = Assembler::new(number);
+            let mut found = None;
+            for entry in db.range(envelope::chunks(place)) {
+                let (key, value) = entry.map_err(|error| sled_error("reading a value", error))?;
+                if let Some(value) = assembler.push(&key, &value)? {
+                    found = Some(value);
+                }
+            }
+            assembler.end()?;
+            Ok(found)
+        })
+    }
+
+    /// Hands everything written so far to the disk. sled's own flush stops at the file system's cache.
+    pub(crate) fn flush(&self) -> Result<(), StoreError> {
+        caught("flushing", || self.db.flush().map(drop).map_err(|error| sled_error("flushing", error)))
+    }
+
+    /// Makes what was flushed survive a power cut. After a failure the kernel may have dropped the pages: never repeat.
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        File::open(self.dir.join("db"))
+            .and_then(|file| file.sync_data())
+            .map_err(|error| io_error("syncing the data file", &error))
+    }
+
+    /// Makes a new generation durable: its content and its names.
+    pub(crate) fn settle(&self) -> Result<(), StoreError> {
+        self.flush()?;
+        self.sync()?;
+        sync_dir(&self.dir)
+    }
+
+    pub(crate) fn close(self) {
+        close(self.db);
+    }
+}
+
+fn open_db(dir: &Path) -> Result<sled::Db, StoreError> {
+    let give_up = Instant::now() + LOCK_PATIENCE;
+    loop {
+        let config = sled::Config::new()
+            .path(dir)
+            .flush_every_ms(None)
+            .cache_capacity(CACHE_BYTES)
+            .mode(sled::Mode::HighThroughput);
+        match config.open() {
+            Ok(db) => return Ok(db),
+            Err(error) if is_locked(&error) && Instant::now() < give_up => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(error) if is_locked(&error) => return Err(StoreError::InUse(error.to_string())),
+            Err(error) => return Err(sled_error("opening a generation", error)),
+        }
+    }
+}
+
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().contains("could not acquire lock"))
+}

@@ -1,0 +1,211 @@
+//! The folder of a store: its lock, its format, its generations, its disk.
+
+use std::fs;
+use std::path::Path;
+
+use pelton_engine::store::{Store, StoreError};
+use pelton_store::{Options, SledStore};
+use tempfile::TempDir;
+
+use crate::fixture::{Chain, options};
+
+fn open(dir: &Path) -> SledStore {
+    SledStore::open(dir, options()).unwrap()
+}
+
+fn fill(store: &mut SledStore, chain: &mut Chain, epochs: std::ops::RangeInclusive<u64>) {
+    for epoch in epochs {
+        store.apply(chain.epoch(epoch), Chain::sequence(epoch), &Chain::sink(epoch)).unwrap();
+    }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_second_handle_is_told_who_has_it() {
+    let dir = TempDir::new().unwrap();
+    let first = open(dir.path());
+    match SledStore::open(dir.path(), options()) {
+        Err(StoreError::InUse(text)) => assert!(text.contains(&std::process::id().to_string()), "{text}"),
+        other => panic!("expected InUse, got {:?}", other.map(drop)),
+    }
+    drop(first);
+    open(dir.path());
+}
+
+#[test]
+fn two_generations_are_kept_and_no_blobs() {
+    let dir = TempDir::new().unwrap();
+    let mut chain = Chain::new(300_000);
+    let mut store = open(dir.path());
+    for round in 0..4 {
+        fill(&mut store, &mut chain, round * 25 + 1..=round * 25 + 25);
+        store.compact(&chain.snapshot(round * 25 + 25)).unwrap();
+    }
+    fill(&mut store, &mut chain, 101..=180);
+    assert_eq!(names(dir.path()), ["CURRENT", "gen-000004", "gen-000005", "lock"]);
+    // sled's blob files are outside of what a sync covers.
+    for generation in ["gen-000004", "gen-000005"] {
+        assert_eq!(names(&dir.path().join(generation).join("blobs")), [""; 0]);
+    }
+    assert!(store.disk_bytes().unwrap() > 1 << 20);
+    assert_eq!(store.quarantined(), 0);
+}
+
+#[test]
+fn a_newer_format_is_left_untouched() {
+    let dir = TempDir::new().unwrap();
+    let mut chain = Chain::new(1_000);
+    fill(&mut open(dir.path()), &mut chain, 1..=3);
+    let line = "pelton-store format=2 current=1 floor=1 color=red";
+    let text = format!("{line} crc={:08x}\n", crc32c::crc32c(line.as_bytes()));
+    fs::write(dir.path().join("CURRENT"), &text).unwrap();
+    let before = fs::read(dir.path().join("gen-000001/db")).unwrap();
+    let result = SledStore::open(dir.path(), options()).map(drop);
+    assert_eq!(result, Err(StoreError::Newer { found: 2, known: 1 }));
+    assert_eq!(fs::read(dir.path().join("gen-000001/db")).unwrap(), before);
+    assert_eq!(fs::read_to_string(dir.path().join("CURRENT")).unwrap(), text);
+}
+
+#[test]
+fn a_rebase_of_an_empty_store_sets_nothing_aside() {
+    let dir = TempDir::new().unwrap();
+    let mut chain = Chain::new(1_000);
+    let mut store = open(dir.path());
+    assert_eq!(store.load().unwrap(), None);
+    store.rebase(Some(&chain.snapshot(9)), "new host").unwrap();
+    assert_eq!(store.quarantined(), 0);
+    store.rebase(Some(&chain.snapshot(12)), "Stream was re-created!").unwrap();
+    assert_eq!(store.quarantined(), 1);
+    assert_eq!(names(dir.path()), ["CURRENT", "bad.1.stream-was-re-created", "gen-000003", "lock"]);
+}
+
+#[test]
+fn the_reserve_refuses_writes_without_a_trace() {
+    let dir = TempDir::new().unwrap();
+    let mut chain = Chain::new(1_000);
+    fill(&mut open(dir.path()), &mut chain, 1..=3);
+    let greedy = Options { reserve_bytes: u64::MAX, ..Options::default() };
+    let mut store = SledStore::open(dir.path(), greedy).unwrap();
+    let result = store.apply(chain.epoch(4), 28, b"");
+    assert!(matches!(result, Err(StoreError::Environment(_))), "{result:?}");
+    assert!(matches!(store.compact(&chain.snapshot(3)), Err(StoreError::Environment(_))));
+    assert!(matches!(store.rebase(None, "x"), Err(StoreError::Environment(_))));
+    assert_eq!(chain.verify(&store.load().unwrap().unwrap()), 3);
+    drop(store);
+    let mut store = open(dir.path());
+    fill(&mut store, &mut chain, 4..=4);
+    assert_eq!(chain.verify(&store.load().unwrap().unwrap()), 4);
+}
+
+#[test]
+fn leftovers_of_a_cut_short_compaction_go() {
+    let dir = TempDir::new().unwrap();
+    let mut chain = Chain::new(1_000);
+    let mut store = open(dir.path());
+    fill(&mut store, &mut chain, 1..=3);
+    store.compact(&chain.snapshot(3)).unwrap();
+    drop(store);
+    fs::create_dir(dir.path().join("gen-000003")).unwrap();
+    fs::write(dir.path().join("gen-000003/db"), b"half a generation").unwrap();
+    fs::write(dir.path().join("CURRENT.new"), b"pelton").unwrap();
+    let mut store = open(dir.path());
+    assert_eq!(chain.verify(&store.load().unwrap().unwrap()), 3);
+    assert!(!names(dir.path()).contains(&"gen-000003".to_string()));
+    assert_eq!(store.quarantined(), 0);
+}
+
+#[test]
+fn a_cut_short_first_start_begins_again() {
+    let dir = TempDir::new().unwrap();
+    fs::write(dir.path().join("making"), "").unwrap();
+    fs::create_dir(dir.path().join("gen-000001")).unwrap();
+    fs::write(dir.path().join("gen-000001/conf"), b"segm").unwrap();
+    let mut store = open(dir.path());
+    assert_eq!(store.load().unwrap(), None);
+    assert_eq!(names(dir.path()), ["CURRENT", "gen-000001", "lock"]);
+}
+
+#[test]
+fn a_lost_pointer_is_damage() {
+    let dir = TempDir::new().unwrap();
+    let mut chain = Chain::new(1_000);
+    let mut store = open(dir.path());
+    fill(&mut store, &mut chain, 1..=2);
+    drop(store);
+    fs::remove_file(dir.path().join("CURRENT")).unwrap();
+    assert!(matches!(open(dir.path()).load(), Err(StoreError::Damaged(_))));
+}
+
+#[test]
+fn a_newer_value_is_left_where_it_is() {
+    let dir = TempDir::new().unwrap();
+    let mut chain = Chain::new(1_000);
+    let mut newer = chain.epoch(1).clone();
+    newer.marker.version = 2;
+    let mut store = open(dir.path());
+    store.apply(&newer, 1, b"").unwrap();
+    drop(store);
+    let mut store = open(dir.path());
+    let expected = StoreError::Newer { found: 2, known: 1 };
+    assert_eq!(store.load().map(drop), Err(expected.clone()));
+    assert_eq!(store.rebase(None, "newer"), Err(expected));
+    assert_eq!(store.quarantined(), 0);
+}
+
+/// A real full disk, where a small file system can be mounted; the store must recover by itself.
+#[test]
+fn a_full_disk_is_survived() {
+    let dir = TempDir::new().unwrap();
+    let mount = |args: &[&str]| {
+        let command = std::process::Command::new(args[0]).args(&args[1..]).arg(dir.path()).output();
+        command.is_ok_and(|output| output.status.success())
+    };
+    if !mount(&["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs"]) {
+        println!("skipped: no small file system can be mounted here; the reserve is tested above");
+        return;
+    }
+    let result = std::panic::catch_unwind(|| fill_up(dir.path()));
+    let remounted = mount(&["umount", "-l"]);
+    result.unwrap();
+    assert!(remounted);
+}
+
+fn fill_up(dir: &Path) {
+    let mut chain = Chain::new(200_000);
+    let mut store = open(dir);
+    let mut synced = 0;
+    let refused = (1..2000).find(|&epoch| {
+        let applied = store.apply(chain.epoch(epoch), Chain::sequence(epoch), &Chain::sink(epoch));
+        let done = applied.and_then(|()| store.sync());
+        match done {
+            Ok(()) => synced = epoch,
+            Err(StoreError::Environment(_)) => {}
+            Err(error) => panic!("a full disk was taken for {error}"),
+        }
+        done_failed(synced, epoch)
+    });
+    let refused = refused.expect("12 MiB do not hold 2000 epochs");
+    println!("full at epoch {refused}, synced up to {synced}");
+    let result = store.apply(chain.epoch(refused), Chain::sequence(refused), &[]);
+    assert!(result.is_err(), "the disk is still full");
+    drop(store);
+    let status = std::process::Command::new("mount").args(["-o", "remount,size=200m"]).arg(dir).status().unwrap();
+    assert!(status.success());
+    let mut store = open(dir);
+    let head = chain.verify(&store.load().unwrap().unwrap());
+    assert!(synced <= head, "synced epoch {synced} is gone, head is {head}");
+    for epoch in head + 1..head + 4 {
+        store.apply(chain.epoch(epoch), Chain::sequence(epoch), &Chain::sink(epoch)).unwrap();
+    }
+    assert_eq!(chain.verify(&store.load().unwrap().unwrap()), head + 3);
+}
+
+fn done_failed(synced: u64, epoch: u64) -> bool {
+    synced < epoch
+}

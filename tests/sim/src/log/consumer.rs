@@ -1,0 +1,142 @@
+//! Deliveries: one durable consumer per partition, and what each process believes of it.
+//!
+//! As in `broker`, a process notices a hole in the consumer's own numbering, a lost connection, or a consumer that is
+//! gone; it places the consumer behind its last delivery and answers `restarted` without events.
+
+use pelton_engine::event::RawBatch;
+use pelton_engine::log::{Fetched, Response};
+use pelton_engine::time::WallTime;
+
+use super::SimLog;
+
+/// Server side.
+#[derive(Clone, Debug)]
+pub(super) struct Consumer {
+    exists: bool,
+    /// Next sequence to deliver.
+    next: u64,
+    /// Deliveries so far.
+    delivered: u64,
+    ack_floor: u64,
+    /// When the oldest delivery without an ack went out.
+    unacked_since: Option<u64>,
+}
+
+impl Default for Consumer {
+    fn default() -> Consumer {
+        Consumer { exists: true, next: 1, delivered: 0, ack_floor: 0, unacked_since: None }
+    }
+}
+
+/// What one process keeps of one partition's connection.
+#[derive(Clone, Debug)]
+pub struct Adapter {
+    pub partition: u32,
+    /// Unique per process: tells leases apart.
+    pub instance: u64,
+    /// Stream sequence of the last delivery, and the consumer's number of it.
+    cursor: Option<(u64, u64)>,
+    created: i64,
+    /// The connection was lost since the last fetch.
+    pub broken: bool,
+    /// Revision of the acquisition and of the last renewal.
+    pub(super) lease: Option<(u64, u64)>,
+}
+
+impl Adapter {
+    /// A fresh connection.
+    #[must_use]
+    pub fn new(partition: u32, instance: u64) -> Adapter {
+        Adapter { partition, instance, cursor: None, created: 0, broken: false, lease: None }
+    }
+}
+
+impl SimLog {
+    pub(super) fn reset(&mut self, adapter: &mut Adapter, next: u64) -> Response {
+        adapter.created = self.input.created();
+        self.place(adapter, next.max(1));
+        Response::Reset
+    }
+
+    fn place(&mut self, adapter: &mut Adapter, next: u64) {
+        let consumer = &mut self.consumers[adapter.partition as usize];
+        let delivered = if consumer.exists { consumer.delivered } else { 0 };
+        *consumer = Consumer { exists: true, next, delivered: delivered + 1, ack_floor: next - 1, unacked_since: None };
+        adapter.cursor = Some((next - 1, consumer.delivered));
+        adapter.broken = false;
+    }
+
+    /// Deletes the consumer, as an operator or a lost broker disk would.
+    pub fn delete_consumer(&mut self, partition: u32) {
+        self.consumers[partition as usize] = Consumer { exists: false, ..Consumer::default() };
+    }
+
+    /// The highest sequence that the consumer of a partition takes for acknowledged.
+    #[must_use]
+    pub fn ack_floor(&self, partition: u32) -> u64 {
+        self.consumers[partition as usize].ack_floor
+    }
+
+    pub(super) fn fetch(&mut self, adapter: &mut Adapter, events: u32, bytes: u32, now: u64) -> Response {
+        let restarted = || Response::Fetched(Fetched { restarted: true, ..Fetched::default() });
+        let consumer = &self.consumers[adapter.partition as usize];
+        let Some((cursor, number)) = adapter.cursor else {
+            let next = consumer.ack_floor + 1;
+            self.reset(adapter, next);
+            return restarted();
+        };
+        if !consumer.exists || consumer.delivered != number || adapter.broken {
+            if self.input.created() == adapter.created && cursor < self.input.last() + 1 {
+                self.place(adapter, cursor + 1);
+            }
+            return restarted();
+        }
+        Response::Fetched(self.deliver(adapter, cursor, events, bytes, now))
+    }
+
+    fn deliver(&mut self, adapter: &mut Adapter, cursor: u64, events: u32, bytes: u32, now: u64) -> Fetched {
+        let count_max = self.rng.range(1, 40).min(u64::from(events)) as usize;
+        let consumer = &mut self.consumers[adapter.partition as usize];
+        let mut batch = RawBatch::default();
+        let overdue = consumer.unacked_since.is_some_and(|since| now >= since + self.settings.ack_wait);
+        if overdue {
+            // The ack wait is over: deliveries without an ack come again.
+            consumer.unacked_since = Some(now);
+            let from = consumer.ack_floor + 1;
+            let again = (from..=cursor).filter(|&sequence| push(&mut batch, &self.input, adapter.partition, sequence));
+            consumer.delivered += again.take(5).count() as u64;
+        }
+        let mut newest = cursor;
+        consumer.next = consumer.next.max(self.input.first());
+        while consumer.next <= self.input.last() && batch.events.len() < count_max && batch.data.len() < bytes as usize {
+            if push(&mut batch, &self.input, adapter.partition, consumer.next) {
+                newest = consumer.next;
+                consumer.delivered += 1;
+                consumer.unacked_since.get_or_insert(now);
+            }
+            consumer.next += 1;
+        }
+        if self.settings.mutants.ack_on_delivery {
+            consumer.ack_floor = newest;
+        }
+        adapter.cursor = Some((newest, consumer.delivered));
+        let caught_up = consumer.next > self.input.last();
+        let pending = self.input.last() + 1 - consumer.next.min(self.input.last() + 1);
+        Fetched { batch, pending, caught_up, restarted: false }
+    }
+
+    pub(super) fn ack(&mut self, partition: u32, sequence: u64) -> Response {
+        let consumer = &mut self.consumers[partition as usize];
+        if consumer.exists && sequence < consumer.next {
+            consumer.ack_floor = consumer.ack_floor.max(sequence);
+            consumer.unacked_since = None;
+        }
+        Response::Acked
+    }
+}
+
+fn push(batch: &mut RawBatch, input: &super::Input, partition: u32, sequence: u64) -> bool {
+    let Some(message) = input.get(sequence).filter(|message| message.partition == partition) else { return false };
+    batch.push(sequence, WallTime(message.published), b"in", b"", &message.payload);
+    true
+}

@@ -1,0 +1,191 @@
+//! The pipeline stream: epochs as atomic batches behind two fences, and the snapshots beside it.
+//!
+//! Entries are kept per partition; sequences are those of one stream. A batch takes one sequence per message.
+
+use std::sync::Arc;
+
+use pelton_engine::epoch::{BATCH_MESSAGES_MAX, Epoch, MARKER_SLOTS, Marker, StreamIdentity};
+use pelton_engine::log::{Change, Fence, Published, Response, Snapshot, StoredMarker, StreamFacts, Survey};
+
+use super::{LogMutants, SimLog};
+
+/// Snapshots kept per partition.
+const KEPT: usize = 2;
+
+/// One stored batch.
+#[derive(Clone)]
+pub struct Entry {
+    /// Of the first message of the batch.
+    pub first: u64,
+    /// Of the marker, or of the last message of a torn batch.
+    pub sequence: u64,
+    pub epoch: Arc<Epoch>,
+    /// Its changes are purged.
+    pub purged: bool,
+    /// Only the first so many records landed, and no marker (only by a mutant).
+    pub torn: Option<usize>,
+}
+
+/// The stream and the bucket.
+pub struct Pipeline {
+    created: i64,
+    last: u64,
+    partitions: Vec<Vec<Entry>>,
+    snapshots: Vec<Vec<Arc<Snapshot>>>,
+}
+
+impl Pipeline {
+    pub(super) fn new(partitions: usize) -> Pipeline {
+        Pipeline { created: 1, last: 0, partitions: vec![Vec::new(); partitions], snapshots: vec![Vec::new(); partitions] }
+    }
+
+    /// All batches of a partition, in order.
+    #[must_use]
+    pub fn entries(&self, partition: u32) -> &[Entry] {
+        &self.partitions[partition as usize]
+    }
+
+    /// The newest marker of a partition and its sequence.
+    #[must_use]
+    pub fn head(&self, partition: u32) -> Option<(u64, &Marker)> {
+        self.markers(partition).next().map(|entry| (entry.sequence, &entry.epoch.marker))
+    }
+
+    /// Batches with a marker, newest first.
+    fn markers(&self, partition: u32) -> impl Iterator<Item = &Entry> {
+        self.partitions[partition as usize].iter().rev().filter(|entry| entry.torn.is_none())
+    }
+
+    pub(super) fn publish(&mut self, partition: u32, epoch: &Arc<Epoch>, fence: &Fence, mutants: LogMutants, torn: bool) -> Published {
+        let records = epoch.records.rows.len();
+        let messages = epoch.marker.changes as usize + records + 1;
+        if messages > BATCH_MESSAGES_MAX {
+            return Published::Refused(format!("atomic publish batch is too large: {BATCH_MESSAGES_MAX} (error 10199)"));
+        }
+        if let Err(found) = self.check(partition, fence, mutants) {
+            return Published::Rejected(format!("wrong last sequence: {found} (error 10071)"));
+        }
+        let first = self.last + 1;
+        let torn = torn.then_some(records / 2);
+        self.last += torn.map_or(messages, |kept| epoch.marker.changes as usize + kept) as u64;
+        let entry = Entry { first, sequence: self.last, epoch: epoch.clone(), purged: false, torn };
+        self.partitions[partition as usize].push(entry);
+        if torn.is_some() {
+            return Published::Refused("the server went away".into());
+        }
+        Published::Stored { sequence: self.last }
+    }
+
+    /// Both fences, each against the last message of its own subject filter.
+    fn check(&self, partition: u32, fence: &Fence, mutants: LogMutants) -> Result<(), u64> {
+        if mutants.no_fence {
+            return Ok(());
+        }
+        let newest = self.head(partition).map_or(0, |(sequence, _)| sequence);
+        if newest != fence.sequence && !mutants.slot_fence {
+            return Err(newest);
+        }
+        let Some(slot) = fence.slot.as_ref().filter(|_| !mutants.sequence_fence) else { return Ok(()) };
+        let found = self.markers(partition).find(|entry| entry.epoch.marker.slot() == *slot);
+        let found = found.map_or(0, |entry| entry.sequence);
+        if found == fence.sequence { Ok(()) } else { Err(found) }
+    }
+
+    /// As a survey reports it.
+    #[must_use]
+    pub fn facts(&self) -> StreamFacts {
+        let identity = StreamIdentity { name: "PELTON_sim".into(), created: self.created };
+        StreamFacts { identity, first_sequence: 1, last_sequence: self.last }
+    }
+
+    pub(super) fn newest(&self, partition: u32) -> Option<StoredMarker> {
+        self.head(partition).map(|(sequence, marker)| StoredMarker { sequence, marker: marker.clone() })
+    }
+
+    pub(super) fn of_epoch(&self, partition: u32, epoch: u64) -> Option<StoredMarker> {
+        let found = self.markers(partition).find(|entry| entry.epoch.marker.epoch % MARKER_SLOTS == epoch % MARKER_SLOTS)?;
+        let stored = StoredMarker { sequence: found.sequence, marker: found.epoch.marker.clone() };
+        (stored.marker.epoch == epoch).then_some(stored)
+    }
+
+    pub(super) fn changes(&self, partition: u32, after: u64, up_to: u64, part: usize) -> Response {
+        let mut changes = Vec::new();
+        for entry in self.partitions[partition as usize].iter().filter(|entry| after < entry.sequence && entry.sequence <= up_to) {
+            let marker = &entry.epoch.marker;
+            if entry.purged {
+                let what = format!("epoch {} (sequence {}) has 0 of its {} change chunks", marker.epoch, entry.sequence, marker.changes);
+                return Response::Damaged(what);
+            }
+            let stored = StoredMarker { sequence: entry.sequence, marker: marker.clone() };
+            changes.push(Change { stored, delta: entry.epoch.delta.clone() });
+            if changes.len() == part {
+                break;
+            }
+        }
+        Response::Changes(changes)
+    }
+
+    pub(super) fn load_snapshot(&self, partition: u32, epoch_max: u64) -> Response {
+        let all = &self.snapshots[partition as usize];
+        let found = all.iter().rev().find(|snapshot| snapshot.stored.marker.epoch <= epoch_max);
+        Response::Snapshot(found.map(|snapshot| Box::new((**snapshot).clone())))
+    }
+
+    /// Keeps the two newest snapshots by epoch, and purges the changes below the older of them.
+    pub(super) fn save_snapshot(&mut self, partition: u32, snapshot: &Arc<Snapshot>) -> Response {
+        let all = &mut self.snapshots[partition as usize];
+        let epoch = snapshot.stored.marker.epoch;
+        all.retain(|other| other.stored.marker.epoch != epoch);
+        all.push(snapshot.clone());
+        all.sort_by_key(|snapshot| snapshot.stored.marker.epoch);
+        let old = all.len().saturating_sub(KEPT);
+        all.drain(..old);
+        if let [older, _] = all.as_slice() {
+            let below = older.stored.sequence;
+            for entry in &mut self.partitions[partition as usize] {
+                entry.purged |= entry.sequence < below;
+            }
+        }
+        Response::SnapshotSaved
+    }
+
+    /// Acknowledged batches vanish: the last `count` of the whole stream, newest first, but none whose changes are
+    /// purged. Their sequences will be given out again. Returns how many.
+    pub fn lose_tail(&mut self, count: u64) -> u64 {
+        for lost in 0..count {
+            let newest = |entries: &Vec<Entry>| entries.last().map_or(0, |entry| entry.sequence);
+            let Some(entries) = self.partitions.iter_mut().max_by_key(|entries| newest(entries)) else { return lost };
+            if entries.last().is_none_or(|entry| entry.purged) {
+                return lost;
+            }
+            if let Some(entry) = entries.pop() {
+                self.last = entry.first - 1;
+            }
+        }
+        count
+    }
+
+    /// Everything is purged; sequences go on.
+    pub fn purge(&mut self) {
+        self.partitions.iter_mut().for_each(Vec::clear);
+    }
+
+    /// Another stream of the same name.
+    pub fn recreate(&mut self) {
+        self.purge();
+        (self.last, self.created) = (0, self.created + 1);
+    }
+}
+
+impl SimLog {
+    /// What both streams hold.
+    pub(super) fn survey(&self, partition: u32, input_sequence: Option<u64>, epoch: Option<u64>) -> Response {
+        Response::Survey(Box::new(Survey {
+            input: self.input.facts(),
+            log: self.pipeline.facts(),
+            marker: self.pipeline.newest(partition),
+            input_fingerprint: input_sequence.and_then(|sequence| self.input.fingerprint(sequence)),
+            marker_of_epoch: epoch.and_then(|epoch| self.pipeline.of_epoch(partition, epoch)),
+        }))
+    }
+}
