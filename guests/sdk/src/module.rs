@@ -47,7 +47,8 @@ pub trait Identity {
 /// When the text is no configuration of this rule, or the rule refuses it.
 pub(crate) fn configured<M: Module>(config: &str) -> Result<M, String> {
     let text = config.trim();
-    let config = if text.is_empty() || text == "null" {
+    // A stage without `config` sends `{}`, which a rule without settings (`Config = ()`) must take, too.
+    let config = if matches!(text, "" | "null" | "{}") {
         M::Config::default()
     } else {
         serde_json::from_str(text).map_err(|error| format!("config does not fit: {error}"))?

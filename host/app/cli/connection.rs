@@ -54,7 +54,8 @@ impl ConnectionArgs {
             None => None,
         };
         let saved = saved.unwrap_or_default();
-        let servers = if self.server.is_empty() { saved.servers } else { self.server.clone() };
+        let given: Vec<String> = self.server.iter().filter(|url| !url.is_empty()).cloned().collect();
+        let servers = if given.is_empty() { saved.servers } else { given };
         Ok(ConnectOptions {
             servers,
             creds: self.creds.clone().or(saved.creds),

@@ -83,7 +83,7 @@ pub(super) async fn run(args: DoctorArgs) -> Result<(), Failure> {
     let mut findings = vec![rustc(), wasm_target(), nats_server()];
     let state = match &args.state {
         Some(state) => state.clone(),
-        None => run::default_state("")?,
+        None => run::state_home()?,
     };
     findings.push(state_folder(&state));
     findings.push(disk(&state));

@@ -50,7 +50,7 @@ pub(super) async fn run(args: DownArgs) -> Result<(), Failure> {
         print::line(&format!("deleted {stream}"))?;
     }
     // The next run would find a position of a stream that is gone, refuse, and be right.
-    if let Ok(state) = run::default_state(name)
+    if let Ok(state) = run::state_home().map(|home| home.join(name))
         && state.exists()
     {
         eprintln!("note: the working state in {} is of no use any more; it may be deleted", state.display());

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pelton_broker::{Producer, ProducerError, source_subject};
+use pelton_broker::source_subject;
 use pelton_engine::plan::{Plan, WindowKind};
 use serde_json::json;
 
 use super::connection::ConnectionArgs;
 use super::failure::{Exit, Failure};
+use super::publish::Sender;
 use super::when::{format_time, parse_span, parse_time};
 use crate::generate::oracle::{self, Firing, Law, Verdict};
 use crate::generate::{Plays, Spec, record, user_id};
@@ -251,7 +252,7 @@ impl Ingest {
 
 async fn publish(args: &PlaysArgs, plays: &Plays, ingest: &Ingest) -> Result<(), Failure> {
     let broker = args.connection.connect().await?;
-    let mut producer = Producer::new(&broker).await.map_err(not_stored)?;
+    let mut sender = Sender::new(&broker, &ingest.subject("key"), args.rate).await?;
     let bar = progress(plays.plays.len() as u64);
     let mut line = Vec::new();
     let start = Instant::now();
@@ -263,21 +264,16 @@ async fn publish(args: &PlaysArgs, plays: &Plays, ingest: &Ingest) -> Result<(),
             tokio::time::sleep_until(due.into()).await;
         }
         record(play, &mut line);
-        let subject = ingest.subject(&user_id(play));
-        producer.publish(subject, Bytes::copy_from_slice(&line)).await.map_err(not_stored)?;
+        sender.send(ingest.subject(&user_id(play)), Bytes::copy_from_slice(&line)).await?;
         if idx % 1024 == 0 {
             bar.set_position(idx as u64);
         }
     }
-    let stored = producer.flush().await.map_err(not_stored)?;
+    let stored = sender.flush().await?;
     bar.finish_and_clear();
     let seconds = start.elapsed().as_secs_f64();
     eprintln!("{stored} events published in {seconds:.1} s, {:.0} per second", stored as f64 / seconds);
     Ok(())
-}
-
-fn not_stored(error: ProducerError) -> Failure {
-    Failure::new(Exit::Environment, error).hint("`pelton up` makes the stream; `pelton doctor` checks it")
 }
 
 fn write_lines(path: Option<&Path>, plays: &Plays) -> Result<(), Failure> {

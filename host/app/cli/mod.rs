@@ -7,6 +7,7 @@ pub(crate) mod failure;
 mod generate;
 mod logging;
 mod print;
+mod publish;
 pub(crate) mod run;
 mod status;
 mod tail;

@@ -45,14 +45,14 @@ pub(crate) struct RunArgs {
     /// Stop when everything that is in the stream now has been committed
     #[arg(long)]
     drain: bool,
-    /// Serve /metrics and /healthz here; `off` serves nothing [default: 127.0.0.1:9464, or a free port if taken]
-    #[arg(long, value_name = "ADDRESS", env = "PELTON_LISTEN", value_parser = parse_listen, conflicts_with = "input")]
+    /// Serve /metrics and /healthz here while a stream is run; `off` does not [default: 127.0.0.1:9464, or a free port]
+    #[arg(long, value_name = "ADDRESS", env = "PELTON_LISTEN", value_parser = parse_listen)]
     listen: Option<Listen>,
     /// Go on although the stream lost events that were not read yet, or was made again; the gap is reported
     #[arg(long, conflicts_with = "input")]
     accept_loss: bool,
     /// Name under which partitions are leased [default: host name and process id]
-    #[arg(long, value_name = "NAME", env = "PELTON_HOLDER", conflicts_with = "input")]
+    #[arg(long, value_name = "NAME", env = "PELTON_HOLDER")]
     holder: Option<String>,
     /// Folder of compiled modules [default: the user's cache folder]
     #[arg(long, value_name = "DIR", env = "PELTON_CACHE")]
@@ -117,7 +117,7 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
             let partitions = args.partitions.resolve(pipeline.plan.source.partitions)?;
             let state = match args.state {
                 Some(state) => state,
-                None => default_state(&pipeline.plan.name)?,
+                None => state_home()?.join(&pipeline.plan.name),
             };
             crate::run::stream(StreamOptions {
                 partitions,
@@ -167,14 +167,12 @@ fn parse_listen(text: &str) -> Result<Listen, String> {
     text.parse().map(Listen::At).map_err(|_| "expected an address such as 127.0.0.1:9464, or off".to_owned())
 }
 
-/// `pelton/NAME` in the user's state folder.
-pub(super) fn default_state(pipeline: &str) -> Result<PathBuf, Failure> {
+/// Where pipelines without `--state` keep theirs: `pelton` in the user's state folder.
+pub(super) fn state_home() -> Result<PathBuf, Failure> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
-    let state = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")));
-    let missing = || {
-        Failure::usage("there is no state folder: neither XDG_STATE_HOME nor HOME is set").hint("name one with --state")
-    };
-    Ok(state.ok_or_else(missing)?.join("pelton").join(pipeline))
+    let home = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")));
+    let missing = || Failure::usage("there is no state folder: neither XDG_STATE_HOME nor HOME is set");
+    Ok(home.ok_or_else(|| missing().hint("name one with --state"))?.join("pelton"))
 }
 
 fn default_holder() -> String {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use async_nats::jetstream::stream::Stream;
 use clap::Args;
+use futures_util::StreamExt as _;
 use pelton_broker::{Broker, Log, LogOptions, Target, consumer, log_stream, source_subject};
 use pelton_engine::epoch::Marker;
 use pelton_engine::hex;
@@ -164,13 +165,24 @@ async fn lag(
 ) -> (Option<u64>, Option<f64>) {
     let events = match input.consumer_info(consumer(pipeline, partition)).await {
         Ok(info) => Some(info.num_pending + info.num_ack_pending as u64),
-        // Before the first run there is no consumer.
+        // Before the first run there is no consumer: everything is ahead.
+        Err(_) if position == 0 => stored(input, subject).await,
         Err(_) => None,
     };
     match input.get_first_raw_message_by_subject(subject, position + 1).await {
         Ok(message) => (events, Some(age(message.time.unix_timestamp_nanos()))),
         Err(_) => (events.or(Some(0)), Some(0.0)),
     }
+}
+
+/// Events of the partition that the stream holds.
+async fn stored(input: &Stream<()>, subject: &str) -> Option<u64> {
+    let mut subjects = input.info_with_subjects(subject).await.ok()?;
+    let mut count = 0;
+    while let Some(entry) = subjects.next().await {
+        count += entry.ok()?.1 as u64;
+    }
+    Some(count)
 }
 
 /// Seconds since then by this machine's clock.

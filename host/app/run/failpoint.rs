@@ -29,6 +29,13 @@ pub(super) fn pass(name: &str) {
 #[inline]
 pub(super) fn pass(_name: &str) {}
 
+/// A bound that tests make smaller, so that rare moments come often: `PELTON_TEST_EPOCH_EVENTS=1000`.
+/// Release builds know only the default.
+pub(super) fn bound(variable: &str, default: u64) -> u64 {
+    let given = if cfg!(debug_assertions) { std::env::var(variable).ok() } else { None };
+    given.and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
 /// A store that passes a moment before and after each write.
 pub(super) struct Watched<S>(pub(super) S);
 

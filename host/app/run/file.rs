@@ -22,10 +22,10 @@ use pelton_engine::time::WallTime;
 use pelton_engine::totals::Totals;
 use tracing::info;
 
-use super::failpoint::{Watched, pass};
+use super::failpoint::{Watched, bound, pass};
 use super::sink::{Progress, Sink};
 use super::source::{self, Read, Start};
-use super::{engine, open_store, session};
+use super::{engine, guests, open_store, session};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::run::FileOptions;
 
@@ -35,7 +35,7 @@ const EPOCH_EVENTS: u64 = 1 << 17;
 /// An epoch that is older than this is cut, for pipes that trickle.
 const EPOCH_AGE: Duration = Duration::from_secs(1);
 /// Delta bytes after which the store is written anew.
-const COMPACT_BYTES: usize = 64 << 20;
+const COMPACT_BYTES: u64 = 64 << 20;
 /// Epochs that may wait for their commit.
 const COMMITS_AHEAD: usize = 1;
 
@@ -61,13 +61,15 @@ pub(crate) fn run(options: FileOptions) -> Result<(), Failure> {
     let plan = Arc::new(options.pipeline.plan.clone());
     let mut store = Watched(open_store(&options.state)?);
     let name = options.input.as_ref().map_or("-".to_owned(), |path| path.display().to_string());
-    let mut engine = engine(&options.pipeline, &plan, 0, &name, ROOM, Envelope::Bare).map_err(failed)?;
+    let guests = guests(&options.pipeline).map_err(failed)?;
+    let mut engine = engine(&plan, guests, 0, &name, ROOM, Envelope::Bare).map_err(failed)?;
     let (last, mut progress) = restore(&mut store, &mut engine, &name)?;
     if let Some(path) = &options.input {
         check_input(path, &progress, last.as_ref())?;
     }
-    let sink = Sink::open(&options.output, &plan, &progress.lengths)
-        .map_err(|error| Failure::new(exit_of(&error), error).hint("to start over, remove both the output and its state folder"))?;
+    let sink = Sink::open(&options.output, &plan, &progress.lengths).map_err(|error| {
+        Failure::new(exit_of(&error), error).hint("to start over, remove both the output and its state folder")
+    })?;
     if progress.done {
         info!(input = name, "all of this input is done; remove the state folder to run it again");
         return Ok(());
@@ -78,13 +80,16 @@ pub(crate) fn run(options: FileOptions) -> Result<(), Failure> {
     let reader = source::read(options.input.clone(), start)
         .map_err(|error| Failure::new(Exit::Environment, error).context(format!("reading {name}")))?;
     let (sender, receiver) = sync_channel(COMMITS_AHEAD);
-    let committer = std::thread::Builder::new().name("committer".into()).spawn(move || commit_all(&receiver, store, sink, last))?;
+    let committer =
+        std::thread::Builder::new().name("committer".into()).spawn(move || commit_all(&receiver, store, sink, last))?;
     let began = Instant::now();
     let mut summary = Summary::default();
-    let mut work = Work { engine, effects: Effects::default(), opened: Instant::now(), delta_bytes: 0, name, bar, plan };
+    let mut work =
+        Work { engine, effects: Effects::default(), opened: Instant::now(), delta_bytes: 0, name, bar, plan };
     let computed = work.compute(&reader, &sender, &mut progress, &mut summary, &stop);
     drop(sender);
-    let committed = committer.join().map_err(|_| Failure::new(Exit::Failed, anyhow::anyhow!("the committer panicked")))?;
+    let committed =
+        committer.join().map_err(|_| Failure::new(Exit::Failed, anyhow::anyhow!("the committer panicked")))?;
     work.bar.finish_and_clear();
     committed?;
     computed?;
@@ -102,8 +107,8 @@ fn restore(store: &mut dyn Store, engine: &mut Engine, name: &str) -> Result<(Op
             Progress { input: name.to_owned(), offset: 0, line_start: 0, began_ms, lengths: Vec::new(), done: false };
         return Ok((None, fresh));
     };
-    let progress: Progress =
-        serde_json::from_slice(&local.sink).map_err(|error| halted(format!("the state is not that of a file run: {error}")))?;
+    let progress: Progress = serde_json::from_slice(&local.sink)
+        .map_err(|error| halted(format!("the state is not that of a file run: {error}")))?;
     if progress.input != name {
         return Err(Failure::usage(format!("the state belongs to input `{}`, not `{name}`", progress.input))
             .hint("name another --output, or another --state"));
@@ -122,7 +127,8 @@ fn restore(store: &mut dyn Store, engine: &mut Engine, name: &str) -> Result<(Op
 /// Whether the file still holds what was consumed from it.
 fn check_input(path: &Path, progress: &Progress, last: Option<&Marker>) -> Result<(), Failure> {
     let Some(last) = last.filter(|last| last.position.sequence > 0) else { return Ok(()) };
-    let context = |error: io::Error| Failure::new(Exit::Environment, error).context(format!("reading {}", path.display()));
+    let context =
+        |error: io::Error| Failure::new(Exit::Environment, error).context(format!("reading {}", path.display()));
     let mut file = std::fs::File::open(path).map_err(context)?;
     file.seek(io::SeekFrom::Start(progress.line_start)).map_err(context)?;
     let mut line = Vec::new();
@@ -132,7 +138,11 @@ fn check_input(path: &Path, progress: &Progress, last: Option<&Marker>) -> Resul
     if fingerprint(progress.began_ms, text) == last.position.fingerprint {
         return Ok(());
     }
-    let message = format!("line {} of {} is not the one that was consumed: the file was changed", last.position.sequence, path.display());
+    let message = format!(
+        "line {} of {} is not the one that was consumed: the file was changed",
+        last.position.sequence,
+        path.display()
+    );
     Err(Failure::halted(message).hint("remove the output and its state folder to start over"))
 }
 
@@ -207,7 +217,7 @@ impl Work {
                 progress.line_start = if idx > 0 { ends[idx - 1] } else { chunk_start };
                 progress.offset = ends[idx];
             }
-            if step == Step::Full || self.effects.totals.received >= EPOCH_EVENTS {
+            if step == Step::Full || self.effects.totals.received >= bound("PELTON_TEST_EPOCH_EVENTS", EPOCH_EVENTS) {
                 self.cut(sender, progress, summary)?;
             }
             if step == Step::NeedInput {
@@ -227,10 +237,14 @@ impl Work {
         }
         let state = self.engine.state_bytes() as u64;
         if state > self.plan.limits.state {
-            return Err(Failure::halted(format!("state has {state} bytes, limit {} (`limits.state`)", self.plan.limits.state)));
+            return Err(Failure::halted(format!(
+                "state has {state} bytes, limit {} (`limits.state`)",
+                self.plan.limits.state
+            )));
         }
         self.delta_bytes += delta.len();
-        let snapshot = (self.delta_bytes >= COMPACT_BYTES).then(|| self.engine.snapshot());
+        let compact_bytes = bound("PELTON_TEST_COMPACT_BYTES", COMPACT_BYTES);
+        let snapshot = (self.delta_bytes as u64 >= compact_bytes).then(|| self.engine.snapshot());
         if snapshot.is_some() {
             self.delta_bytes = 0;
         }
@@ -268,9 +282,16 @@ impl Summary {
 }
 
 /// Commits epochs in order until the sender is gone.
-fn commit_all(receiver: &Receiver<Cut>, mut store: impl Store, mut sink: Sink, mut last: Option<Marker>) -> Result<(), Failure> {
+fn commit_all(
+    receiver: &Receiver<Cut>,
+    mut store: impl Store,
+    mut sink: Sink,
+    mut last: Option<Marker>,
+) -> Result<(), Failure> {
     let session = u128::from(session()) << 64;
-    let environment = |error: anyhow::Error| Failure::new(Exit::Environment, error).hint("make room, then run the same command again");
+    let environment = |error: anyhow::Error| {
+        Failure::new(Exit::Environment, error).hint("make room, then run the same command again")
+    };
     while let Ok(mut cut) = receiver.recv() {
         pass("files.before");
         cut.progress.lengths = sink.append(&cut.records).map_err(|error| environment(error.into()))?;
@@ -293,7 +314,9 @@ fn commit_all(receiver: &Receiver<Cut>, mut store: impl Store, mut sink: Sink, m
 
 fn failed(error: pelton_engine::judge::StepError) -> Failure {
     match error {
-        pelton_engine::judge::StepError::Retry { .. } => Failure::new(Exit::Environment, error).hint("run the same command again"),
+        pelton_engine::judge::StepError::Retry { .. } => {
+            Failure::new(Exit::Environment, error).hint("run the same command again")
+        }
         pelton_engine::judge::StepError::Halt { .. } => Failure::halted(error.to_string()),
     }
 }
@@ -316,8 +339,9 @@ fn watch_signals() -> Result<Arc<AtomicBool>, Failure> {
 fn progress_bar(input: Option<&Path>, offset: u64) -> ProgressBar {
     let style = |template: &str| ProgressStyle::with_template(template).expect("the template is fixed");
     let bar = match input.and_then(|path| path.metadata().ok()) {
-        Some(meta) => ProgressBar::new(meta.len())
-            .with_style(style("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left")),
+        Some(meta) => {
+            ProgressBar::new(meta.len()).with_style(style("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left"))
+        }
         None => ProgressBar::new_spinner().with_style(style("{spinner} {bytes} {bytes_per_sec}")),
     };
     bar.set_position(offset);
@@ -328,8 +352,12 @@ fn progress_bar(input: Option<&Path>, offset: u64) -> ProgressBar {
 fn report(summary: &Summary, plan: &Plan, took: Duration, done: bool) {
     let totals = &summary.totals;
     let rate = totals.received as f64 / took.as_secs_f64().max(1e-9);
-    let outputs: Vec<String> =
-        plan.outputs.iter().enumerate().map(|(idx, output)| format!("{} {}", output.name, summary.records.get(idx).unwrap_or(&0))).collect();
+    let outputs: Vec<String> = plan
+        .outputs
+        .iter()
+        .enumerate()
+        .map(|(idx, output)| format!("{} {}", output.name, summary.records.get(idx).unwrap_or(&0)))
+        .collect();
     let dead: Vec<String> = summary.dead.iter().map(|(code, count)| format!("{code} {count}")).collect();
     info!(
         events = totals.received,

@@ -6,11 +6,13 @@ mod notices;
 mod sink;
 mod source;
 mod stream;
+mod timed;
 
 use std::path::Path;
 use std::sync::Arc;
 
 use pelton_engine::effects::{Origin, Room};
+use pelton_engine::guest::Guest;
 use pelton_engine::judge::StepError;
 use pelton_engine::plan::Plan;
 use pelton_engine::step::{Engine, Envelope, Options};
@@ -23,10 +25,21 @@ pub(crate) use stream::run as stream;
 use crate::cli::failure::{Exit, Failure};
 use crate::pipeline::Pipeline;
 
-/// An engine with empty state and fresh guests.
-fn engine(pipeline: &Pipeline, plan: &Arc<Plan>, partition: u32, source: &str, room: Room, envelope: Envelope) -> Result<Engine, StepError> {
-    let guests =
-        pipeline.guests().map_err(|error| StepError::Retry { stage: plan.name.clone(), reason: error.to_string() })?;
+/// Fresh guests of all stages.
+fn guests(pipeline: &Pipeline) -> Result<Vec<Box<dyn Guest>>, StepError> {
+    let stage = || pipeline.plan.name.clone();
+    pipeline.guests().map_err(|error| StepError::Retry { stage: stage(), reason: error.to_string() })
+}
+
+/// An engine with empty state for one partition.
+fn engine(
+    plan: &Arc<Plan>,
+    guests: Vec<Box<dyn Guest>>,
+    partition: u32,
+    source: &str,
+    room: Room,
+    envelope: Envelope,
+) -> Result<Engine, StepError> {
     let origin = Origin { pipeline: plan.name.clone(), partition, source: source.to_owned() };
     Engine::new(plan.clone(), guests, Options { origin, room, envelope })
 }
@@ -35,7 +48,9 @@ fn engine(pipeline: &Pipeline, plan: &Arc<Plan>, partition: u32, source: &str, r
 fn open_store(dir: &Path) -> Result<SledStore, Failure> {
     SledStore::open(dir, pelton_store::Options::default()).map_err(|error| {
         let hint = match &error {
-            StoreError::InUse(_) => "another `pelton run` works on this folder; stop it, or name another one with --state",
+            StoreError::InUse(_) => {
+                "another `pelton run` works on this folder; stop it, or name another one with --state"
+            }
             StoreError::Newer { .. } => "use the newer pelton that wrote it, or name another folder with --state",
             _ => "check the folder's disk and permissions, or name another one with --state",
         };

@@ -5,8 +5,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pelton_engine::log::Published;
 use pelton_engine::partition::{Committed, Notice};
+use pelton_engine::time::WallTime;
 use pelton_serve::{Answer, Partition as Metrics};
 use tracing::{debug, error, info, warn};
+
+use super::timed::Spent;
 
 /// Says one pause of many: the same reason again within this time is not logged.
 const REPEAT: Duration = Duration::from_secs(10);
@@ -17,14 +20,16 @@ pub(super) struct Notices {
     partition: u32,
     metrics: Metrics,
     said: BTreeMap<String, std::time::Instant>,
+    spent: Spent,
     /// Sum of all epochs of this run.
     pub(super) epochs: u64,
     pub(super) halted: Option<String>,
 }
 
 impl Notices {
-    pub(super) fn new(pipeline: &str, partition: u32, metrics: Metrics) -> Notices {
-        Notices { pipeline: pipeline.to_owned(), partition, metrics, said: BTreeMap::new(), epochs: 0, halted: None }
+    pub(super) fn new(pipeline: &str, partition: u32, metrics: Metrics, spent: Spent) -> Notices {
+        let said = BTreeMap::new();
+        Notices { pipeline: pipeline.to_owned(), partition, metrics, said, spent, epochs: 0, halted: None }
     }
 
     pub(super) fn take(&mut self, notice: Notice) {
@@ -45,7 +50,9 @@ impl Notices {
                 }
                 self.metrics.ok("standby");
             }
-            Notice::Doubt { epoch, reason } => warn!(pipeline, partition, epoch, reason, "outcome of a commit unknown, reading the marker"),
+            Notice::Doubt { epoch, reason } => {
+                warn!(pipeline, partition, epoch, reason, "outcome of a commit unknown, reading the marker")
+            }
             Notice::Paused { reason } => {
                 if self.is_news(&reason) {
                     warn!(pipeline, partition, reason, "waiting");
@@ -57,7 +64,13 @@ impl Notices {
                 self.metrics.add_recovery("quarantine");
             }
             Notice::Halted(halted) => {
-                error!(pipeline, partition, code = halted.code, evidence = halted.evidence, "halted: going on could corrupt results");
+                error!(
+                    pipeline,
+                    partition,
+                    code = halted.code,
+                    evidence = halted.evidence,
+                    "halted: going on could corrupt results"
+                );
                 self.metrics.halted(format!("{}: {}", halted.code, halted.evidence));
                 self.halted = Some(format!("{}: {}", halted.code, halted.evidence));
             }
@@ -82,10 +95,15 @@ impl Notices {
         facts.records_by_output.iter().enumerate().for_each(|(output, count)| metrics.add_records(output, *count));
         facts.dead_by_code.iter().for_each(|(code, count)| metrics.add_dead_letters(code, *count));
         facts.faults_by_stage.iter().for_each(|(stage, count)| metrics.add_traps(*stage, *count));
+        self.spent.take().enumerate().for_each(|(stage, time)| metrics.observe_guest(stage, time));
         metrics.set_watermark(facts.watermark);
         metrics.set_state_bytes(facts.state_bytes as u64);
-        metrics.observe_epoch(facts.epoch, Duration::from_millis(facts.epoch_ms), Duration::from_millis(facts.commit_ms));
-        metrics.set_lag(facts.pending, lag(facts.watermark));
+        metrics.observe_epoch(
+            facts.epoch,
+            Duration::from_millis(facts.epoch_ms),
+            Duration::from_millis(facts.commit_ms),
+        );
+        metrics.set_lag(facts.pending, age(facts.published));
         metrics.ok("running");
         debug!(
             pipeline = self.pipeline,
@@ -106,8 +124,8 @@ impl Notices {
     }
 }
 
-/// How far a watermark is behind the clock; zero at the ends of time.
-fn lag(watermark: i64) -> Duration {
+/// How long ago the broker stored an event; zero before the first one.
+fn age(published: WallTime) -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64);
-    if watermark == i64::MIN || watermark == i64::MAX { Duration::ZERO } else { Duration::from_millis((now - watermark).max(0) as u64) }
+    if published.0 == 0 { Duration::ZERO } else { Duration::from_millis((now - published.0).max(0).unsigned_abs()) }
 }

@@ -83,7 +83,8 @@ impl Sink {
         }
         for out in &mut self.files {
             if !out.buffer.is_empty() {
-                let context = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", out.path.display()));
+                let context =
+                    |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", out.path.display()));
                 out.file.write_all(&out.buffer).map_err(context)?;
                 out.file.sync_data().map_err(context)?;
                 out.length += out.buffer.len() as u64;

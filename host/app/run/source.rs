@@ -132,7 +132,11 @@ mod tests {
         let mut lines = Vec::new();
         while let Ok(Read::Chunk(chunk)) = receiver.recv() {
             for (event, end) in chunk.batch.events.iter().zip(&chunk.ends) {
-                lines.push((event.sequence, String::from_utf8(chunk.batch.slice(&event.payload).to_vec()).unwrap(), *end));
+                lines.push((
+                    event.sequence,
+                    String::from_utf8(chunk.batch.slice(&event.payload).to_vec()).unwrap(),
+                    *end,
+                ));
             }
         }
         lines
@@ -140,7 +144,9 @@ mod tests {
 
     #[test]
     fn lines_have_numbers_and_the_offset_behind_them() {
-        let expected = |list: &[(u64, &str, u64)]| list.iter().map(|(n, text, end)| (*n, text.to_string(), *end)).collect::<Vec<_>>();
+        let expected = |list: &[(u64, &str, u64)]| {
+            list.iter().map(|(n, text, end)| (*n, text.to_string(), *end)).collect::<Vec<_>>()
+        };
         assert_eq!(lines("a\nbc\r\n\nd"), expected(&[(1, "a", 2), (2, "bc", 6), (3, "", 7), (4, "d", 8)]));
         assert_eq!(lines("a\n"), expected(&[(1, "a", 2)]));
         assert_eq!(lines(""), expected(&[]));

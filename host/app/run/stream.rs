@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use pelton_broker::{Broker, Log, LogOptions, ProvisionOptions, Target};
 use pelton_engine::effects::Room;
+use pelton_engine::guest::Guest;
 use pelton_engine::log::{Request, Response};
 use pelton_engine::partition::{Action, Config, Event, MakeEngine, Partition};
 use pelton_engine::plan::Plan;
@@ -17,9 +18,10 @@ use pelton_serve::{Board, Server, Shape};
 use tokio::runtime::{Handle, Runtime};
 use tracing::{error, info};
 
-use super::failpoint::{Watched, pass};
+use super::failpoint::{Watched, bound, pass};
 use super::notices::Notices;
-use super::{engine, open_store, session};
+use super::timed::{Spent, Timed};
+use super::{engine, guests, open_store, session};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::run::{Listen, StreamOptions};
 use crate::pipeline::Pipeline;
@@ -54,7 +56,8 @@ pub(crate) fn run(options: StreamOptions) -> Result<(), Failure> {
     let broker = runtime.block_on(connect(&options, &plan))?;
     let board = Board::new();
     let stop_serving = serve(&runtime, options.listen, &board)?;
-    let shared = Arc::new(Shared { options, plan, runtime: runtime.handle().clone(), broker, stop: AtomicBool::new(false) });
+    let shared =
+        Arc::new(Shared { options, plan, runtime: runtime.handle().clone(), broker, stop: AtomicBool::new(false) });
     watch_signals(&shared);
     let threads: Vec<_> = shared
         .options
@@ -94,14 +97,21 @@ async fn connect(options: &StreamOptions, plan: &Plan) -> Result<Broker, Failure
     let drifts = pelton_broker::verify(&broker, plan, &ProvisionOptions::default()).await?;
     if !drifts.is_empty() {
         let list: Vec<String> = drifts.iter().map(ToString::to_string).collect();
-        return Err(Failure::new(Exit::Environment, anyhow::anyhow!("the broker is not as the pipeline expects: {}", list.join("; ")))
-            .hint("`pelton up PIPELINE` creates what is missing and says what differs"));
+        return Err(Failure::new(
+            Exit::Environment,
+            anyhow::anyhow!("the broker is not as the pipeline expects: {}", list.join("; ")),
+        )
+        .hint("`pelton up PIPELINE` creates what is missing and says what differs"));
     }
     Ok(broker)
 }
 
 /// Serves metrics and health until the returned sender is dropped.
-fn serve(runtime: &Runtime, listen: Listen, board: &Board) -> Result<Option<tokio::sync::oneshot::Sender<()>>, Failure> {
+fn serve(
+    runtime: &Runtime,
+    listen: Listen,
+    board: &Board,
+) -> Result<Option<tokio::sync::oneshot::Sender<()>>, Failure> {
     let bound = match listen {
         Listen::Off => return Ok(None),
         Listen::At(address) => runtime.block_on(Server::bind(address)),
@@ -130,7 +140,8 @@ fn watch_signals(shared: &Arc<Shared>) {
     let runtime = shared.runtime.clone();
     runtime.spawn(async move {
         use tokio::signal::unix::{SignalKind, signal};
-        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
             return;
         };
         tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
@@ -149,8 +160,9 @@ fn supervise(shared: &Shared, partition: u32, board: &Board) -> Result<Ended, Fa
     let metrics = board.partition(&shape);
     let mut panics: Vec<Instant> = Vec::new();
     loop {
-        let notices = Notices::new(&shared.plan.name, partition, metrics.clone());
-        match catch_unwind(AssertUnwindSafe(|| drive(shared, partition, notices))) {
+        let spent = Spent::new(shared.plan.stages.len());
+        let notices = Notices::new(&shared.plan.name, partition, metrics.clone(), spent.clone());
+        match catch_unwind(AssertUnwindSafe(|| drive(shared, partition, notices, &spent))) {
             Ok(ended) => return ended,
             Err(panic) => {
                 let text = panic
@@ -171,7 +183,7 @@ fn supervise(shared: &Shared, partition: u32, board: &Board) -> Result<Ended, Fa
 }
 
 /// Drives one partition until it stops or halts.
-fn drive(shared: &Shared, partition: u32, mut notices: Notices) -> Result<Ended, Failure> {
+fn drive(shared: &Shared, partition: u32, mut notices: Notices, spent: &Spent) -> Result<Ended, Failure> {
     let dir = shared.options.state.join(format!("p{partition}"));
     let mut store = Watched(open_store(&dir)?);
     let log = Log::new(
@@ -179,12 +191,14 @@ fn drive(shared: &Shared, partition: u32, mut notices: Notices) -> Result<Ended,
         Target::new(&shared.plan, partition),
         LogOptions { holder: shared.options.holder.clone(), ..LogOptions::default() },
     );
+    let defaults = Config::new(partition, session());
     let config = Config {
         drain: shared.options.drain,
         accept_gaps: shared.options.accept_loss,
-        ..Config::new(partition, session())
+        snapshot_epochs: bound("PELTON_TEST_SNAPSHOT_EPOCHS", defaults.snapshot_epochs),
+        ..defaults
     };
-    let mut machine = Partition::new(shared.plan.clone(), config, make_engine(shared, partition));
+    let mut machine = Partition::new(shared.plan.clone(), config, make_engine(shared, partition, spent));
     let (sender, receiver) = channel();
     let start = Instant::now();
     let now = || start.elapsed().as_millis() as u64;
@@ -220,10 +234,15 @@ fn drive(shared: &Shared, partition: u32, mut notices: Notices) -> Result<Ended,
     }
 }
 
-fn make_engine(shared: &Shared, partition: u32) -> MakeEngine {
+fn make_engine(shared: &Shared, partition: u32, spent: &Spent) -> MakeEngine {
     let pipeline: Pipeline = shared.options.pipeline.clone();
     let plan = shared.plan.clone();
-    Box::new(move || engine(&pipeline, &plan, partition, &plan.source.stream, Room::default(), Envelope::Headers))
+    let spent = spent.clone();
+    Box::new(move || {
+        let timed = |(stage, guest)| Box::new(Timed { guest, stage, spent: spent.clone() }) as Box<dyn Guest>;
+        let guests = guests(&pipeline)?.into_iter().enumerate().map(timed).collect();
+        engine(&plan, guests, partition, &plan.source.stream, Room::default(), Envelope::Headers)
+    })
 }
 
 /// Hands arrived answers to the machine; waits for the first one for at most `wait`.

@@ -87,6 +87,8 @@ pub(crate) struct Link {
     pub(crate) up: bool,
     /// Connections lost so far.
     pub(crate) losses: u64,
+    /// Messages dropped in the client because a subscription was full.
+    pub(crate) drops: u64,
 }
 
 impl Broker {
@@ -107,7 +109,7 @@ impl Broker {
             options.servers.clone()
         };
         let text = servers.join(", ");
-        let (sender, link) = watch::channel(Link { up: true, losses: 0 });
+        let (sender, link) = watch::channel(Link { up: true, losses: 0, drops: 0 });
         let client = client_options(options, sender)
             .await?
             .subscription_capacity(capacity)
@@ -160,6 +162,10 @@ impl Broker {
 
     pub(crate) fn link(&self) -> watch::Receiver<Link> {
         self.inner.link.clone()
+    }
+
+    pub(crate) fn drops(&self) -> u64 {
+        self.inner.link.borrow().drops
     }
 
     pub(crate) fn losses(&self) -> u64 {
@@ -255,7 +261,8 @@ fn watch_event(link: &watch::Sender<Link>, event: &Event) {
             });
             warn!(%event, "connection is down");
         }
-        Event::SlowConsumer(_) => warn!(%event, "messages were dropped in the client"),
+        // One event per message: too many for a line each. Who misses messages says so.
+        Event::SlowConsumer(_) => link.send_modify(|link| link.drops += 1),
         Event::ServerError(_) | Event::LameDuckMode => warn!(%event, "server event"),
         Event::ClientError(_) | Event::Draining => debug!(%event, "client event"),
     }

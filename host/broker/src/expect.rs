@@ -52,6 +52,8 @@ fn input(plan: &Plan, options: &ProvisionOptions) -> Expected {
     config.max_age = create.max_age.map_or(Duration::ZERO, |age| Duration::from_millis(age.0.unsigned_abs()));
     config.max_bytes = create.max_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
     (config.subjects, config.subject_transform) = ingest(plan, create);
+    // Producers that want every write on disk are many times faster with atomic batches.
+    config.allow_atomic_publish = true;
     Expected {
         config,
         settings: &["subjects", "subject_transform", "retention", "storage", "num_replicas"],
@@ -118,7 +120,8 @@ fn leases(options: &ProvisionOptions) -> Expected {
     config.deny_delete = true;
     config.allow_direct = true;
     config.duplicate_window = options.lease_ttl.min(Duration::from_secs(120));
-    Expected { config, settings: &["subjects", "max_msgs_per_subject", "max_age", "num_replicas"], is_ours: true }
+    // How long a lease lasts is up to the operator who made the bucket.
+    Expected { config, settings: &["subjects", "max_msgs_per_subject", "num_replicas"], is_ours: true }
 }
 
 fn snapshots(plan: &Plan, options: &ProvisionOptions) -> Expected {

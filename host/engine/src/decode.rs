@@ -2,9 +2,11 @@
 //!
 //! What is decided here on purpose:
 //! - The payload must be UTF-8 and one JSON object; text after the object is a syntax error.
-//! - A wanted field that occurs twice is refused; other fields are skipped without being checked beyond syntax.
-//! - `null` is the same as missing. `1.0` is the integer 1; `1.5` and integers beyond 64 bits (signed) are not integers.
-//!   An integer is a number. `1e400` is refused where a number is wanted.
+//! - A wanted field that occurs twice is refused, even as `null`; other fields are skipped without being checked
+//!   beyond syntax: `1e400` or half a surrogate pair in them is nobody's business.
+//! - `null` is the same as missing. `1.0` is the integer 1, up to 2^53 - 1 in magnitude; `1.5` and integers beyond
+//!   64 bits (signed) are not integers. An integer is a number. A wanted `1e400` is refused.
+//! - An event that is not JSON at all is refused as such, whatever its fields held up to there.
 //! - The key may be a text or an integer (its decimal digits); an empty key is missing.
 
 use std::fmt;
@@ -88,11 +90,22 @@ pub struct Decoder {
 /// What the visitor has found in the event at hand.
 #[derive(Default)]
 struct Row {
-    seen: Vec<bool>,
+    seen: Vec<Seen>,
     time: Option<i64>,
-    time_seen: bool,
-    key_seen: bool,
-    fault: Option<DecodeFault>,
+    time_seen: Seen,
+    key_seen: Seen,
+    fault: Option<(Target, DecodeFault)>,
+    /// The target that is being read: where a syntax error is when reading stops.
+    reading: Option<Target>,
+}
+
+/// Whether a wanted field has occurred.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Seen {
+    #[default]
+    No,
+    Null,
+    Value,
 }
 
 impl Decoder {
@@ -107,7 +120,7 @@ impl Decoder {
         for (idx, field) in fields.iter().enumerate() {
             root.want(&field.pointer, Target::Field(idx));
         }
-        let row = Row { seen: vec![false; fields.len()], ..Row::default() };
+        let row = Row { seen: vec![Seen::No; fields.len()], ..Row::default() };
         Decoder {
             root,
             key: source.key.clone(),
@@ -121,14 +134,15 @@ impl Decoder {
         }
     }
 
-    /// A decoder for records between two stages: they bring their key and time with them.
+    /// A decoder for records between two stages: they bring their key and time with them. Only fields that are
+    /// `needed` behind are looked at; the columns of the others stay empty.
     #[must_use]
-    pub fn between_stages(fields: Vec<FieldRead>, payload_max: u64) -> Decoder {
+    pub fn between_stages(fields: Vec<FieldRead>, needed: &[bool], payload_max: u64) -> Decoder {
         let mut root = Node::default();
-        for (idx, field) in fields.iter().enumerate() {
+        for (idx, field) in fields.iter().enumerate().filter(|(idx, _)| needed[*idx]) {
             root.want(&field.pointer, Target::Field(idx));
         }
-        let row = Row { seen: vec![false; fields.len()], ..Row::default() };
+        let row = Row { seen: vec![Seen::No; fields.len()], ..Row::default() };
         Decoder {
             root,
             key: Key::SubjectToken(0),
@@ -181,7 +195,18 @@ impl Decoder {
     ///
     /// # Errors
     /// A data fault; the record is a dead letter of the stage that cannot read it.
-    pub fn decode_record(&mut self, key: &[u8], time: i64, payload: &[u8], out: &mut Decoded) -> Result<(), DecodeFault> {
+    pub fn decode_record(
+        &mut self,
+        key: &[u8],
+        time: i64,
+        payload: &[u8],
+        out: &mut Decoded,
+    ) -> Result<(), DecodeFault> {
+        /// 285,000 years, so that adding a window to a time that a module made up does not overflow.
+        const TIME_MAX: u64 = 1 << 53;
+        if time.unsigned_abs() > TIME_MAX {
+            return Err(fault("time-range", format!("the record's time {time} is out of range")));
+        }
         let rows = out.len();
         match self.read(payload, &mut out.keys, &mut out.columns) {
             Ok(()) => {
@@ -203,21 +228,43 @@ impl Decoder {
         }
         let text = std::str::from_utf8(payload)
             .map_err(|error| fault("json-utf8", format!("invalid UTF-8 at byte {}", error.valid_up_to())))?;
-        self.row.seen.fill(false);
-        (self.row.time, self.row.time_seen, self.row.key_seen, self.row.fault) = (None, false, false, None);
+        self.row.seen.fill(Seen::No);
+        (self.row.time, self.row.time_seen, self.row.key_seen) = (None, Seen::No, Seen::No);
+        (self.row.fault, self.row.reading) = (None, None);
         let mut json = serde_json::Deserializer::from_str(text);
-        let object = Object { node: &self.root, fields: &self.fields, unit: self.unit, row: &mut self.row, keys, columns, top: true };
+        let object = Object {
+            node: &self.root,
+            fields: &self.fields,
+            unit: self.unit,
+            row: &mut self.row,
+            keys,
+            columns,
+            top: true,
+        };
         let read = object.deserialize(&mut json).and_then(|()| json.end());
-        if let Some(found) = self.row.fault.take() {
-            return Err(found);
+        if let Err(error) = read {
+            let path = self.row.reading.map_or(String::new(), |target| self.path(target));
+            return Err(DecodeFault { path, ..syntax_fault(&error, text) });
         }
-        read.map_err(|error| syntax_fault(&error, text))?;
+        if let Some((target, found)) = self.row.fault.take() {
+            return Err(DecodeFault { path: self.path(target), ..found });
+        }
         self.fill_missing(columns)
+    }
+
+    /// Where in the event a target is.
+    fn path(&self, target: Target) -> String {
+        match (target, &self.key) {
+            (Target::Key, Key::Field(pointer)) => pointer_text(pointer),
+            (Target::Key, _) => String::new(),
+            (Target::Time, _) => pointer_text(&self.time_pointer),
+            (Target::Field(idx), _) => pointer_text(&self.fields[idx].pointer),
+        }
     }
 
     fn fill_missing(&mut self, columns: &mut [Column]) -> Result<(), DecodeFault> {
         for (idx, field) in self.fields.iter().enumerate() {
-            if self.row.seen[idx] {
+            if self.row.seen[idx] == Seen::Value {
                 continue;
             }
             if field.required {
@@ -237,12 +284,11 @@ impl Decoder {
     }
 
     fn take_key(&self, subject: &[u8], headers: &[u8], rows: usize, keys: &mut TextColumn) -> Result<(), DecodeFault> {
-        let missing = |what: String, path: String| {
-            Err(DecodeFault { code: "key-missing", stage: None, path, message: what })
-        };
+        let missing =
+            |what: String, path: String| Err(DecodeFault { code: "key-missing", stage: None, path, message: what });
         match &self.key {
             Key::Field(pointer) => {
-                if !self.row.key_seen || keys.ends.len() == rows || keys.get(rows).is_empty() {
+                if self.row.key_seen != Seen::Value || keys.ends.len() == rows || keys.get(rows).is_empty() {
                     return missing("the key field is missing or empty".into(), pointer_text(pointer));
                 }
             }
@@ -266,12 +312,16 @@ impl Decoder {
         };
         if time > published.saturating_add(self.max_future) {
             let ahead = crate::time::Span(time.saturating_sub(published));
-            let message = format!("event time {time} is {ahead} ahead of its arrival, limit {}", crate::time::Span(self.max_future));
+            let message = format!(
+                "event time {time} is {ahead} ahead of its arrival, limit {}",
+                crate::time::Span(self.max_future)
+            );
             return Err(DecodeFault { code: "time-future", stage: None, path: path(), message });
         }
         if time < published.saturating_sub(self.max_past) {
             let behind = crate::time::Span(published.saturating_sub(time));
-            let message = format!("event time {time} is {behind} behind its arrival, limit {}", crate::time::Span(self.max_past));
+            let message =
+                format!("event time {time} is {behind} behind its arrival, limit {}", crate::time::Span(self.max_past));
             return Err(DecodeFault { code: "time-past", stage: None, path: path(), message });
         }
         Ok(EventTime(time))
@@ -485,6 +535,7 @@ enum Scalar<'a> {
     Boolean(bool),
     /// An integer that does not fit into 64 bits.
     Huge(f64),
+    Null,
     Other(&'static str),
 }
 
@@ -496,13 +547,14 @@ impl Scalar<'_> {
             Scalar::Number(value) => format!("number {value}"),
             Scalar::Boolean(value) => format!("boolean {value}"),
             Scalar::Huge(value) => format!("an integer beyond 64 bits (about {value:e})"),
+            Scalar::Null => "null".into(),
             Scalar::Other(name) => name.into(),
         }
     }
 
     fn integer(self) -> Option<i64> {
-        /// Every integer up to here has an exact float.
-        const EXACT: f64 = 9_007_199_254_740_992.0;
+        /// Up to here no two integers share a float.
+        const EXACT: f64 = 9_007_199_254_740_991.0;
         match self {
             Scalar::Integer(value) => Some(value),
             Scalar::Number(value) if value.fract() == 0.0 && value.abs() <= EXACT => Some(value as i64),
@@ -520,39 +572,44 @@ impl Leaf<'_> {
                 Target::Field(idx) => take_field(value, *idx, &self.fields[*idx], self.row, &mut self.columns[*idx]),
             };
             if self.row.fault.is_none() {
-                self.row.fault = fault;
+                self.row.fault = fault.map(|fault| (*target, fault));
             }
         }
+        self.row.reading = None;
     }
 }
 
-fn duplicate(path: String) -> Option<DecodeFault> {
-    Some(DecodeFault { code: "json-duplicate", stage: None, path, message: "the field occurs more than once".into() })
+/// Notes that a field has occurred; a fault when it had before.
+fn occurs(seen: &mut Seen, value: Scalar<'_>) -> Option<DecodeFault> {
+    let before = std::mem::replace(seen, if matches!(value, Scalar::Null) { Seen::Null } else { Seen::Value });
+    (before != Seen::No).then(|| fault("json-duplicate", "the field occurs more than once".into()))
 }
 
 fn take_key_value(value: Scalar<'_>, row: &mut Row, keys: &mut TextColumn) -> Option<DecodeFault> {
-    if row.key_seen {
-        return duplicate(String::new());
+    if let Some(twice) = occurs(&mut row.key_seen, value) {
+        return Some(twice);
     }
-    row.key_seen = true;
     match value {
+        Scalar::Null => {}
         Scalar::Text(text) => keys.push(text.as_bytes()),
         Scalar::Integer(value) => keys.push(value.to_string().as_bytes()),
         other => {
             let message = format!("the key is not a text: expected text, found {}", other.found());
-            return Some(DecodeFault { code: "key-type", stage: None, path: String::new(), message });
+            return Some(fault("key-type", message));
         }
     }
     None
 }
 
 fn take_time_value(value: Scalar<'_>, unit: TimeUnit, row: &mut Row) -> Option<DecodeFault> {
-    if row.time_seen {
-        return duplicate(String::new());
+    if let Some(twice) = occurs(&mut row.time_seen, value) {
+        return Some(twice);
     }
-    row.time_seen = true;
     row.time = match (unit, value) {
-        (TimeUnit::Rfc3339, Scalar::Text(text)) => text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond),
+        (_, Scalar::Null) => return None,
+        (TimeUnit::Rfc3339, Scalar::Text(text)) => {
+            text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond)
+        }
         (TimeUnit::Rfc3339, _) => None,
         (TimeUnit::Seconds, value) => value.integer().and_then(|at| at.checked_mul(1000)),
         (TimeUnit::Millis, value) => value.integer(),
@@ -564,15 +621,21 @@ fn take_time_value(value: Scalar<'_>, unit: TimeUnit, row: &mut Row) -> Option<D
     }
     let expected = if unit == TimeUnit::Rfc3339 { "an RFC 3339 text" } else { "an integer" };
     let message = format!("the time is not usable: expected {expected}, found {}", value.found());
-    Some(DecodeFault { code: "time-type", stage: None, path: String::new(), message })
+    Some(fault("time-type", message))
 }
 
-fn take_field(value: Scalar<'_>, idx: usize, field: &FieldRead, row: &mut Row, column: &mut Column) -> Option<DecodeFault> {
-    if row.seen[idx] {
-        return duplicate(pointer_text(&field.pointer));
+fn take_field(
+    value: Scalar<'_>,
+    idx: usize,
+    field: &FieldRead,
+    row: &mut Row,
+    column: &mut Column,
+) -> Option<DecodeFault> {
+    if let Some(twice) = occurs(&mut row.seen[idx], value) {
+        return Some(twice);
     }
-    row.seen[idx] = true;
     let taken = match (&mut column.values, value) {
+        (_, Scalar::Null) => true,
         (Values::Text(texts), Scalar::Text(text)) => {
             texts.push(text.as_bytes());
             true
@@ -595,13 +658,15 @@ fn take_field(value: Scalar<'_>, idx: usize, field: &FieldRead, row: &mut Row, c
     if taken {
         return None;
     }
-    let message = format!("field `{}` has the wrong type: expected {}, found {}", field.name, field.kind.name(), value.found());
-    Some(DecodeFault { code: "field-type", stage: Some(field.stage), path: pointer_text(&field.pointer), message })
+    let message =
+        format!("field `{}` has the wrong type: expected {}, found {}", field.name, field.kind.name(), value.found());
+    Some(DecodeFault { stage: Some(field.stage), ..fault("field-type", message) })
 }
 
 impl<'de> DeserializeSeed<'de> for Leaf<'_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        self.row.reading = self.targets.first().copied();
         deserializer.deserialize_any(self)
     }
 }
@@ -634,6 +699,7 @@ impl<'de> Visitor<'de> for Leaf<'_> {
     }
     // null is the same as missing.
     fn visit_unit<E>(self) -> Result<(), E> {
+        self.take(Scalar::Null);
         Ok(())
     }
     fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
@@ -648,3 +714,5 @@ impl<'de> Visitor<'de> for Leaf<'_> {
     }
 }
 
+#[cfg(test)]
+mod tests;

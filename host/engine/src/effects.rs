@@ -148,7 +148,15 @@ impl Effects {
     }
 
     /// Keeps an input event that came too late for every window.
-    pub(crate) fn push_late(&mut self, origin: &Origin, stage: &str, time: i64, watermark: i64, batch: &RawBatch, event: &RawEvent) {
+    pub(crate) fn push_late(
+        &mut self,
+        origin: &Origin,
+        stage: &str,
+        time: i64,
+        watermark: i64,
+        batch: &RawBatch,
+        event: &RawEvent,
+    ) {
         let mut headers = Headers::default();
         headers
             .put("Pelton-Id", format_args!("{}/{}/{}", origin.pipeline, origin.partition, event.sequence))

@@ -10,8 +10,10 @@ use sha2::{Digest, Sha256};
 
 use crate::totals::Totals;
 
-/// Marker subjects repeat after this many epochs: `mark.<lease revision>.<epoch mod MARKER_SLOTS>`.
+/// Marker subjects repeat after this many epochs: `mark.<lease revision>-<run>.<epoch mod MARKER_SLOTS>`.
 pub const MARKER_SLOTS: u64 = 4096;
+/// A nonce is session (64 bits), run of the session (24 bits), epoch sealed in the session (40 bits).
+pub const RUN_SHIFT: u32 = 40;
 /// Largest change chunk of a batch, bytes; below the broker's usual payload limit of 1 MiB.
 pub const CHANGE_BYTES_MAX: usize = 512 << 10;
 /// Messages of one atomic batch at most (the broker's default limit).
@@ -94,10 +96,16 @@ pub struct Marker {
 }
 
 impl Marker {
-    /// `<lease>.<epoch mod slots>`: the last two tokens of the marker's subject.
+    /// `<lease>-<run>.<epoch mod slots>`: the last two tokens of the marker's subject.
+    ///
+    /// `<run>` stands for one unbroken stretch of work of one process, so that a partition which commits an epoch
+    /// number again, after the stream lost the first one, does not use the first one's subject: a host that still
+    /// holds the first one must not pass the fence.
     #[must_use]
     pub fn slot(&self) -> String {
-        format!("{}.{}", self.lease, self.epoch % MARKER_SLOTS)
+        let run = (self.nonce >> RUN_SHIFT) as u64 ^ (self.nonce >> 96) as u64;
+        let run = run.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        format!("{}-{run:08x}.{}", self.lease, self.epoch % MARKER_SLOTS)
     }
 
     /// The marker as JSON, for the stream and for people.
@@ -111,7 +119,8 @@ impl Marker {
     /// # Errors
     /// When the bytes are not a marker of a version that this host knows.
     pub fn decode(bytes: &[u8]) -> Result<Marker, String> {
-        let marker: Marker = serde_json::from_slice(bytes).map_err(|error| format!("marker does not decode: {error}"))?;
+        let marker: Marker =
+            serde_json::from_slice(bytes).map_err(|error| format!("marker does not decode: {error}"))?;
         if marker.version != 1 {
             return Err(format!("marker version {} is not known to this host (it knows 1)", marker.version));
         }

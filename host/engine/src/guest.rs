@@ -3,7 +3,7 @@
 //! `sandbox` implements [`Guest`] over wasm components; tests implement it natively.
 //! A guest owns no state. It may be replaced by a fresh instance between any two calls.
 
-use crate::event::{Events, Field, TextColumn, Column};
+use crate::event::{Column, Events, Field, TextColumn};
 
 /// What kind of module this is: which functions it exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -288,11 +288,35 @@ pub trait Guest: Send {
     /// `window-rule`: judges panes.
     fn evaluate(&mut self, metering: Metering, panes: &mut Panes, output: &mut Output) -> Result<(), Fault>;
     /// `reducer`.
-    fn reduce(&mut self, metering: Metering, events: &mut Events, groups: &mut Groups, reduced: &mut Reduced) -> Result<(), Fault>;
+    fn reduce(
+        &mut self,
+        metering: Metering,
+        events: &mut Events,
+        groups: &mut Groups,
+        reduced: &mut Reduced,
+    ) -> Result<(), Fault>;
     /// `window-fold`: new accumulator per group.
-    fn fold(&mut self, metering: Metering, events: &mut Events, groups: &mut Groups, states: &mut States) -> Result<(), Fault>;
+    fn fold(
+        &mut self,
+        metering: Metering,
+        events: &mut Events,
+        groups: &mut Groups,
+        states: &mut States,
+    ) -> Result<(), Fault>;
     /// `window-fold`: merges `right[i]` into `left[i]`.
-    fn merge(&mut self, metering: Metering, left: &mut States, right: &mut States, states: &mut States) -> Result<(), Fault>;
+    fn merge(
+        &mut self,
+        metering: Metering,
+        left: &mut States,
+        right: &mut States,
+        states: &mut States,
+    ) -> Result<(), Fault>;
     /// `window-fold`: judges panes by their accumulators.
-    fn finish(&mut self, metering: Metering, panes: &mut Panes, states: &mut States, output: &mut Output) -> Result<(), Fault>;
+    fn finish(
+        &mut self,
+        metering: Metering,
+        panes: &mut Panes,
+        states: &mut States,
+        output: &mut Output,
+    ) -> Result<(), Fault>;
 }

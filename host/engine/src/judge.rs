@@ -25,13 +25,18 @@ pub(crate) struct Verdict {
     pub(crate) message: String,
 }
 
+/// A call of the module over some rows.
+pub(crate) type Call<'a, R> = dyn FnMut(Metering, &[u32]) -> Result<R, Fault> + 'a;
+/// Takes what became of some rows.
+pub(crate) type Done<'a, R> = dyn FnMut(&[u32], Result<R, Verdict>) + 'a;
+
 /// Runs `call` over `rows`, in order, and hands every row to `done` exactly once: with the reply of the call that took
 /// it, or with a verdict when it is alone and guilty. Returns how many faults there were.
 pub(crate) fn judge<R>(
     stage: &str,
     rows: &[u32],
-    call: &mut dyn FnMut(Metering, &[u32]) -> Result<R, Fault>,
-    done: &mut dyn FnMut(&[u32], Result<R, Verdict>),
+    call: &mut Call<'_, R>,
+    done: &mut Done<'_, R>,
 ) -> Result<u64, StepError> {
     if rows.is_empty() {
         return Ok(0);
@@ -65,8 +70,8 @@ fn alone<R>(
     stage: &str,
     metering: Metering,
     row: &[u32],
-    call: &mut dyn FnMut(Metering, &[u32]) -> Result<R, Fault>,
-    done: &mut dyn FnMut(&[u32], Result<R, Verdict>),
+    call: &mut Call<'_, R>,
+    done: &mut Done<'_, R>,
 ) -> Result<u64, StepError> {
     match call(metering, row) {
         Ok(reply) => {

@@ -2,6 +2,15 @@
 //!
 //! Lower layers never use higher ones: `time event` < `guest plan codec` < `decode window` < `step` < `partition`.
 #![forbid(unsafe_code)]
+#![deny(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::exit,
+    clippy::unwrap_used
+)]
+#![cfg_attr(test, allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests read files and unwrap"))]
 
 pub mod codec;
 pub mod decode;

@@ -113,9 +113,13 @@ pub enum Published {
 #[derive(Clone, Debug)]
 pub enum Response {
     /// The lease is held, or still held, under this revision.
-    LeaseHeld { revision: u64 },
+    LeaseHeld {
+        revision: u64,
+    },
     /// Another host holds the lease.
-    LeaseTaken { holder: String },
+    LeaseTaken {
+        holder: String,
+    },
     LeaseReleased,
     Survey(Box<Survey>),
     /// In order, without gaps. Empty only when nothing is left.
@@ -127,7 +131,9 @@ pub enum Response {
     Published(Published),
     Acked,
     /// The stream is not there.
-    Missing { stream: String },
+    Missing {
+        stream: String,
+    },
     /// Environment fault: no connection, time-out, no leader. Ask again later.
     Unavailable(String),
     /// Integrity fault seen while reading: a record that does not decode, a hole in the changes.

@@ -28,8 +28,6 @@ pub struct SimStore {
     pub dies_in: Option<u32>,
     /// The process has died in a call.
     pub dead: bool,
-    /// Mutant: the outbox forgets an epoch as soon as it is applied.
-    pub no_outbox: bool,
     /// Mutant: a crash may leave the position of an epoch without its state.
     pub torn: bool,
     pub quarantined: u64,
@@ -39,8 +37,8 @@ impl SimStore {
     /// The process is gone. After a power cut some of what was not synced is gone too. Gives how many epochs were lost.
     pub fn crash(&mut self, power_cut: bool, rng: &mut Rng) -> u64 {
         (self.dead, self.dies_in, self.failing) = (false, None, 0);
-        if self.torn && power_cut && let Some(last) = self.entries.back_mut() {
-            last.epoch.delta = empty_delta(&last.epoch.delta);
+        if self.torn && power_cut && let [.., before, last] = self.entries.make_contiguous() {
+            last.epoch.delta.clone_from(&before.epoch.delta);
         }
         let head = self.head_epoch();
         if !power_cut || self.torn || head <= self.synced {
@@ -54,8 +52,8 @@ impl SimStore {
 
     /// A new, empty disk.
     pub fn lose_all(&mut self) {
-        let (no_outbox, torn, quarantined) = (self.no_outbox, self.torn, self.quarantined);
-        *self = SimStore { no_outbox, torn, quarantined, ..SimStore::default() };
+        let (torn, quarantined) = (self.torn, self.quarantined);
+        *self = SimStore { torn, quarantined, ..SimStore::default() };
     }
 
     /// Everything but a rebase answers `Damaged` from now on.
@@ -99,13 +97,6 @@ impl SimStore {
     }
 }
 
-/// The first two integers (event times) of a delta without the state behind them.
-fn empty_delta(delta: &[u8]) -> Vec<u8> {
-    let mut ends = delta.iter().enumerate().filter(|(_, byte)| **byte < 0x80).map(|(idx, _)| idx + 1);
-    let end = ends.nth(1).unwrap_or(0);
-    delta[..end].to_vec()
-}
-
 fn past(sequence: u64, epoch: &Epoch) -> Past {
     let marker = &epoch.marker;
     Past { epoch: marker.epoch, nonce: marker.nonce, position: marker.position, sequence }
@@ -120,7 +111,7 @@ impl Store for SimStore {
         Ok(Some(Local {
             head,
             snapshot: self.snapshot.as_deref().cloned(),
-            deltas: deltas.map(|entry| entry.epoch.delta.clone()).filter(|delta| !delta.is_empty()).collect(),
+            deltas: deltas.map(|entry| entry.epoch.delta.clone()).collect(),
             history: self.history.iter().copied().collect(),
             sink: Vec::new(),
         }))
@@ -180,9 +171,6 @@ impl Store for SimStore {
     fn outbox(&mut self, epoch: u64) -> Result<Option<Epoch>, StoreError> {
         self.readable()?;
         let first = (self.head_epoch() + 1).saturating_sub(OUTBOX_MAX as u64);
-        if self.no_outbox {
-            return Ok(None);
-        }
         let found = self.entries.iter().rev().find(|entry| entry.epoch.marker.epoch == epoch && first <= epoch);
         Ok(found.map(|entry| entry.epoch.clone()))
     }

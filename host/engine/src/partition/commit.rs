@@ -34,7 +34,9 @@ enum State {
     /// The outcome is in doubt: reading the marker.
     Resolving(Asked),
     /// Read the marker at this time.
-    Waiting { until: u64 },
+    Waiting {
+        until: u64,
+    },
 }
 
 impl InFlight {
@@ -67,7 +69,9 @@ impl Partition {
         let Some(inflight) = &mut running.inflight else { return };
         let epoch = inflight.sealed.epoch.marker.epoch;
         match (&inflight.state, response) {
-            (State::Publishing(_), Response::Published(Published::Stored { sequence })) => self.committed_at(sequence, now, store),
+            (State::Publishing(_), Response::Published(Published::Stored { sequence })) => {
+                self.committed_at(sequence, now, store)
+            }
             (State::Publishing(_), Response::Published(Published::Rejected(_))) if mutants.rejected_is_success => {
                 let sequence = running.head.as_ref().map_or(0, |head| head.sequence) + 1;
                 self.committed_at(sequence, now, store);
@@ -89,7 +93,9 @@ impl Partition {
                 self.resolve(now);
             }
             (State::Resolving(_), Response::Survey(survey)) => self.resolved(&survey, now, store),
-            (State::Resolving(_), Response::Missing { stream }) => self.recover(format!("stream `{stream}` is missing"), now, store),
+            (State::Resolving(_), Response::Missing { stream }) => {
+                self.recover(format!("stream `{stream}` is missing"), now, store)
+            }
             (State::Resolving(_) | State::Waiting { .. }, other) => {
                 inflight.state = State::Waiting { until: now + self.config.retry_ms };
                 self.tell(Notice::Paused { reason: format!("the marker cannot be read: {}", describe(&other)) });
@@ -247,22 +253,30 @@ impl Partition {
     fn check_if_due(&mut self, now: u64, epochs: u64) {
         let (interval, never) = (self.config.idle_check_ms, self.config.mutants.no_idle_check);
         let Phase::Running(running) = &mut self.phase else { return };
-        let due = now >= running.checked_at + interval && running.inflight.is_none();
-        if never || running.check.is_some() || !(due || running.epochs_unchecked >= epochs) {
-            if running.check.is_some_and(|asked| now >= asked.at + 2 * interval) {
-                running.check = None;
-            }
+        if running.check.as_ref().is_some_and(|(asked, _)| now >= asked.at + 2 * interval) {
+            running.check = None;
+        }
+        let idle = now >= running.checked_at + interval && running.inflight.is_none();
+        let due = idle || running.epochs_unchecked >= epochs;
+        if never || running.check.is_some() || !due {
             return;
         }
-        let sequence = running.head.as_ref().map(|head| head.marker.position.sequence).filter(|&sequence| sequence > 0);
+        let head = running.head.clone();
+        let sequence = head.as_ref().map(|head| head.marker.position.sequence).filter(|&sequence| sequence > 0);
         let asked = self.ask(Request::Survey { input_sequence: sequence, epoch: None }, now);
         if let Phase::Running(running) = &mut self.phase {
-            (running.check, running.checked_at, running.epochs_unchecked) = (Some(asked), now, 0);
+            (running.check, running.checked_at, running.epochs_unchecked) = (Some((asked, head)), now, 0);
         }
     }
 
-    /// The answer to the periodic look. Epochs may have been committed since it was asked.
-    pub(super) fn checked(&mut self, response: &Response, now: u64, store: &mut dyn Store) {
+    /// The answer to the periodic look, which was asked when `head` was the last marker.
+    pub(super) fn checked(
+        &mut self,
+        head: Option<&StoredMarker>,
+        response: &Response,
+        now: u64,
+        store: &mut dyn Store,
+    ) {
         let survey = match response {
             Response::Survey(survey) => survey,
             Response::Missing { stream } => return self.recover(format!("stream `{stream}` is missing"), now, store),
@@ -272,13 +286,13 @@ impl Partition {
         if survey.input.identity != running.input {
             return self.recover("the input stream was created anew".into(), now, store);
         }
-        let Some(head) = &running.head else { return };
-        // Compared only while nothing is in flight: then the marker is ours and the newest, or the stream changed.
-        let found = survey.marker.as_ref().map(|found| (found.sequence, found.marker.nonce));
-        if running.inflight.is_none() && running.epochs_unchecked == 0 && found != Some((head.sequence, head.marker.nonce)) {
+        let place = |head: Option<&StoredMarker>| head.map(|head| (head.sequence, head.marker.nonce));
+        // The marker is compared only when nothing was committed or in flight meanwhile; else the fence looks at it.
+        let is_still = running.inflight.is_none() && running.epochs_unchecked == 0;
+        if is_still && place(survey.marker.as_ref()) != place(head) {
             return self.recover("the pipeline stream is not where we left it".into(), now, store);
         }
-        if running.epochs_unchecked == 0
+        if let Some(head) = head
             && !self.config.mutants.no_input_check
             && let Err(halted) = check_input(head.marker.position, survey)
         {

@@ -21,12 +21,13 @@ pub use recover::{Decision, Halted, check_input, decide};
 use recovery::Recovery;
 use run::Running;
 
-use crate::epoch::Epoch;
+use crate::epoch::{Epoch, RUN_SHIFT};
 use crate::judge::StepError;
 use crate::log::{Request, Response};
 use crate::plan::Plan;
 use crate::step::Engine;
 use crate::store::Store;
+use crate::time::WallTime;
 use crate::totals::Totals;
 
 /// Identifies a question, so that its answer is recognised.
@@ -58,18 +59,32 @@ pub enum Event {
 #[derive(Clone, Debug)]
 pub enum Notice {
     /// Another host works on this partition.
-    Standby { holder: String },
-    Recovering { cause: String },
+    Standby {
+        holder: String,
+    },
+    Recovering {
+        cause: String,
+    },
     /// Ready to take events.
-    Running { epoch: u64, decision: &'static str },
+    Running {
+        epoch: u64,
+        decision: &'static str,
+    },
     /// An epoch is committed and applied.
     Committed(Box<Committed>),
     /// The outcome of a publish is not known; the marker decides.
-    Doubt { epoch: u64, reason: String },
+    Doubt {
+        epoch: u64,
+        reason: String,
+    },
     /// Environment fault: waiting.
-    Paused { reason: String },
+    Paused {
+        reason: String,
+    },
     /// The local store was set aside.
-    Quarantined { reason: String },
+    Quarantined {
+        reason: String,
+    },
     Halted(Halted),
 }
 
@@ -79,6 +94,8 @@ pub struct Committed {
     pub epoch: u64,
     pub position: u64,
     pub watermark: i64,
+    /// When the broker stored the last event of the epoch.
+    pub published: WallTime,
     pub totals: Totals,
     pub totals_sum: Totals,
     pub dead_by_code: Vec<(String, u64)>,
@@ -144,6 +161,12 @@ pub struct Mutants {
     pub keep_state_after_fence: bool,
     /// Replayed changes are not checked against the chain of hashes and nonces.
     pub no_chain_check: bool,
+    /// A fetch that is not answered is asked again, whatever it may have delivered.
+    pub forget_fetch: bool,
+    /// A consumer that was lost and made again is no reason to look at the streams.
+    pub ignore_restart: bool,
+    /// Nothing is checked between the reset of the consumer and the first event.
+    pub no_second_look: bool,
 }
 
 impl Config {
@@ -179,8 +202,12 @@ pub struct Partition {
     next_ticket: Ticket,
     /// Epochs sealed in this session; part of their nonces.
     sealed: u64,
+    /// How often recovery has led to running; part of the nonces, and with the session of the markers' slots.
+    runs: u32,
     lease: Option<Lease>,
     stopping: Option<u64>,
+    /// Nonce of the marker to which the changes did not lead in the last recoveries, and in how many.
+    unreached: Option<(u128, u32)>,
     actions: Vec<Action>,
 }
 
@@ -200,14 +227,21 @@ struct Lease {
 
 enum Phase {
     /// Wants the lease.
-    Standby { asked: Option<Asked>, retry_at: u64 },
+    Standby {
+        asked: Option<Asked>,
+        retry_at: u64,
+    },
     Recovering(Box<Recovery>),
     Running(Box<Running>),
     /// Environment fault: recover at this time.
-    Paused { until: u64 },
+    Paused {
+        until: u64,
+    },
     Halted,
     /// Gives the lease back.
-    Releasing { asked: Asked },
+    Releasing {
+        asked: Asked,
+    },
     Stopped,
 }
 
@@ -222,8 +256,10 @@ impl Partition {
             phase: Phase::Standby { asked: None, retry_at: 0 },
             next_ticket: 1,
             sealed: 0,
+            runs: 0,
             lease: None,
             stopping: None,
+            unreached: None,
             actions: Vec::new(),
         }
     }
@@ -344,7 +380,9 @@ impl Partition {
             return self.renewal_answer(&response, now);
         }
         match &mut self.phase {
-            Phase::Standby { asked: Some(asked), .. } if asked.ticket == ticket => self.lease_answer(response, now, store),
+            Phase::Standby { asked: Some(asked), .. } if asked.ticket == ticket => {
+                self.lease_answer(response, now, store)
+            }
             Phase::Releasing { asked } if asked.ticket == ticket => self.finish(),
             Phase::Recovering(recovery) if recovery.waits_for(ticket) => self.recovery_answer(response, now, store),
             Phase::Running(_) => self.running_answer(ticket, response, now, store),
@@ -410,7 +448,9 @@ impl Partition {
         const PATIENCE_MS: u64 = 1_000;
         match &self.phase {
             Phase::Stopped => {}
-            Phase::Running(running) if running.is_committing() && now < since + PATIENCE_MS => self.tick_running(now, store),
+            Phase::Running(running) if running.is_committing() && now < since + PATIENCE_MS => {
+                self.tick_running(now, store)
+            }
             Phase::Releasing { asked } if now < asked.at + PATIENCE_MS / 2 => {}
             Phase::Releasing { .. } => self.finish(),
             _ => {
@@ -434,7 +474,8 @@ impl Partition {
 
     fn nonce(&mut self) -> u128 {
         self.sealed += 1;
-        if self.config.mutants.no_nonce { 7 } else { u128::from(self.config.session) << 64 | u128::from(self.sealed) }
+        let life = u128::from(self.config.session) << 64 | u128::from(self.runs) << RUN_SHIFT;
+        if self.config.mutants.no_nonce { 7 } else { life | u128::from(self.sealed) }
     }
 }
 

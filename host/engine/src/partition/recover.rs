@@ -49,14 +49,20 @@ pub fn decide(local: Option<&Local>, survey: &Survey, outbox_reaches: &mut dyn F
             if outbox_reaches(1, last) {
                 return Decision::Republish { first: 1, last, base: None };
             }
-            let evidence = format!("the local store is at epoch {last}, the pipeline stream holds no marker of this partition");
+            let evidence =
+                format!("the local store is at epoch {last}, the pipeline stream holds no marker of this partition");
             Decision::Halt(Halted::new("markers-gone", evidence))
         }
         (Some(local), Some(marker)) => compare(local, marker, survey, outbox_reaches),
     }
 }
 
-fn compare(local: &Local, marker: &StoredMarker, survey: &Survey, outbox_reaches: &mut dyn FnMut(u64, u64) -> bool) -> Decision {
+fn compare(
+    local: &Local,
+    marker: &StoredMarker,
+    survey: &Survey,
+    outbox_reaches: &mut dyn FnMut(u64, u64) -> bool,
+) -> Decision {
     let (mine, theirs) = (&local.head.marker, &marker.marker);
     if mine.epoch == theirs.epoch {
         return if mine.nonce == theirs.nonce {
@@ -74,7 +80,10 @@ fn compare(local: &Local, marker: &StoredMarker, survey: &Survey, outbox_reaches
         return if outbox_reaches(first, last) {
             Decision::Republish { first, last, base: Some(marker.clone()) }
         } else {
-            Decision::Rebuild { marker: marker.clone(), reason: "the stream lost epochs that the outbox no longer holds" }
+            Decision::Rebuild {
+                marker: marker.clone(),
+                reason: "the stream lost epochs that the outbox no longer holds",
+            }
         };
     }
     match &survey.marker_of_epoch {

@@ -13,6 +13,8 @@ use super::{Asked, Notice, Partition, Phase, Ticket, describe, is_whole};
 
 /// A stream may be missing for this long while a broker starts; then it is gone.
 const MISSING_MS: u64 = 10_000;
+/// How often the changes must fail to lead to the same marker before that counts as a fault of the stream.
+const LOOKS: u32 = 4;
 
 /// Where recovery stands.
 pub(super) struct Recovery {
@@ -25,14 +27,54 @@ pub(super) struct Recovery {
     step: Step,
 }
 
+#[expect(clippy::large_enum_variant, reason = "there is one per partition")]
 enum Step {
     Survey,
     /// Epochs of the outbox, one after the other; `base` is the marker that the stream has now.
-    Republish { next: u64, last: u64, base: Option<StoredMarker> },
-    Snapshot { target: StoredMarker, reason: &'static str },
-    Changes { engine: Box<Engine>, at: Option<StoredMarker>, after: u64, target: StoredMarker, rebuild: Option<&'static str> },
-    CheckInput { engine: Box<Engine>, head: Option<StoredMarker> },
-    Reset { engine: Box<Engine>, head: Option<StoredMarker>, input: StreamIdentity, next: u64, gap: Option<u64> },
+    Republish {
+        next: u64,
+        last: u64,
+        base: Option<StoredMarker>,
+    },
+    /// `epoch_max`: no newer one; those above it did not lead to the target.
+    Snapshot {
+        target: StoredMarker,
+        reason: &'static str,
+        epoch_max: u64,
+    },
+    Changes {
+        engine: Box<Engine>,
+        at: Option<StoredMarker>,
+        after: u64,
+        target: StoredMarker,
+        rebuild: Option<Base>,
+    },
+    CheckInput {
+        engine: Box<Engine>,
+        head: Option<StoredMarker>,
+    },
+    Reset {
+        engine: Box<Engine>,
+        head: Option<StoredMarker>,
+        input: StreamIdentity,
+        next: u64,
+        gap: Option<u64>,
+    },
+    /// The same look once more: what changed before the reset would be seen by nobody after it.
+    Confirm {
+        engine: Box<Engine>,
+        head: Option<StoredMarker>,
+        input: StreamIdentity,
+        gap: Option<u64>,
+    },
+}
+
+/// What a rebuild starts from.
+#[derive(Clone, Copy)]
+struct Base {
+    reason: &'static str,
+    /// Epoch of the snapshot, 0 without one.
+    epoch: u64,
 }
 
 impl Recovery {
@@ -65,7 +107,8 @@ impl Partition {
     }
 
     fn start_recovery(&mut self, local: Option<Local>, now: u64) {
-        let recovery = Recovery { asked: None, retry_at: now, missing_since: None, decision: "start", local, step: Step::Survey };
+        let recovery =
+            Recovery { asked: None, retry_at: now, missing_since: None, decision: "start", local, step: Step::Survey };
         self.phase = Phase::Recovering(Box::new(recovery));
         self.ask_next(now);
     }
@@ -81,9 +124,9 @@ impl Partition {
             }
             // Asked when the epoch is read from the outbox.
             Step::Republish { .. } => return,
-            Step::Snapshot { target, .. } => Request::LoadSnapshot { epoch_max: target.marker.epoch },
+            Step::Snapshot { epoch_max, .. } => Request::LoadSnapshot { epoch_max: *epoch_max },
             Step::Changes { after, target, .. } => Request::Changes { after: *after, up_to: target.sequence },
-            Step::CheckInput { head, .. } => {
+            Step::CheckInput { head, .. } | Step::Confirm { head, .. } => {
                 let sequence = head.as_ref().map(|head| head.marker.position.sequence).filter(|&sequence| sequence > 0);
                 Request::Survey { input_sequence: sequence, epoch: None }
             }
@@ -121,17 +164,20 @@ impl Partition {
                 self.phase = Phase::Recovering(Box::new(recovery));
             }
             (_, Response::Missing { stream }) => self.missing(recovery, &stream, now),
-            (Step::Changes { rebuild: None, target, .. }, Response::Damaged(_)) => {
-                let target = target.clone();
-                self.rebuild(recovery, target, "the changes after our epoch do not read", now);
+            (Step::Changes { rebuild, target, .. }, Response::Damaged(evidence)) => {
+                let (rebuild, target) = (*rebuild, target.clone());
+                self.chain_broken(recovery, target, rebuild, "log-damaged", evidence, now);
             }
             (_, Response::Damaged(reason)) => self.halt(Halted::new("log-damaged", reason)),
             (Step::Survey, Response::Survey(survey)) => self.decided(recovery, &survey, now, store),
-            (Step::Republish { .. }, Response::Published(published)) => self.republished(recovery, published, now, store),
+            (Step::Republish { .. }, Response::Published(published)) => {
+                self.republished(recovery, published, now, store)
+            }
             (Step::Snapshot { .. }, Response::Snapshot(snapshot)) => self.snapshot_loaded(recovery, snapshot, now),
             (Step::Changes { .. }, Response::Changes(changes)) => self.changes_read(recovery, changes, now, store),
             (Step::CheckInput { .. }, Response::Survey(survey)) => self.input_checked(recovery, &survey, now, store),
-            (Step::Reset { .. }, Response::Reset) => self.start_running(recovery, now),
+            (Step::Reset { .. }, Response::Reset) => self.confirm(recovery, now),
+            (Step::Confirm { .. }, Response::Survey(survey)) => self.confirmed(recovery, &survey, now, store),
             (_, other) => {
                 self.tell(Notice::Paused { reason: describe(&other) });
                 recovery.retry_at = now + self.config.retry_ms;
@@ -143,7 +189,8 @@ impl Partition {
     fn missing(&mut self, mut recovery: Recovery, stream: &str, now: u64) {
         let since = *recovery.missing_since.get_or_insert(now);
         if now >= since + MISSING_MS {
-            let evidence = format!("stream `{stream}` does not exist; `pelton up` creates it, an old one is gone with its data");
+            let evidence =
+                format!("stream `{stream}` does not exist; `pelton up` creates it, an old one is gone with its data");
             return self.halt(Halted::new("stream-missing", evidence));
         }
         self.tell(Notice::Paused { reason: format!("stream `{stream}` does not exist") });
@@ -158,7 +205,8 @@ impl Partition {
     }
 
     fn decided(&mut self, mut recovery: Recovery, survey: &Survey, now: u64, store: &mut dyn Store) {
-        let mut decision = decide(recovery.local.as_ref(), survey, &mut |first, last| outbox_reaches(store, first, last));
+        let mut decision =
+            decide(recovery.local.as_ref(), survey, &mut |first, last| outbox_reaches(store, first, last));
         if self.config.mutants.no_ancestor_check {
             decision = without_ancestor_check(decision, recovery.local.as_ref());
         }
@@ -192,7 +240,8 @@ impl Partition {
     }
 
     fn rebuild(&mut self, recovery: Recovery, target: StoredMarker, reason: &'static str, now: u64) {
-        self.proceed(recovery, Step::Snapshot { target, reason }, now);
+        let epoch_max = target.marker.epoch;
+        self.proceed(recovery, Step::Snapshot { target, reason, epoch_max }, now);
     }
 
     fn continue_from(&mut self, mut recovery: Recovery, marker: StoredMarker, now: u64, store: &mut dyn Store) {
@@ -253,7 +302,7 @@ impl Partition {
     }
 
     fn snapshot_loaded(&mut self, recovery: Recovery, snapshot: Option<Box<Snapshot>>, now: u64) {
-        let Step::Snapshot { target, reason } = &recovery.step else { return };
+        let Step::Snapshot { target, reason, .. } = &recovery.step else { return };
         let (target, reason) = (target.clone(), *reason);
         let mut engine = match (self.make_engine)() {
             Ok(engine) => engine,
@@ -271,7 +320,8 @@ impl Partition {
         }
         let after = at.as_ref().map_or(0, |snapshot| snapshot.stored.sequence);
         let at = at.map(|snapshot| snapshot.stored);
-        let step = Step::Changes { engine: Box::new(engine), at, after, target, rebuild: Some(reason) };
+        let rebuild = Some(Base { reason, epoch: at.as_ref().map_or(0, |at| at.marker.epoch) });
+        let step = Step::Changes { engine: Box::new(engine), at, after, target, rebuild };
         self.proceed(recovery, step, now);
     }
 
@@ -284,11 +334,12 @@ impl Partition {
             let link = if no_check { Ok(()) } else { follows(at.as_ref(), &change) };
             let applied = link.and_then(|()| engine.restore(&change.delta).map_err(|damaged| damaged.to_string()));
             if let Err(evidence) = applied {
-                return self.chain_broken(recovery, target, rebuild, evidence, now);
+                return self.chain_broken(recovery, target, rebuild, "chain-broken", evidence, now);
             }
             if rebuild.is_none() {
                 // Records are not read back: such an epoch is kept for its state, never published again.
-                let epoch = Epoch { marker: change.stored.marker.clone(), records: Default::default(), delta: change.delta };
+                let epoch =
+                    Epoch { marker: change.stored.marker.clone(), records: Default::default(), delta: change.delta };
                 match store.apply(&epoch, change.stored.sequence, &[]) {
                     Ok(()) => {}
                     Err(StoreError::Damaged(reason)) => return self.quarantine(&reason, now, store),
@@ -298,7 +349,9 @@ impl Partition {
             *after = change.stored.sequence;
             *at = Some(change.stored);
         }
-        let reached = at.as_ref().is_some_and(|at| at.marker.nonce == target.marker.nonce && at.marker.epoch == target.marker.epoch);
+        let reached = at
+            .as_ref()
+            .is_some_and(|at| at.marker.nonce == target.marker.nonce && at.marker.epoch == target.marker.epoch);
         if !reached && !is_empty && at.as_ref().is_some_and(|at| at.marker.epoch < target.marker.epoch) {
             self.phase = Phase::Recovering(Box::new(recovery));
             return self.ask_next(now);
@@ -309,9 +362,9 @@ impl Partition {
                 at.as_ref().map_or(0, |at| at.marker.epoch),
                 target.marker.epoch
             );
-            return self.chain_broken(recovery, target, rebuild, evidence, now);
+            return self.chain_broken(recovery, target, rebuild, "chain-broken", evidence, now);
         }
-        if let Some(reason) = rebuild {
+        if let Some(Base { reason, .. }) = rebuild {
             let snapshot = Snapshot { stored: target.clone(), state: engine.snapshot() };
             if let Err(error) = store.rebase(Some(&snapshot), reason) {
                 return self.pause(error.to_string(), now);
@@ -322,10 +375,29 @@ impl Partition {
         self.proceed(recovery, Step::CheckInput { engine, head: Some(target) }, now);
     }
 
-    fn chain_broken(&mut self, recovery: Recovery, target: StoredMarker, rebuild: Option<&str>, evidence: String, now: u64) {
+    /// The changes do not lead to the target. A snapshot may be of epochs that the stream has lost, and the stream may
+    /// have changed since the survey; it is an integrity fault only when nothing older helps and later looks agree.
+    fn chain_broken(
+        &mut self,
+        recovery: Recovery,
+        target: StoredMarker,
+        rebuild: Option<Base>,
+        code: &'static str,
+        evidence: String,
+        now: u64,
+    ) {
+        let nonce = target.marker.nonce;
+        let looks = 1 + self.unreached.filter(|(last, _)| *last == nonce).map_or(0, |(_, looks)| looks);
         match rebuild {
             None => self.rebuild(recovery, target, "the changes after our epoch do not follow from it", now),
-            Some(_) => self.halt(Halted::new("chain-broken", evidence)),
+            Some(Base { reason, epoch }) if epoch > 0 => {
+                self.proceed(recovery, Step::Snapshot { target, reason, epoch_max: epoch - 1 }, now);
+            }
+            Some(_) if looks < LOOKS => {
+                self.unreached = Some((nonce, looks));
+                self.pause(format!("looking again: {evidence}"), now);
+            }
+            Some(_) => self.halt(Halted::new(code, evidence)),
         }
     }
 
@@ -334,6 +406,9 @@ impl Partition {
         let found = survey.marker.as_ref().map(|stored| stored.marker.nonce);
         if found != head.as_ref().map(|head| head.marker.nonce) {
             return self.recover("the marker changed during recovery".into(), now, store);
+        }
+        if head.as_ref().is_some_and(|head| head.marker.input != survey.input.identity) {
+            return self.recover("the input stream was created anew".into(), now, store);
         }
         let position = head.as_ref().map_or(Position::default(), |head| head.marker.position);
         let mut gap = None;
@@ -347,20 +422,50 @@ impl Partition {
         }
         let next = if let Some(last) = gap {
             last + 1
-        } else if position.sequence == 0 { survey.input.first_sequence.max(1) } else { position.sequence + 1 };
+        } else if position.sequence == 0 {
+            survey.input.first_sequence.max(1)
+        } else {
+            position.sequence + 1
+        };
         let input = survey.input.identity.clone();
         let recovery = Recovery { step: Step::Survey, ..recovery };
         if self.config.mutants.no_reset && position.sequence > 0 {
-            let step = Step::Reset { engine, head, input, next, gap };
+            let step = Step::Confirm { engine, head, input, gap };
             return self.start_running(Recovery { step, ..recovery }, now);
         }
         self.proceed(recovery, Step::Reset { engine, head, input, next, gap }, now);
     }
 
+    fn confirm(&mut self, mut recovery: Recovery, now: u64) {
+        let Step::Reset { engine, head, input, gap, .. } = recovery.step else { return };
+        let step = Step::Confirm { engine, head, input, gap };
+        recovery.step = Step::Survey;
+        if self.config.mutants.no_second_look {
+            return self.start_running(Recovery { step, ..recovery }, now);
+        }
+        self.proceed(recovery, step, now);
+    }
+
+    fn confirmed(&mut self, recovery: Recovery, survey: &Survey, now: u64, store: &mut dyn Store) {
+        let Step::Confirm { head, input, gap, .. } = &recovery.step else { return };
+        let nonce = |stored: Option<&StoredMarker>| stored.map(|stored| stored.marker.nonce);
+        if nonce(survey.marker.as_ref()) != nonce(head.as_ref()) || survey.input.identity != *input {
+            return self.recover("a stream changed during recovery".into(), now, store);
+        }
+        let position = head.as_ref().map_or(Position::default(), |head| head.marker.position);
+        let is_known_gap = gap.is_some_and(|last| survey.input.first_sequence == last + 1);
+        if !self.config.mutants.no_input_check && !is_known_gap && check_input(position, survey).is_err() {
+            return self.recover("the input changed during recovery".into(), now, store);
+        }
+        self.start_running(recovery, now);
+    }
+
     fn start_running(&mut self, recovery: Recovery, now: u64) {
-        let Step::Reset { mut engine, head, input, gap, .. } = recovery.step else { return };
+        let Step::Confirm { mut engine, head, input, gap } = recovery.step else { return };
         let position = head.as_ref().map_or(Position::default(), |head| head.marker.position);
         engine.resume(position);
+        self.unreached = None;
+        self.runs = self.runs.wrapping_add(1) % (1 << 24);
         let epoch = head.as_ref().map_or(0, |head| head.marker.epoch);
         self.tell(Notice::Running { epoch, decision: recovery.decision });
         let mut running = Running::new(*engine, head, input, now);
@@ -400,7 +505,8 @@ pub(super) fn fence_of(head: Option<&StoredMarker>) -> Fence {
 /// Whether a change is the next link of the chain: consecutive epoch, linked nonce, rolling hash of the state.
 fn follows(at: Option<&StoredMarker>, change: &Change) -> Result<(), String> {
     let marker = &change.stored.marker;
-    let (epoch, nonce, hash) = at.map_or((0, 0, [0; 32]), |at| (at.marker.epoch, at.marker.nonce, at.marker.state_hash));
+    let (epoch, nonce, hash) =
+        at.map_or((0, 0, [0; 32]), |at| (at.marker.epoch, at.marker.nonce, at.marker.state_hash));
     if marker.epoch != epoch + 1 || marker.prev_nonce != nonce {
         return Err(format!(
             "epoch {} (after nonce {:032x}) does not follow epoch {epoch} (nonce {nonce:032x})",

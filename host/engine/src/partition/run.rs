@@ -48,7 +48,8 @@ pub(super) struct Running {
     caught_up: bool,
     /// Since when the source has been silent.
     silent_since: Option<u64>,
-    pub(super) check: Option<Asked>,
+    /// A periodic look at both streams, and the head when it was asked.
+    pub(super) check: Option<(Asked, Option<StoredMarker>)>,
     pub(super) checked_at: u64,
     pub(super) epochs_unchecked: u64,
     pub(super) unapplied: VecDeque<(Arc<Epoch>, u64)>,
@@ -108,7 +109,9 @@ impl Running {
     }
 
     pub(super) fn has_work(&self) -> bool {
-        self.sealed.is_none() && self.unapplied.is_empty() && (self.progress != Progress::NeedInput || !self.queue.is_empty())
+        self.sealed.is_none()
+            && self.unapplied.is_empty()
+            && (self.progress != Progress::NeedInput || !self.queue.is_empty())
     }
 
     /// Takes what a fetch brought; deliveries that were seen before are dropped.
@@ -203,7 +206,12 @@ impl Partition {
     fn end_if_drained(&mut self, now: u64) {
         let Phase::Running(running) = &self.phase else { return };
         let is_committed = running.inflight.is_none() && running.sealed.is_none() && running.opened_at.is_none();
-        if self.config.drain && running.caught_up && running.is_drained() && is_committed && running.unapplied.is_empty() {
+        if self.config.drain
+            && running.caught_up
+            && running.is_drained()
+            && is_committed
+            && running.unapplied.is_empty()
+        {
             self.stop(now);
         }
     }
@@ -216,7 +224,8 @@ impl Partition {
             return;
         }
         let age = now.saturating_sub(opened_at);
-        let full = running.progress == Progress::Full || running.effects.totals.received >= u64::from(limits.epoch_events);
+        let full =
+            running.progress == Progress::Full || running.effects.totals.received >= u64::from(limits.epoch_events);
         let ripe = running.inflight.is_none()
             && (age >= limits.epoch_time.0.unsigned_abs() || (running.is_drained() && age >= LINGER_MS));
         if full || ripe {
@@ -258,7 +267,8 @@ impl Partition {
         let marker = &epoch.marker;
         running.epochs_unsnapped += 1;
         let snap = running.saving.is_none()
-            && (running.delta_bytes >= self.config.snapshot_bytes || running.epochs_unsnapped >= self.config.snapshot_epochs);
+            && (running.delta_bytes >= self.config.snapshot_bytes
+                || running.epochs_unsnapped >= self.config.snapshot_epochs);
         let snapshot = (snap && !self.config.mutants.late_snapshot).then(|| running.engine.snapshot());
         if snap {
             (running.delta_bytes, running.epochs_unsnapped) = (0, 0);
@@ -267,6 +277,7 @@ impl Partition {
             epoch: marker.epoch,
             position: position.sequence,
             watermark: watermark.0,
+            published: running.engine.published(),
             totals,
             totals_sum: marker.totals_sum,
             dead_by_code: running.effects.dead_by_code.iter().map(|(code, count)| (code.clone(), *count)).collect(),
@@ -292,6 +303,10 @@ impl Partition {
         let Phase::Running(running) = &mut self.phase else { return };
         if running.fetch.is_some_and(|asked| now >= asked.at + answer_ms) {
             running.fetch = None;
+            // What it delivered, if it did, will not be delivered again: only a reset brings it back.
+            if !self.config.mutants.forget_fetch {
+                return self.recover("a fetch was not answered".into(), now, store);
+            }
         }
         if running.saving.is_some_and(|asked| now >= asked.at + 6 * answer_ms) {
             running.saving = None;
@@ -307,22 +322,32 @@ impl Partition {
         let Phase::Running(running) = &mut self.phase else { return };
         let (Some(idle), Some(since)) = (idle, running.silent_since) else { return };
         let silent = Span(now.saturating_sub(since) as i64);
-        if silent >= idle && running.is_drained() && running.sealed.is_none() && running.engine.watermark() != EventTime::MAX {
+        if silent >= idle
+            && running.is_drained()
+            && running.sealed.is_none()
+            && running.engine.watermark() != EventTime::MAX
+        {
             running.progress = Progress::More;
             self.step(Input::Idle(silent), now);
         }
     }
 
     pub(super) fn running_answer(&mut self, ticket: Ticket, response: Response, now: u64, store: &mut dyn Store) {
-        let keep_duplicates = self.config.mutants.keep_duplicates;
+        let (keep_duplicates, ignore_restart) = (self.config.mutants.keep_duplicates, self.config.mutants.ignore_restart);
         let retry_ms = self.config.retry_ms;
         let Phase::Running(running) = &mut self.phase else { return };
         let is = |asked: Option<Asked>| asked.is_some_and(|asked| asked.ticket == ticket);
         if is(running.fetch) {
             running.fetch = None;
             match response {
+                // The stream may not be what it was: check it against the position before anything more is taken.
+                Response::Fetched(fetched) if fetched.restarted && !ignore_restart => {
+                    return self.recover("the consumer was lost".into(), now, store);
+                }
                 Response::Fetched(fetched) => running.take(fetched, now, keep_duplicates),
-                Response::Missing { stream } => return self.recover(format!("stream `{stream}` is missing"), now, store),
+                Response::Missing { stream } => {
+                    return self.recover(format!("stream `{stream}` is missing"), now, store);
+                }
                 other => {
                     running.fetch_after = now + retry_ms;
                     // Not reachable is not silent.
@@ -334,9 +359,9 @@ impl Partition {
             }
         } else if is(running.saving) {
             running.saving = None;
-        } else if is(running.check) {
-            running.check = None;
-            self.checked(&response, now, store);
+        } else if is(running.check.as_ref().map(|(asked, _)| *asked)) {
+            let head = running.check.take().and_then(|(_, head)| head);
+            self.checked(head.as_ref(), &response, now, store);
         } else if running.inflight.as_ref().is_some_and(|inflight| is(inflight.asked())) {
             self.commit_answer(response, now, store);
         }

@@ -1,1 +1,142 @@
 //! The protocol without the simulator: the recovery table, row by row.
+
+use super::recover::{Decision, check_input, decide};
+use crate::epoch::{Marker, Position, StreamIdentity};
+use crate::log::{StoredMarker, StreamFacts, Survey};
+use crate::store::{Local, Past};
+use crate::totals::Totals;
+
+/// A marker as `EPOCH/NONCE@SEQUENCE`; `-` for none.
+fn marker(text: &str, created: i64) -> Option<StoredMarker> {
+    let (epoch, rest) = text.split_once('/')?;
+    let (nonce, sequence) = rest.split_once('@')?;
+    let number = |text: &str| text.parse::<u64>().expect("a number");
+    let marker = Marker {
+        version: 1,
+        epoch: number(epoch),
+        nonce: u128::from(number(nonce)),
+        prev_nonce: 0,
+        input: StreamIdentity { name: "IN".into(), created },
+        position: Position { sequence: 10 * number(epoch), fingerprint: 7 },
+        watermark: 0,
+        modules: Vec::new(),
+        layout: 0,
+        lease: 1,
+        totals: Totals::default(),
+        totals_sum: Totals::default(),
+        records: 0,
+        changes: 1,
+        batch_hash: [0; 32],
+        state_hash: [0; 32],
+    };
+    Some(StoredMarker { sequence: number(sequence), marker })
+}
+
+fn facts(name: &str, created: i64, first: u64, last: u64) -> StreamFacts {
+    let identity = StreamIdentity { name: name.into(), created };
+    StreamFacts { identity, first_sequence: first, last_sequence: last }
+}
+
+fn survey(theirs: &str, ours: &str, created: i64) -> Survey {
+    Survey {
+        input: facts("IN", created, 1, 1000),
+        log: facts("LOG", 1, 1, 1000),
+        marker: marker(theirs, 1),
+        input_fingerprint: Some(7),
+        marker_of_epoch: marker(ours, 1),
+    }
+}
+
+/// A store whose head is `head`, with every epoch up to it in its history under the nonce 100 + epoch.
+fn local(head: &str) -> Option<Local> {
+    let head = marker(head, 1)?;
+    let past = |epoch| Past {
+        epoch,
+        nonce: u128::from(100 + epoch),
+        position: Position { sequence: 10 * epoch, fingerprint: 7 },
+        sequence: epoch,
+    };
+    let history = (1..=head.marker.epoch).map(past).collect();
+    Some(Local { head, snapshot: None, deltas: Vec::new(), history, sink: Vec::new() })
+}
+
+fn text(decision: &Decision) -> String {
+    match decision {
+        Decision::Start => "start".into(),
+        Decision::Continue { marker } => format!("continue {}", marker.marker.epoch),
+        Decision::Republish { first, last, base } => {
+            format!("republish {first}..={last} on {}", base.as_ref().map_or(0, |base| base.sequence))
+        }
+        Decision::Replay { after, marker } => format!("replay after {after} to {}", marker.marker.epoch),
+        Decision::Rebuild { marker, .. } => format!("rebuild {}", marker.marker.epoch),
+        Decision::Halt(halted) => format!("halt {}", halted.code),
+    }
+}
+
+/// Local head, the stream's last marker, the stream's marker of our epoch, first epoch of the outbox, what follows.
+const TABLE: &str = "
+    -         | -         | -        | 0 | start
+    -         | 5/105@50  | -        | 0 | rebuild 5
+    3/103@30  | -         | -        | 1 | republish 1..=3 on 0
+    3/103@30  | -         | -        | 2 | halt markers-gone
+    3/103@30  | 3/103@30  | 3/103@30 | 1 | continue 3
+    3/103@30  | 3/103@44  | 3/103@44 | 9 | continue 3
+    3/103@30  | 3/999@30  | 3/999@30 | 1 | rebuild 3
+    5/105@50  | 3/103@30  | -        | 4 | republish 4..=5 on 30
+    5/105@50  | 4/104@40  | -        | 5 | republish 5..=5 on 40
+    5/105@50  | 3/103@30  | -        | 5 | rebuild 3
+    5/105@50  | 3/999@30  | -        | 1 | rebuild 3
+    3/103@30  | 5/105@50  | 3/103@30 | 1 | replay after 30 to 5
+    3/103@30  | 5/105@50  | 3/103@41 | 1 | replay after 41 to 5
+    3/103@30  | 5/105@50  | 3/999@30 | 1 | rebuild 5
+    3/103@30  | 5/105@50  | 4/103@30 | 1 | rebuild 5
+    3/103@30  | 5/105@50  | -        | 1 | rebuild 5
+";
+
+#[test]
+fn the_recovery_table() {
+    for line in TABLE.lines().filter(|line| !line.trim().is_empty()) {
+        let parts: Vec<&str> = line.split('|').map(str::trim).collect();
+        let [mine, theirs, ours, outbox, expected] = parts[..] else { panic!("{line}") };
+        let outbox: u64 = outbox.parse().expect("a number");
+        let local = local(mine);
+        let decision = decide(local.as_ref(), &survey(theirs, ours, 1), &mut |first, _| outbox <= first);
+        assert_eq!(text(&decision), expected, "{line}");
+        // A recreated input stream comes before everything, as long as anything was ever committed.
+        let recreated = decide(local.as_ref(), &survey(theirs, ours, 2), &mut |_, _| true);
+        let expected = if mine == "-" && theirs == "-" { "start" } else { "halt input-recreated" };
+        assert_eq!(text(&recreated), expected, "{line}");
+    }
+}
+
+/// An epoch that left the history is not one of ours, however small its distance.
+#[test]
+fn an_epoch_outside_of_the_history_is_foreign() {
+    let mut local = local("5/105@50").expect("has a head");
+    local.history.retain(|past| past.epoch > 3);
+    assert_eq!(text(&decide(Some(&local), &survey("3/103@30", "-", 1), &mut |_, _| true)), "rebuild 3");
+}
+
+#[test]
+fn the_input_is_checked_against_the_position() {
+    // Position, first and last sequence of the stream, fingerprint found at the position, what follows.
+    for (position, first, last, found, expected) in [
+        (0, 1, 0, None, "ok"),
+        (0, 500, 900, None, "ok"),
+        (30, 1, 30, Some(7), "ok"),
+        (30, 1, 900, Some(7), "ok"),
+        (30, 30, 900, Some(7), "ok"),
+        (30, 31, 900, None, "ok"),
+        (30, 31, 30, None, "ok"),
+        (30, 32, 900, None, "input-gap"),
+        (30, 1, 29, None, "input-rolled-back"),
+        (30, 1, 0, None, "input-rolled-back"),
+        (30, 1, 900, Some(8), "input-rolled-back"),
+        (30, 1, 30, Some(8), "input-rolled-back"),
+    ] {
+        let survey = Survey { input: facts("IN", 1, first, last), input_fingerprint: found, ..survey("-", "-", 1) };
+        let got = check_input(Position { sequence: position, fingerprint: 7 }, &survey);
+        let code = got.as_ref().map_or_else(|halted| halted.code, |()| "ok");
+        assert_eq!(code, expected, "{position} {first}..={last} {found:?}");
+    }
+}

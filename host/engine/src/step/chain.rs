@@ -7,7 +7,7 @@ use crate::decode::{DecodeFault, Decoded, Decoder};
 use crate::effects::Effects;
 use crate::event::{Events, RawBatch, RawEvent, TextColumn};
 use crate::flow::Flow;
-use crate::guest::{Fault, Guest, Metering, OF_SOURCE, Output};
+use crate::guest::{Descriptor, Fault, Guest, Metering, OF_SOURCE, Output};
 use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 
@@ -56,9 +56,16 @@ pub(crate) enum ActKind {
     Refused(u32),
     /// Index into `Unit::letters`.
     Dead(u32),
-    Emit { output: u16, key: Bytes, payload: Bytes, time: i64 },
+    Emit {
+        output: u16,
+        key: Bytes,
+        payload: Bytes,
+        time: i64,
+    },
     /// Row of the last flow that reaches the stage with state.
-    Item { row: u32 },
+    Item {
+        row: u32,
+    },
 }
 
 /// Where bytes of an act lie.
@@ -98,13 +105,19 @@ struct Onward {
 }
 
 impl Chain {
-    pub(crate) fn new(plan: &Arc<Plan>, guests: Vec<Box<dyn Guest>>, fields: Vec<FieldRead>) -> Chain {
+    pub(crate) fn new(
+        plan: &Arc<Plan>,
+        guests: Vec<Box<dyn Guest>>,
+        fields: Vec<FieldRead>,
+        descriptors: &[Descriptor],
+    ) -> Chain {
         let has_tail = plan.stages.len() > guests.len();
         let stages = guests
             .into_iter()
-            .map(|guest| Transform {
+            .enumerate()
+            .map(|(stage, guest)| Transform {
                 columns: columns_of(guest.as_ref(), &fields),
-                behind: Decoder::between_stages(fields.clone(), plan.limits.payload),
+                behind: decoder_behind(stage, &fields, descriptors, plan.limits.payload),
                 digest: guest.digest(),
                 guest,
             })
@@ -198,7 +211,9 @@ impl Chain {
             },
             &mut |rows, reply| {
                 replies.push(match reply {
-                    Ok((output, input_len, input)) => Reply { rows: rows.to_vec(), result: Ok((output, input_len, input)) },
+                    Ok((output, input_len, input)) => {
+                        Reply { rows: rows.to_vec(), result: Ok((output, input_len, input)) }
+                    }
                     Err(verdict) => Reply { rows: rows.to_vec(), result: Err(verdict) },
                 });
             },
@@ -208,13 +223,20 @@ impl Chain {
         let digest = *digest;
         let mut onward = Vec::new();
         for reply in replies {
-            unit.take_reply(context, stage, digest, flow_idx, reply, goes_on, &mut onward);
+            unit.take_reply(context, stage, digest, reply, goes_on, &mut onward);
         }
         if goes_on { self.pass_on(stage, unit, flow_idx, batch, &onward) } else { Ok(()) }
     }
 
     /// Makes the next flow: the same rows when the stage forwarded them untouched, new rows otherwise.
-    fn pass_on(&mut self, stage: usize, unit: &mut Unit, flow_idx: u32, batch: &RawBatch, onward: &[Onward]) -> Result<(), StepError> {
+    fn pass_on(
+        &mut self,
+        stage: usize,
+        unit: &mut Unit,
+        flow_idx: u32,
+        batch: &RawBatch,
+        onward: &[Onward],
+    ) -> Result<(), StepError> {
         let flow = &mut unit.flows[flow_idx as usize];
         let untouched = onward.windows(2).all(|pair| pair[0].row < pair[1].row)
             && onward.iter().all(|record| {
@@ -237,7 +259,8 @@ impl Chain {
                     next.origins.push(origin);
                     payloads.push(payload);
                 }
-                Err(fault) => {
+                Err(mut fault) => {
+                    fault.stage.get_or_insert(stage + 1);
                     unit.acts.push(Act { origin, kind: ActKind::Refused(unit.refused.len() as u32) });
                     unit.refused.push(fault);
                 }
@@ -266,9 +289,29 @@ fn forwarded_input(events: &Events, output: &Output) -> Vec<u8> {
     if points { events.data.clone() } else { Vec::new() }
 }
 
+/// Decodes what a stage makes new: only for the fields that later stages declare, as they require them.
+fn decoder_behind(stage: usize, fields: &[FieldRead], descriptors: &[Descriptor], payload_max: u64) -> Decoder {
+    let mut fields = fields.to_vec();
+    let mut needed = vec![false; fields.len()];
+    for (field, needed) in fields.iter_mut().zip(&mut needed) {
+        field.required = false;
+        for (later, descriptor) in descriptors.iter().enumerate().skip(stage + 1) {
+            if let Some(declared) = descriptor.fields.iter().find(|declared| declared.name == field.name) {
+                if !*needed {
+                    field.stage = later;
+                }
+                *needed = true;
+                field.required |= declared.required;
+            }
+        }
+    }
+    Decoder::between_stages(fields, &needed, payload_max)
+}
+
 /// Decoder column of each field that the module declares.
 pub(crate) fn columns_of(guest: &dyn Guest, fields: &[FieldRead]) -> Vec<usize> {
-    let position = |name: &str| fields.iter().position(|field| field.name == name).expect("the plan reads every declared field");
+    let position =
+        |name: &str| fields.iter().position(|field| field.name == name).expect("the plan reads every declared field");
     guest.descriptor().fields.iter().map(|field| position(&field.name)).collect()
 }
 
@@ -313,11 +356,11 @@ impl Unit {
         context: &Context,
         stage: usize,
         digest: [u8; 32],
-        flow: u32,
         reply: Reply,
         goes_on: bool,
         onward: &mut Vec<Onward>,
     ) {
+        let flow = self.flows.len() as u32 - 1;
         let rows = reply.rows;
         let origin_of = |unit: &Unit, row: u32| unit.flows[flow as usize].origins[row as usize];
         let (output, input_len, input) = match reply.result {
@@ -347,7 +390,11 @@ impl Unit {
             };
             let key = bytes(slices[0], slices[1], Bytes::Key { flow, row });
             let payload = bytes(slices[2], slices[3], Bytes::Payload { flow, row });
-            let time = output.timestamps.get(idx).copied().unwrap_or(self.flows[flow as usize].decoded.timestamps[row as usize]);
+            let time = output
+                .timestamps
+                .get(idx)
+                .copied()
+                .unwrap_or(self.flows[flow as usize].decoded.timestamps[row as usize]);
             let port = output.ports.get(idx).copied().unwrap_or(0);
             if port == 0 && goes_on {
                 onward.push(Onward { row, key, payload, time });

@@ -47,15 +47,35 @@ pub(crate) fn take_row(
     effects: &mut Effects,
     item: &mut dyn FnMut(&Unit, u32, &mut Effects) -> Fate,
 ) -> bool {
-    let origin = unit.next as u32;
-    let first = unit.next_act;
-    let count = unit.acts[first..].iter().take_while(|act| act.origin == origin).count();
+    let count = next_acts(unit);
     if !effects.fits(&context.room, count) && !effects.records.rows.is_empty() {
         return false;
     }
+    keep_row(context, unit, batch, effects, item);
+    true
+}
+
+/// How many acts the unit's next event has.
+fn next_acts(unit: &Unit) -> usize {
+    unit.acts[unit.next_act..].iter().take_while(|act| act.origin as usize == unit.next).count()
+}
+
+/// Keeps the acts of the unit's next event, for which there is room.
+pub(crate) fn keep_row(
+    context: &Context,
+    unit: &mut Unit,
+    batch: &RawBatch,
+    effects: &mut Effects,
+    item: &mut dyn FnMut(&Unit, u32, &mut Effects) -> Fate,
+) {
+    let (first, count) = (unit.next_act, next_acts(unit));
     let mut fate = Fate::Filtered;
     if count > context.room.records {
-        fate = too_many(context, unit, batch, count, effects);
+        let message = too_many(context, count);
+        let letter =
+            DeadLetter { stage: "pipeline", digest: None, class: "limit", code: TOO_MANY, path: "", message: &message };
+        effects.push_dead(&context.origin, &letter, batch, &unit.events[unit.next]);
+        fate = Fate::Dead;
     } else {
         let mut nth = 0;
         for idx in first..first + count {
@@ -68,19 +88,24 @@ pub(crate) fn take_row(
     fate.count(effects);
     unit.next += 1;
     unit.next_act = first + count;
-    true
 }
 
-fn too_many(context: &Context, unit: &Unit, batch: &RawBatch, count: usize, effects: &mut Effects) -> Fate {
-    let message = format!("the event gives {count} records, limit {}", context.room.records);
-    let letter =
-        DeadLetter { stage: "pipeline", digest: None, class: "limit", code: "too-many-records", path: "", message: &message };
-    effects.push_dead(&context.origin, &letter, batch, &unit.events[unit.next]);
-    Fate::Dead
+/// Code of what gives more records than an epoch may hold.
+pub(crate) const TOO_MANY: &str = "too-many-records";
+
+pub(crate) fn too_many(context: &Context, count: usize) -> String {
+    format!("{count} records come of it, limit {}", context.room.records)
 }
 
 /// Keeps an act that needs no state.
-pub(crate) fn keep_act(context: &Context, unit: &Unit, batch: &RawBatch, act: &Act, nth: &mut u32, effects: &mut Effects) -> Fate {
+pub(crate) fn keep_act(
+    context: &Context,
+    unit: &Unit,
+    batch: &RawBatch,
+    act: &Act,
+    nth: &mut u32,
+    effects: &mut Effects,
+) -> Fate {
     let event = &unit.events[act.origin as usize];
     match &act.kind {
         ActKind::Refused(idx) => {
@@ -122,7 +147,14 @@ pub(crate) fn keep_act(context: &Context, unit: &Unit, batch: &RawBatch, act: &A
 }
 
 /// Appends a record of an output.
-pub(crate) fn push_output(context: &Context, output: usize, key: &[u8], headers: &[u8], payload: &[u8], effects: &mut Effects) {
+pub(crate) fn push_output(
+    context: &Context,
+    output: usize,
+    key: &[u8],
+    headers: &[u8],
+    payload: &[u8],
+    effects: &mut Effects,
+) {
     let plan = &context.plan.outputs[output];
     let channel = Channel::Output(output as u16);
     if plan.publish.as_ref().is_some_and(|publish| publish.subject.contains("{key}")) {
@@ -212,6 +244,11 @@ impl Judged {
     pub(crate) fn keep(&mut self, context: &Context, stage: usize, digest: [u8; 32], effects: &mut Effects) -> usize {
         let first = self.next;
         while self.next < self.results.len() {
+            let count = self.results[self.next].len();
+            if count > context.room.records {
+                let message = too_many(context, count);
+                self.results[self.next] = PaneResult::Dead { class: "limit", code: TOO_MANY.into(), message };
+            }
             let result = &self.results[self.next];
             if result.len() > 0 && !effects.fits(&context.room, result.len()) && !effects.records.rows.is_empty() {
                 break;
@@ -245,10 +282,10 @@ impl Judged {
                 let mut headers = Headers::default();
                 for (nth, record) in records.iter().enumerate() {
                     let Some(output) = context.route(stage, record.port) else { continue };
-                    if context.envelope == Envelope::Headers {
-                        self.head(context, stage, idx, nth, headers.clear());
-                    }
                     let key = record.key.as_deref().unwrap_or_else(|| self.panes.keys.get(idx));
+                    if context.envelope == Envelope::Headers {
+                        self.head(context, stage, (idx, nth), key, headers.clear());
+                    }
                     push_output(context, output, key, headers.bytes(), &record.payload, effects);
                 }
             }
@@ -256,16 +293,16 @@ impl Judged {
     }
 
     /// The pane contract: what any sink needs to upsert correctly.
-    fn head(&self, context: &Context, stage: usize, idx: usize, nth: usize, headers: &mut Headers) {
+    fn head(&self, context: &Context, stage: usize, (idx, nth): (usize, usize), key: &[u8], headers: &mut Headers) {
         let panes = &self.panes;
-        let key = key_token(panes.keys.get(idx));
+        let pane_key = key_token(panes.keys.get(idx));
         let (start, number) = (panes.starts[idx], panes.numbers[idx]);
         let origin = &context.origin;
         let stage = &context.plan.stages[stage].name;
-        let base = format!("{}/{}/{stage}/{key}/{start}", origin.pipeline, origin.partition);
+        let base = format!("{}/{}/{stage}/{pane_key}/{start}", origin.pipeline, origin.partition);
         headers
             .put("Pelton-Id", format_args!("{base}/{number}/{nth}"))
-            .put("Pelton-Key", String::from_utf8_lossy(panes.keys.get(idx)))
+            .put("Pelton-Key", String::from_utf8_lossy(key))
             .put("Pelton-Window-Start", start)
             .put("Pelton-Window-End", panes.ends[idx])
             .put("Pelton-Pane", number)

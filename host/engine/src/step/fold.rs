@@ -14,7 +14,7 @@ use crate::window::Windows;
 
 use super::Context;
 use super::chain::{Unit, columns_of};
-use super::emit::{Fate, Judged, PaneResult, split_output, take_row};
+use super::emit::{Fate, Judged, PaneResult, keep_row, split_output};
 use super::rule::pick;
 use super::run::{self, Run};
 
@@ -71,9 +71,10 @@ impl FoldTail {
             return Ok(false);
         };
         let mut fates = self.fold(unit, batch, &run, effects)?;
+        let start = unit.next;
         while unit.next < run.end {
             let (stage, digest, name) = (self.stage, self.digest, &self.name);
-            let taken = take_row(context, unit, batch, effects, &mut |unit, row, effects| {
+            keep_row(context, unit, batch, effects, &mut |unit, row, effects| {
                 let flow = unit.flows.last().expect("decoding made one");
                 let at = row as usize;
                 let event = &unit.events[flow.origins[at] as usize];
@@ -89,16 +90,21 @@ impl FoldTail {
                     None => Fate::Processed,
                 }
             });
-            assert!(taken, "the run was planned to fit");
         }
-        for time in unit.times[..run.end].iter().flatten() {
+        for time in unit.times[start..run.end].iter().flatten() {
             watermark.observe(EventTime(*time));
         }
         Ok(true)
     }
 
     /// Folds the run's rows into the accumulators; returns the rows with another fate than that.
-    fn fold(&mut self, unit: &Unit, batch: &RawBatch, run: &Run, effects: &mut Effects) -> Result<BTreeMap<u32, RowFate>, StepError> {
+    fn fold(
+        &mut self,
+        unit: &Unit,
+        batch: &RawBatch,
+        run: &Run,
+        effects: &mut Effects,
+    ) -> Result<BTreeMap<u32, RowFate>, StepError> {
         let flow = unit.flows.last().expect("decoding made one");
         let time = |row: u32| EventTime(flow.decoded.timestamps[row as usize]);
         let mut fates = BTreeMap::new();
@@ -113,14 +119,20 @@ impl FoldTail {
             }
         }
         let descriptor = self.guest.descriptor().clone();
-        let (guest, windows, events, columns, state_max) =
-            (&mut self.guest, std::cell::RefCell::new(&mut self.windows), &mut self.events, &self.columns, self.state_max);
+        let (guest, windows, events, columns, state_max) = (
+            &mut self.guest,
+            std::cell::RefCell::new(&mut self.windows),
+            &mut self.events,
+            &self.columns,
+            self.state_max,
+        );
         let faults = judge(
             &self.name,
             &rows,
             &mut |metering, rows| {
                 flow.fill(rows, &descriptor, columns, batch, &unit.events, events);
-                let (mut groups, places) = group(&windows.borrow(), rows, |row| flow.decoded.keys.get(row as usize), &time);
+                let (mut groups, places) =
+                    group(&windows.borrow(), rows, |row| flow.decoded.keys.get(row as usize), &time);
                 let mut states = States::default();
                 guest.fold(metering, events, &mut groups, &mut states)?;
                 for idx in 0..places.len() {
@@ -148,7 +160,12 @@ impl FoldTail {
     }
 
     /// Finishes due panes; false when the epoch is full before all are.
-    pub(crate) fn drain_due(&mut self, context: &Context, watermark: EventTime, effects: &mut Effects) -> Result<bool, StepError> {
+    pub(crate) fn drain_due(
+        &mut self,
+        context: &Context,
+        watermark: EventTime,
+        effects: &mut Effects,
+    ) -> Result<bool, StepError> {
         loop {
             if self.judged.is_done() {
                 let mut panes = Panes::default();
@@ -168,8 +185,10 @@ impl FoldTail {
     fn finish(&mut self, mut panes: Panes, effects: &mut Effects) -> Result<(), StepError> {
         let rows: Vec<u32> = (0..panes.len() as u32).collect();
         let mut results: Vec<PaneResult> = rows.iter().map(|_| PaneResult::Records(Vec::new())).collect();
-        let parts: Vec<Vec<Vec<u8>>> =
-            rows.iter().map(|&row| self.windows.accumulators_of(panes.ends[row as usize], panes.keys.get(row as usize))).collect();
+        let parts: Vec<Vec<Vec<u8>>> = rows
+            .iter()
+            .map(|&row| self.windows.accumulators_of(panes.ends[row as usize], panes.keys.get(row as usize)))
+            .collect();
         let (guest, output) = (&mut self.guest, &mut self.output);
         let keys = panes.keys.data.clone();
         let faults = judge(
@@ -216,7 +235,12 @@ pub(crate) fn guilty<'a>(context: &'a Context, stage: usize, digest: [u8; 32], v
 
 /// Groups rows by key and slice, groups in order of first appearance, members in order of arrival.
 /// Also returns each group's slice start.
-fn group<'a>(windows: &Windows, rows: &[u32], key: impl Fn(u32) -> &'a [u8], time: &dyn Fn(u32) -> EventTime) -> (Groups, Vec<i64>) {
+fn group<'a>(
+    windows: &Windows,
+    rows: &[u32],
+    key: impl Fn(u32) -> &'a [u8],
+    time: &dyn Fn(u32) -> EventTime,
+) -> (Groups, Vec<i64>) {
     let mut index: BTreeMap<(&[u8], i64), usize> = BTreeMap::new();
     let mut members: Vec<Vec<u32>> = Vec::new();
     let (mut groups, mut places) = (Groups::default(), Vec::new());

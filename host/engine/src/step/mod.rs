@@ -23,7 +23,7 @@ use crate::event::RawBatch;
 use crate::guest::{Descriptor, Guest, World};
 use crate::judge::StepError;
 use crate::plan::Plan;
-use crate::time::{EventTime, Span};
+use crate::time::{EventTime, Span, WallTime};
 use crate::watermark::Watermark;
 
 /// Events that stages compute together.
@@ -67,6 +67,7 @@ pub struct Engine {
     context: Context,
     watermark: Watermark,
     position: Position,
+    published: WallTime,
     batch: RawBatch,
     /// Next event of `batch`.
     next: usize,
@@ -117,7 +118,7 @@ impl Engine {
         };
         let layout = layout_of(&plan, descriptors.last(), &tail);
         let watermark = Watermark::new(plan.source.watermark.delay);
-        let chain = Chain::new(&plan, guests, fields);
+        let chain = Chain::new(&plan, guests, fields, &descriptors);
         let Options { origin, room, envelope } = options;
         let context = Context { plan, origin, room, envelope };
         Ok(Engine {
@@ -126,6 +127,7 @@ impl Engine {
             context,
             watermark,
             position: Position::default(),
+            published: WallTime::default(),
             batch: RawBatch::default(),
             next: 0,
             unit: None,
@@ -138,6 +140,12 @@ impl Engine {
     #[must_use]
     pub fn position(&self) -> Position {
         self.position
+    }
+
+    /// When the broker stored the last event that is accounted for; right after [`Engine::cut`].
+    #[must_use]
+    pub fn published(&self) -> WallTime {
+        self.published
     }
 
     /// Event time of this partition.
@@ -199,6 +207,8 @@ impl Engine {
                 assert!(self.is_idle(), "a batch is given only when the last one is worked off");
                 let first = batch.events.first().map_or(u64::MAX, |event| event.sequence);
                 assert!(first > self.position.sequence, "events come in order and once");
+                // The epoch may be cut before the first event of the new batch is taken.
+                self.identify_position();
                 self.batch = batch;
                 self.next = 0;
             }
@@ -248,7 +258,9 @@ impl Engine {
     fn take_rows(&mut self, unit: &mut Unit, effects: &mut Effects) -> Result<bool, StepError> {
         while unit.next < unit.events.len() {
             let taken = match &mut self.tail {
-                Tail::None => emit::take_row(&self.context, unit, &self.batch, effects, &mut |_, _, _| emit::Fate::Filtered),
+                Tail::None => {
+                    emit::take_row(&self.context, unit, &self.batch, effects, &mut |_, _, _| emit::Fate::Filtered)
+                }
                 Tail::Rule(tail) => tail.take_row(&self.context, unit, &self.batch, self.watermark.current(), effects),
                 Tail::Fold(tail) => tail.take_run(&self.context, unit, &self.batch, &mut self.watermark, effects)?,
                 Tail::Reduce(tail) => tail.take_run(&self.context, unit, &self.batch, &mut self.watermark, effects)?,
@@ -302,6 +314,7 @@ impl Engine {
         let taken = self.next + self.unit.as_ref().map_or(0, |unit| unit.next);
         if let Some(event) = taken.checked_sub(1).and_then(|last| self.batch.events.get(last)) {
             assert_eq!(event.sequence, self.position.sequence, "the position is the last event taken");
+            self.published = event.published;
             self.position.fingerprint = fingerprint(event.published.0, self.batch.slice(&event.payload));
         }
     }
@@ -311,8 +324,8 @@ impl Engine {
         put_i64(out, self.watermark.current().0);
         match &mut self.tail {
             Tail::None => {}
-            Tail::Rule(tail) => tail.windows.encode(all, out),
-            Tail::Fold(tail) => tail.windows.encode(all, out),
+            Tail::Rule(tail) => tail.windows.encode(all, self.watermark.current(), out),
+            Tail::Fold(tail) => tail.windows.encode(all, self.watermark.current(), out),
             Tail::Reduce(tail) => tail.encode(all, out),
         }
     }
@@ -353,6 +366,7 @@ fn layout_of(plan: &Plan, last: Option<&Descriptor>, tail: &Tail) -> u64 {
         Tail::Rule(tail) => format!("{:?}", tail.windows.shapes()),
         Tail::None | Tail::Fold(_) | Tail::Reduce(_) => String::new(),
     };
-    let text = format!("1 {} {} {:?} {shapes}", last.world.name(), last.state_version, window.map(|window| window.kind));
+    let text =
+        format!("1 {} {} {:?} {shapes}", last.world.name(), last.state_version, window.map(|window| window.kind));
     fingerprint(0, text.as_bytes())
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use crate::codec::{Damaged, Reader, put_bytes, put_i64, put_u64};
-use crate::effects::{Effects, Headers};
+use crate::effects::{DeadLetter, Effects, Headers};
 use crate::event::{Events, RawBatch};
 use crate::guest::{Change, Fault, Groups, Guest, Metering, OF_SOURCE, Reduced};
 use crate::judge::{StepError, Verdict, judge};
@@ -15,8 +15,8 @@ use crate::time::EventTime;
 use crate::watermark::Watermark;
 
 use super::Context;
-use super::chain::{Unit, columns_of};
-use super::emit::{Envelope, Fate, push_output, take_row};
+use super::chain::{ActKind, Unit, columns_of};
+use super::emit::{Envelope, Fate, TOO_MANY, keep_row, push_output, too_many};
 use super::fold::guilty;
 use super::run;
 
@@ -119,26 +119,33 @@ impl ReduceTail {
                 return Ok(false);
             };
             let events = run.end - unit.next;
-            let outcome = self.reduce(unit, batch, &run.rows)?;
+            let mut outcome = self.reduce(unit, batch, &run.rows)?;
             if let Some(timer) = outcome.earliest_timer {
                 let due_after = run.after.iter().position(|mark| timer <= mark.0).map_or(events, |idx| idx + 1);
                 if due_after < events {
-                    limit = due_after;
+                    // Half may do, when it is not the half that sets this timer.
+                    limit = due_after.max(events / 2);
                     continue;
                 }
             }
-            let others = unit.acts[unit.next_act..].iter().take_while(|act| (act.origin as usize) < run.end).count();
-            if !effects.fits(&context.room, outcome.count + others) {
-                if !effects.records.rows.is_empty() {
-                    return Ok(false);
-                }
+            let acts = unit.acts[unit.next_act..].iter().take_while(|act| (act.origin as usize) < run.end);
+            let others = acts.filter(|act| !matches!(act.kind, ActKind::Item { .. })).count();
+            let count = outcome.count + outcome.guilty.len() + others;
+            if !effects.fits(&context.room, count) {
                 if events > 1 {
                     limit = events / 2;
                     continue;
                 }
+                if !effects.records.rows.is_empty() {
+                    return Ok(false);
+                }
+                if count > context.room.records {
+                    outcome = Outcome::refused(&run.rows, too_many(context, count), outcome.faults);
+                }
             }
+            let start = unit.next;
             self.keep(context, unit, batch, run.end, outcome, effects);
-            for time in unit.times[..run.end].iter().flatten() {
+            for time in unit.times[start..run.end].iter().flatten() {
                 watermark.observe(EventTime(*time));
             }
             return Ok(true);
@@ -163,7 +170,9 @@ impl ReduceTail {
                 Ok((keys, reduced, events.data.clone()))
             },
             &mut |rows, reply| match reply {
-                Ok((keys, reduced, input)) => outcome.borrow_mut().take(entries, &keys, reduced, &input, &|source| rows[source as usize]),
+                Ok((keys, reduced, input)) => {
+                    outcome.borrow_mut().take(entries, &keys, reduced, &input, &|source| rows[source as usize])
+                }
                 Err(verdict) => {
                     outcome.borrow_mut().guilty.insert(rows[0], verdict);
                 }
@@ -175,11 +184,19 @@ impl ReduceTail {
     }
 
     /// Keeps what a run brought about.
-    fn keep(&mut self, context: &Context, unit: &mut Unit, batch: &RawBatch, end: usize, mut outcome: Outcome, effects: &mut Effects) {
+    fn keep(
+        &mut self,
+        context: &Context,
+        unit: &mut Unit,
+        batch: &RawBatch,
+        end: usize,
+        mut outcome: Outcome,
+        effects: &mut Effects,
+    ) {
         (0..outcome.faults).for_each(|_| effects.count_fault(self.stage));
         let (stage, digest) = (self.stage, self.digest);
         while unit.next < end {
-            let taken = take_row(context, unit, batch, effects, &mut |unit, row, effects| {
+            keep_row(context, unit, batch, effects, &mut |unit, row, effects| {
                 let flow = unit.flows.last().expect("decoding made one");
                 let event = &unit.events[flow.origins[row as usize] as usize];
                 if let Some(verdict) = outcome.guilty.remove(&row) {
@@ -188,26 +205,20 @@ impl ReduceTail {
                 }
                 let (key, time) = (flow.decoded.keys.get(row as usize), flow.decoded.timestamps[row as usize]);
                 for (nth, record) in outcome.records.remove(&row).unwrap_or_default().iter().enumerate() {
-                    let payload = record.payload.as_deref().unwrap_or_else(|| flow.payload(row as usize, batch, &unit.events));
-                    let id = format!("{}/{}/{}/{nth}", context.origin.pipeline, context.origin.partition, event.sequence);
+                    let payload =
+                        record.payload.as_deref().unwrap_or_else(|| flow.payload(row as usize, batch, &unit.events));
+                    let id =
+                        format!("{}/{}/{}/{nth}", context.origin.pipeline, context.origin.partition, event.sequence);
                     emit(context, stage, record, key, time, payload, &id, effects);
                 }
                 let mut fate = Fate::Processed;
                 for (code, detail) in outcome.rejected.remove(&row).unwrap_or_default() {
-                    let letter = crate::effects::DeadLetter {
-                        stage: &context.plan.stages[stage].name,
-                        digest: Some(digest),
-                        class: "reject",
-                        code: &code,
-                        path: "",
-                        message: &detail,
-                    };
+                    let letter = rejection(context, stage, digest, &code, &detail);
                     effects.push_dead(&context.origin, &letter, batch, event);
                     fate = Fate::Dead;
                 }
                 fate
             });
-            assert!(taken, "the run was planned to fit");
         }
         self.commit(outcome.overlay);
     }
@@ -239,7 +250,12 @@ impl ReduceTail {
     }
 
     /// Fires due timers in order of time and key; false when the epoch is full before all have fired.
-    pub(crate) fn drain_due(&mut self, context: &Context, watermark: EventTime, effects: &mut Effects) -> Result<bool, StepError> {
+    pub(crate) fn drain_due(
+        &mut self,
+        context: &Context,
+        watermark: EventTime,
+        effects: &mut Effects,
+    ) -> Result<bool, StepError> {
         for _ in 0..TIMER_ROUNDS {
             let due = self.due_groups(watermark);
             if due.is_empty() {
@@ -248,24 +264,49 @@ impl ReduceTail {
             let mut outcome = self.fire(&due)?;
             (0..outcome.faults).for_each(|_| effects.count_fault(self.stage));
             for (idx, (key, timers)) in due.iter().enumerate() {
+                // A timer that has just been set may come before the rest.
+                if self.timers.first().is_some_and(|(at, first)| (*at, first) < (timers[0], key)) {
+                    break;
+                }
                 let idx = idx as u32;
-                let records = outcome.records.remove(&idx).unwrap_or_default();
-                let count = records.len() + usize::from(outcome.guilty.contains_key(&idx));
+                let mut records = outcome.records.remove(&idx).unwrap_or_default();
+                let mut rejected = outcome.rejected.remove(&idx).unwrap_or_default();
+                if records.len() + rejected.len() > context.room.records {
+                    let message = too_many(context, records.len() + rejected.len());
+                    outcome.guilty.insert(idx, Verdict { class: "limit", code: TOO_MANY, message });
+                    (records, rejected) = (Vec::new(), Vec::new());
+                }
+                let count = records.len() + rejected.len() + usize::from(outcome.guilty.contains_key(&idx));
                 if !effects.fits(&context.room, count) && !effects.records.rows.is_empty() {
                     return Ok(false);
                 }
                 let last = *timers.last().expect("a due group has timers");
+                let describe =
+                    || serde_json::json!({"key": String::from_utf8_lossy(key), "timers": timers}).to_string();
+                for (code, detail) in rejected {
+                    let letter = rejection(context, self.stage, self.digest, &code, &detail);
+                    effects.push_dead_row(&context.origin, &letter, describe().as_bytes());
+                }
                 if let Some(verdict) = outcome.guilty.remove(&idx) {
                     let letter = guilty(context, self.stage, self.digest, &verdict);
-                    let row = serde_json::json!({"key": String::from_utf8_lossy(key), "timers": timers}).to_string();
-                    effects.push_dead_row(&context.origin, &letter, row.as_bytes());
+                    effects.push_dead_row(&context.origin, &letter, describe().as_bytes());
                     outcome.overlay.insert(key.clone(), self.without_timers(key, timers));
                 }
                 for (nth, record) in records.iter().enumerate() {
                     let token = crate::effects::key_token(key);
                     let origin = &context.origin;
-                    let id = format!("{}/{}/{}/{token}/timer/{last}/{nth}", origin.pipeline, origin.partition, self.name);
-                    emit(context, self.stage, record, key, last, record.payload.as_deref().unwrap_or_default(), &id, effects);
+                    let id =
+                        format!("{}/{}/{}/{token}/timer/{last}/{nth}", origin.pipeline, origin.partition, self.name);
+                    emit(
+                        context,
+                        self.stage,
+                        record,
+                        key,
+                        last,
+                        record.payload.as_deref().unwrap_or_default(),
+                        &id,
+                        effects,
+                    );
                 }
                 let entry = outcome.overlay.remove(key).unwrap_or_else(|| self.without_timers(key, timers));
                 self.put(key, entry);
@@ -285,15 +326,16 @@ impl ReduceTail {
 
     fn due_groups(&self, watermark: EventTime) -> Vec<(Vec<u8>, Vec<i64>)> {
         let mut groups: Vec<(Vec<u8>, Vec<i64>)> = Vec::new();
-        let mut index: BTreeMap<&[u8], usize> = BTreeMap::new();
-        for (at, key) in self.timers.iter().take_while(|(at, _)| *at <= watermark.0) {
-            match index.get(key.as_slice()) {
-                Some(&idx) => groups[idx].1.push(*at),
-                None if groups.len() == TIMER_GROUPS => break,
-                None => {
-                    index.insert(key, groups.len());
-                    groups.push((key.clone(), vec![*at]));
-                }
+        let mut seen: BTreeSet<&[u8]> = BTreeSet::new();
+        for (_, key) in self.timers.iter().take_while(|(at, _)| *at <= watermark.0) {
+            if groups.len() == TIMER_GROUPS {
+                break;
+            }
+            if seen.insert(key)
+                && let Some(entry) = self.entries.get(key)
+            {
+                // All that are due, so that a group does not depend on where an epoch was cut.
+                groups.push((key.clone(), entry.timers.range(..=watermark.0).copied().collect()));
             }
         }
         groups
@@ -383,6 +425,13 @@ impl ReduceTail {
 }
 
 impl Outcome {
+    /// Every row is a dead letter, and nothing else has happened.
+    fn refused(rows: &[u32], message: String, faults: u64) -> Outcome {
+        let verdict = Verdict { class: "limit", code: TOO_MANY, message };
+        let guilty = rows.iter().map(|&row| (row, verdict.clone())).collect();
+        Outcome { guilty, faults, ..Outcome::default() }
+    }
+
     /// Takes one call's reply; `row_of` gives the row of a source below the number of rows.
     fn take(
         &mut self,
@@ -393,7 +442,8 @@ impl Outcome {
         row_of: &dyn Fn(u32) -> u32,
     ) {
         for (idx, key) in keys.iter().enumerate() {
-            let entry = self.overlay.entry(key.clone()).or_insert_with(|| entries.get(key).cloned().unwrap_or_default());
+            let entry =
+                self.overlay.entry(key.clone()).or_insert_with(|| entries.get(key).cloned().unwrap_or_default());
             match reduced.changes[idx] {
                 Change::Keep => {}
                 Change::Replace => entry.state = reduced.states.get(idx).to_vec(),
@@ -433,8 +483,25 @@ impl Outcome {
     }
 }
 
+fn rejection<'a>(
+    context: &'a Context,
+    stage: usize,
+    digest: [u8; 32],
+    code: &'a str,
+    detail: &'a str,
+) -> DeadLetter<'a> {
+    let stage = &context.plan.stages[stage].name;
+    DeadLetter { stage, digest: Some(digest), class: "reject", code, path: "", message: detail }
+}
+
 /// Calls the module and holds it to its limits.
-fn call(guest: &mut dyn Guest, metering: Metering, events: &mut Events, groups: &mut Groups, state_max: usize) -> Result<Reduced, Fault> {
+fn call(
+    guest: &mut dyn Guest,
+    metering: Metering,
+    events: &mut Events,
+    groups: &mut Groups,
+    state_max: usize,
+) -> Result<Reduced, Fault> {
     let mut reduced = Reduced::default();
     guest.reduce(metering, events, groups, &mut reduced)?;
     for idx in 0..reduced.changes.len() {
@@ -476,12 +543,24 @@ fn group<'a>(
 }
 
 #[expect(clippy::too_many_arguments, reason = "the parts of a record come from five places")]
-fn emit(context: &Context, stage: usize, record: &Emitted, key: &[u8], time: i64, payload: &[u8], id: &str, effects: &mut Effects) {
+fn emit(
+    context: &Context,
+    stage: usize,
+    record: &Emitted,
+    key: &[u8],
+    time: i64,
+    payload: &[u8],
+    id: &str,
+    effects: &mut Effects,
+) {
     let Some(output) = context.route(stage, record.port) else { return };
     let key = record.key.as_deref().unwrap_or(key);
     let mut headers = Headers::default();
     if context.envelope == Envelope::Headers {
-        headers.put("Pelton-Id", id).put("Pelton-Key", String::from_utf8_lossy(key)).put("Pelton-Time", record.time.unwrap_or(time));
+        headers
+            .put("Pelton-Id", id)
+            .put("Pelton-Key", String::from_utf8_lossy(key))
+            .put("Pelton-Time", record.time.unwrap_or(time));
     }
     push_output(context, output, key, headers.bytes(), payload, effects);
 }

@@ -63,7 +63,12 @@ pub(crate) struct RuleTail {
 }
 
 impl RuleTail {
-    pub(crate) fn new(mut guest: Box<dyn Guest>, stage: usize, plan: &Arc<Plan>, fields: &[FieldRead]) -> Result<RuleTail, StepError> {
+    pub(crate) fn new(
+        mut guest: Box<dyn Guest>,
+        stage: usize,
+        plan: &Arc<Plan>,
+        fields: &[FieldRead],
+    ) -> Result<RuleTail, StepError> {
         let name = plan.stages[stage].name.clone();
         let halt = |reason: String| StepError::Halt { stage: name.clone(), reason };
         let rule = guest.plan().map_err(|fault| halt(format!("its plan cannot be had: {fault:?}")))?;
@@ -75,7 +80,10 @@ impl RuleTail {
         }
         let at_least = rule.at_least.iter().map(|&(idx, least)| (idx as usize, least)).collect::<Vec<_>>();
         if let Some((idx, _)) = at_least.iter().find(|(idx, _)| *idx >= shapes.len()) {
-            return Err(halt(format!("its plan has a threshold on aggregate {idx}, but only {} aggregates", shapes.len())));
+            return Err(halt(format!(
+                "its plan has a threshold on aggregate {idx}, but only {} aggregates",
+                shapes.len()
+            )));
         }
         let window = plan.stages[stage].window.as_ref().expect("the plan gives every rule a window");
         Ok(RuleTail {
@@ -94,7 +102,12 @@ impl RuleTail {
     }
 
     /// Lets the module derive samples from a fresh unit, when its plan says so.
-    pub(crate) fn extract(&mut self, unit: &mut Unit, batch: &RawBatch, effects: &mut Effects) -> Result<(), StepError> {
+    pub(crate) fn extract(
+        &mut self,
+        unit: &mut Unit,
+        batch: &RawBatch,
+        effects: &mut Effects,
+    ) -> Result<(), StepError> {
         if !self.plan.extracts() {
             return Ok(());
         }
@@ -157,13 +170,18 @@ impl RuleTail {
             let at = row as usize;
             let (key, time) = (flow.decoded.keys.get(at), EventTime(flow.decoded.timestamps[at]));
             let event = &unit.events[flow.origins[at] as usize];
-            let mut first = samples.next;
+            let mut first = 0;
             if self.plan.extracts() {
+                // Rows of an event that was refused whole have left their samples behind.
+                while samples.rows.get(samples.next).is_some_and(|&of| of < row) {
+                    samples.next += 1;
+                }
+                first = samples.next;
                 while samples.rows.get(samples.next) == Some(&row) {
                     samples.next += 1;
                 }
             } else {
-                (first, samples.next) = (0, 1);
+                samples.next = 1;
             }
             let mut fate = Fate::Filtered;
             for sample in first..samples.next {
@@ -186,10 +204,18 @@ impl RuleTail {
     }
 
     /// Judges due panes; false when the epoch is full before all is judged.
-    pub(crate) fn drain_due(&mut self, context: &Context, watermark: EventTime, effects: &mut Effects) -> Result<bool, StepError> {
+    pub(crate) fn drain_due(
+        &mut self,
+        context: &Context,
+        watermark: EventTime,
+        effects: &mut Effects,
+    ) -> Result<bool, StepError> {
         loop {
             if self.judged.is_done() {
-                let mut panes = Panes { values: self.windows.shapes().iter().map(|&shape| column(shape)).collect(), ..Panes::default() };
+                let mut panes = Panes {
+                    values: self.windows.shapes().iter().map(|&shape| column(shape)).collect(),
+                    ..Panes::default()
+                };
                 if self.windows.due(watermark, PANES_PER_CALL, &mut panes) == 0 {
                     return Ok(true);
                 }
@@ -231,13 +257,19 @@ impl RuleTail {
     }
 }
 
-fn evaluate(guest: &mut dyn Guest, metering: Metering, panes: &mut Panes, output: &mut Output) -> Result<(), crate::guest::Fault> {
+fn evaluate(
+    guest: &mut dyn Guest,
+    metering: Metering,
+    panes: &mut Panes,
+    output: &mut Output,
+) -> Result<(), crate::guest::Fault> {
     guest.evaluate(metering, panes, output)
 }
 
 /// Some rows of a set of panes, for a call that is bisected.
 pub(crate) fn pick(panes: &Panes, rows: &[u32]) -> Panes {
-    let mut some = Panes { values: panes.values.iter().map(|values| pick_values(values, rows)).collect(), ..Panes::default() };
+    let mut some =
+        Panes { values: panes.values.iter().map(|values| pick_values(values, rows)).collect(), ..Panes::default() };
     for &row in rows {
         let row = row as usize;
         some.keys.push(panes.keys.get(row));
@@ -253,16 +285,19 @@ pub(crate) fn pick(panes: &Panes, rows: &[u32]) -> Panes {
 
 fn pick_values(values: &AggregateColumn, rows: &[u32]) -> AggregateColumn {
     match values {
-        AggregateColumn::Integers(all) => AggregateColumn::Integers(rows.iter().map(|&row| all[row as usize]).collect()),
+        AggregateColumn::Integers(all) => {
+            AggregateColumn::Integers(rows.iter().map(|&row| all[row as usize]).collect())
+        }
         AggregateColumn::Numbers(all) => AggregateColumn::Numbers(rows.iter().map(|&row| all[row as usize]).collect()),
         AggregateColumn::Tops { items, counts, pane_ends } => {
             let (mut some_items, mut some_counts, mut ends) = (Default::default(), Vec::new(), Vec::new());
             for &row in rows {
                 let row = row as usize;
                 let start = if row == 0 { 0 } else { pane_ends[row - 1] as usize };
-                for idx in start..pane_ends[row] as usize {
+                let end = pane_ends[row] as usize;
+                for (idx, &count) in counts.iter().enumerate().take(end).skip(start) {
                     crate::event::TextColumn::push(&mut some_items, items.get(idx));
-                    some_counts.push(counts[idx]);
+                    some_counts.push(count);
                 }
                 ends.push(some_counts.len() as u32);
             }
@@ -296,7 +331,11 @@ fn shape_of(aggregate: &Aggregate, rule: &RulePlan, fields: &[FieldRead]) -> Res
             match (derived, declared) {
                 (Some(idx), _) => (rule.derived[idx].kind, Input::Derived(idx)),
                 (None, Some(idx)) => (fields[idx].kind, Input::Declared(idx)),
-                (None, None) => return Err(format!("aggregate `{name}` reads field `{field}`, which is neither declared nor derived")),
+                (None, None) => {
+                    return Err(format!(
+                        "aggregate `{name}` reads field `{field}`, which is neither declared nor derived"
+                    ));
+                }
             }
         }
     };
@@ -306,7 +345,9 @@ fn shape_of(aggregate: &Aggregate, rule: &RulePlan, fields: &[FieldRead]) -> Res
             Err(format!("aggregate `{name}` needs a number, field is {}", kind.name()))
         }
         Operator::Distinct | Operator::TopK if *limit == 0 => Err(format!("aggregate `{name}` needs a limit above 0")),
-        Operator::TopK if kind == Kind::Number => Err(format!("aggregate `{name}` cannot rank numbers; use text or integers")),
+        Operator::TopK if kind == Kind::Number => {
+            Err(format!("aggregate `{name}` cannot rank numbers; use text or integers"))
+        }
         _ => Ok((Shape { operator: *operator, kind, limit: *limit }, input)),
     }
 }

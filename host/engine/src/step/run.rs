@@ -37,7 +37,8 @@ pub(crate) fn plan(
         let acts = unit.acts[act..].iter().take_while(|act| act.origin as usize == run.end).count();
         let is_first = run.end == unit.next;
         let fits = effects.fits(&context.room, records + acts);
-        if !fits && !(is_first && effects.records.rows.is_empty()) {
+        let must = is_first && effects.records.rows.is_empty();
+        if !fits && !must {
             break;
         }
         let before = mark.current();
@@ -46,7 +47,10 @@ pub(crate) fn plan(
             mark.observe(EventTime(time));
         }
         for act in &unit.acts[act..act + acts] {
-            if let ActKind::Item { row } = act.kind {
+            // An event with more acts than an epoch may hold is refused whole.
+            if let ActKind::Item { row } = act.kind
+                && acts <= context.room.records
+            {
                 run.rows.push(row);
                 run.before.push(before);
                 stop |= stops(Some(row), before, mark.current());

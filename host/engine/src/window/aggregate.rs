@@ -72,7 +72,7 @@ impl Accumulators {
             (Accumulators::Integers(rows), value) => {
                 let acc = &mut rows[row];
                 *acc = match (shape.operator, value) {
-                    (Operator::Count, _) => *acc + 1,
+                    (Operator::Count, _) => acc.saturating_add(1),
                     (operator, Value::Integer(value)) => join_integers(operator, *acc, value),
                     _ => *acc,
                 };
@@ -121,7 +121,8 @@ impl Accumulators {
             }
             Accumulators::Tops(rows) => {
                 let count = reader.count()?;
-                rows[row] = (0..count).map(|_| Ok((reader.bytes()?.into(), reader.i64()?))).collect::<Result<_, Damaged>>()?;
+                rows[row] =
+                    (0..count).map(|_| Ok((reader.bytes()?.into(), reader.i64()?))).collect::<Result<_, Damaged>>()?;
             }
             Accumulators::Bytes(rows) => rows[row] = reader.bytes()?.to_vec(),
         }
@@ -162,7 +163,11 @@ impl Merged {
     pub(crate) fn merge(&mut self, shape: Shape, from: &Accumulators, row: usize) {
         match (self, from) {
             (Merged::Integer(acc), Accumulators::Integers(rows)) => {
-                *acc = if shape.operator == Operator::Count { *acc + rows[row] } else { join_integers(shape.operator, *acc, rows[row]) };
+                *acc = if shape.operator == Operator::Count {
+                    acc.saturating_add(rows[row])
+                } else {
+                    join_integers(shape.operator, *acc, rows[row])
+                };
             }
             (Merged::Number(acc), Accumulators::Numbers(rows)) => *acc = join_numbers(shape.operator, *acc, rows[row]),
             (Merged::Distinct(acc), Accumulators::Distinct(rows)) => {
@@ -207,7 +212,9 @@ pub(crate) fn column(shape: Shape) -> AggregateColumn {
     match Merged::empty(shape) {
         Merged::Integer(_) | Merged::Distinct(_) => AggregateColumn::Integers(Vec::new()),
         Merged::Number(_) => AggregateColumn::Numbers(Vec::new()),
-        Merged::Tops(_) => AggregateColumn::Tops { items: TextColumn::default(), counts: Vec::new(), pane_ends: Vec::new() },
+        Merged::Tops(_) => {
+            AggregateColumn::Tops { items: TextColumn::default(), counts: Vec::new(), pane_ends: Vec::new() }
+        }
     }
 }
 
@@ -258,7 +265,7 @@ fn add_distinct(hashes: &mut Vec<u64>, limit: u32, hash: u64) -> usize {
 fn add_top(items: &mut Vec<(Box<[u8]>, i64)>, limit: u32, item: &[u8], count: i64) -> usize {
     match items.binary_search_by(|(known, _)| known.as_ref().cmp(item)) {
         Ok(at) => {
-            items[at].1 += count;
+            items[at].1 = items[at].1.saturating_add(count);
             0
         }
         Err(at) if items.len() < limit as usize * TOP_SLACK => {
@@ -267,12 +274,13 @@ fn add_top(items: &mut Vec<(Box<[u8]>, i64)>, limit: u32, item: &[u8], count: i6
         }
         Err(_) => {
             // Space-Saving: the newcomer takes the place and the count of the smallest.
-            let Some(smallest) = items.iter().enumerate().min_by_key(|(_, (_, count))| *count).map(|(idx, _)| idx) else {
+            let Some(smallest) = items.iter().enumerate().min_by_key(|(_, (_, count))| *count).map(|(idx, _)| idx)
+            else {
                 return 0;
             };
             let (_, least) = items.remove(smallest);
             let at = items.partition_point(|(known, _)| known.as_ref() < item);
-            items.insert(at, (item.into(), least + count));
+            items.insert(at, (item.into(), least.saturating_add(count)));
             0
         }
     }
@@ -283,7 +291,8 @@ fn value_hash(value: Value<'_>) -> u64 {
     match value {
         Value::Missing => 0,
         Value::Integer(value) => mix(value as u64 ^ 0x9e37_79b9_7f4a_7c15),
-        Value::Number(value) => mix(value.to_bits() ^ 0xc2b2_ae3d_27d4_eb4f),
+        // Adding 0 makes one zero of the two.
+        Value::Number(value) => mix((value + 0.0).to_bits() ^ 0xc2b2_ae3d_27d4_eb4f),
         Value::Bytes(bytes) => {
             let mut acc = mix(bytes.len() as u64 ^ 0x1656_67b1_9e37_79f9);
             for chunk in bytes.chunks(8) {

@@ -6,7 +6,7 @@ use rustc_hash::FxHashMap;
 #[derive(Default)]
 pub(crate) struct Keys {
     ids: FxHashMap<Box<[u8]>, u32>,
-    names: Vec<Box<[u8]>>,
+    names: Vec<Option<Box<[u8]>>>,
     uses: Vec<u32>,
     free: Vec<u32>,
     /// Ids defined since the last delta.
@@ -47,24 +47,23 @@ impl Keys {
         if idx >= self.names.len() {
             // Ids between are free until a delta defines them.
             let first = self.names.len();
-            self.names.resize(idx + 1, Box::default());
+            self.names.resize(idx + 1, None);
             self.uses.resize(idx + 1, 0);
             self.free.extend((first..idx).map(|unused| unused as u32));
-        } else if self.ids.get(&self.names[idx]) == Some(&id) {
-            self.ids.remove(&self.names[idx]);
         }
-        self.names[idx] = key.into();
+        self.forget(id);
+        self.names[idx] = Some(key.into());
         self.ids.insert(key.into(), id);
         self.bytes += key.len() + 64;
     }
 
     pub(crate) fn name(&self, id: u32) -> &[u8] {
-        &self.names[id as usize]
+        self.names[id as usize].as_deref().unwrap_or_default()
     }
 
     /// Whether `id` has a name: false for an id that only a damaged record could hold.
     pub(crate) fn is_defined(&self, id: u32) -> bool {
-        self.names.get(id as usize).is_some_and(|name| self.ids.get(name) == Some(&id))
+        self.names.get(id as usize).is_some_and(Option::is_some)
     }
 
     pub(crate) fn hold(&mut self, id: u32) {
@@ -76,10 +75,18 @@ impl Keys {
         let uses = &mut self.uses[id as usize];
         *uses -= 1;
         if *uses == 0 {
-            let name = std::mem::take(&mut self.names[id as usize]);
-            self.bytes -= name.len() + 64;
-            self.ids.remove(&name);
+            self.forget(id);
             self.free.push(id);
+        }
+    }
+
+    /// Takes the name of `id` away. While a delta is replayed, the name may have a new id already: that one stays.
+    fn forget(&mut self, id: u32) {
+        if let Some(name) = self.names[id as usize].take() {
+            self.bytes -= name.len() + 64;
+            if self.ids.get(&name) == Some(&id) {
+                self.ids.remove(&name);
+            }
         }
     }
 

@@ -9,8 +9,8 @@ mod slices;
 
 use std::collections::{BTreeMap, VecDeque};
 
-pub(crate) use aggregate::{Accumulators, Shape, Value, column};
 use aggregate::Merged;
+pub(crate) use aggregate::{Accumulators, Shape, Value, column};
 use keys::Keys;
 use slices::Slice;
 
@@ -141,6 +141,7 @@ impl Windows {
             return Placed::Late;
         }
         let start = self.slice_start(time);
+        self.wake = self.wake.min(self.last_end(start).saturating_add(self.lateness));
         let key = self.keys.intern(key);
         self.correct(start, key, watermark);
         let (shapes, fold) = (&self.shapes, self.fold);
@@ -150,7 +151,7 @@ impl Windows {
         for (idx, (column, &shape)) in slice.accumulators.iter_mut().zip(shapes).enumerate() {
             grown += column.add(row, shape, value(idx));
         }
-        slice.grow(grown);
+        slice.resize(0, grown);
         Placed::Counted
     }
 
@@ -170,15 +171,16 @@ impl Windows {
 
     /// Stores what `fold` returned for the slice at `start`, and queues corrections of windows that have fired.
     pub(crate) fn replace(&mut self, key: &[u8], start: i64, bytes: &[u8], watermark: EventTime) {
+        self.wake = self.wake.min(self.last_end(start).saturating_add(self.lateness));
         let key = self.keys.intern(key);
         self.correct(start, key, watermark);
         let slice = self.slices.entry(start).or_insert_with(|| Slice::new(&[], true));
         let (row, _) = slice.touch(key, &[], &mut self.keys);
         if let Accumulators::Bytes(rows) = &mut slice.accumulators[0] {
-            let grown = bytes.len().saturating_sub(rows[row].len());
+            let before = rows[row].len();
             rows[row].clear();
             rows[row].extend_from_slice(bytes);
-            slice.grow(grown);
+            slice.resize(before, bytes.len());
         }
     }
 
@@ -191,8 +193,10 @@ impl Windows {
         while end <= watermark.0 && end <= start + self.size {
             if end.saturating_add(self.lateness) > watermark.0 {
                 let number = match self.revisions.get(&(end, key)) {
-                    Some(number) => number + 1,
-                    None => u32::from(self.slices.range(end - self.size..end).any(|(_, slice)| slice.row(key).is_some())),
+                    Some(number) => number.saturating_add(1),
+                    None => {
+                        u32::from(self.slices.range(end - self.size..end).any(|(_, slice)| slice.row(key).is_some()))
+                    }
                 };
                 self.revisions.insert((end, key), number);
                 self.revisions_changed.push((end, key));
@@ -249,9 +253,8 @@ impl Windows {
             }
             let end = firing.end;
             let keys: Vec<u32> = firing.rest.iter().rev().take(max).copied().collect();
-            let is_final = self.lateness == 0 || watermark == EventTime::MAX;
             for key in &keys {
-                self.push_pane(end, *key, Firing::OnTime, 0, is_final, watermark, panes);
+                self.push_pane(end, *key, Firing::OnTime, 0, watermark, panes);
             }
             return keys.len();
         }
@@ -263,8 +266,7 @@ impl Windows {
         self.corrections = queue.into_iter().filter(|due| self.passes(due.end, due.key)).collect();
         let due: Vec<Correction> = self.corrections.iter().take(max).cloned().collect();
         for Correction { end, key, number } in &due {
-            let is_final = watermark == EventTime::MAX;
-            self.push_pane(*end, *key, Firing::Late, *number, is_final, watermark, panes);
+            self.push_pane(*end, *key, Firing::Late, *number, watermark, panes);
         }
         if due.is_empty() { self.due(watermark, max, panes) } else { due.len() }
     }
@@ -310,7 +312,8 @@ impl Windows {
                 let base = (*slot as usize - 1) * quick.len();
                 for (offset, (aggregate, _)) in quick.iter().enumerate() {
                     if let Accumulators::Integers(rows) = &slice.accumulators[*aggregate] {
-                        scratch.sums[base + offset] += rows[row];
+                        let sum = &mut scratch.sums[base + offset];
+                        *sum = sum.saturating_add(rows[row]);
                     }
                 }
             }
@@ -320,7 +323,9 @@ impl Windows {
             .touched
             .iter()
             .enumerate()
-            .filter(|(idx, _)| quick.iter().enumerate().all(|(at, (_, least))| scratch.sums[idx * width + at] >= *least))
+            .filter(|(idx, _)| {
+                quick.iter().enumerate().all(|(at, (_, least))| scratch.sums[idx * width + at] >= *least)
+            })
             .map(|(_, &key)| key)
             .collect();
         for key in scratch.touched.drain(..) {
@@ -342,7 +347,8 @@ impl Windows {
     fn quick_thresholds(&self) -> Vec<(usize, i64)> {
         use crate::guest::Operator::{Count, Sum};
         let is_quick = |idx: usize| {
-            matches!(self.shapes[idx].operator, Count | Sum) && matches!(Accumulators::new(self.shapes[idx]), Accumulators::Integers(_))
+            matches!(self.shapes[idx].operator, Count | Sum)
+                && matches!(Accumulators::new(self.shapes[idx]), Accumulators::Integers(_))
         };
         self.at_least.iter().copied().filter(|&(idx, _)| is_quick(idx)).collect()
     }
@@ -367,14 +373,13 @@ impl Windows {
         merged
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a pane has this many columns")]
-    fn push_pane(&self, end: i64, key: u32, firing: Firing, number: u32, is_final: bool, watermark: EventTime, panes: &mut Panes) {
+    fn push_pane(&self, end: i64, key: u32, firing: Firing, number: u32, watermark: EventTime, panes: &mut Panes) {
         panes.keys.push(self.keys.name(key));
         panes.starts.push(if self.global { i64::MIN } else { end - self.size });
         panes.ends.push(end);
         panes.firings.push(firing);
         panes.numbers.push(number);
-        panes.finals.push(is_final);
+        panes.finals.push(end.saturating_add(self.lateness) <= watermark.0);
         panes.watermarks.push(watermark.0);
         for (idx, values) in panes.values.iter_mut().enumerate() {
             self.merged(end, key, idx).push_to(self.shapes[idx], values);
@@ -405,13 +410,20 @@ impl Windows {
         while let Some(entry) = self.slices.first_entry() {
             let start = *entry.key();
             let end = if self.global { i64::MAX } else { start.saturating_add(self.size) };
-            if end.saturating_add(self.lateness) > watermark.0 || end > self.fired_until {
+            let gone = end.saturating_add(self.lateness);
+            if gone > watermark.0 || end > self.fired_until {
+                // Not later than then, so that the state at a watermark does not depend on when it was looked at.
+                self.wake = if gone > watermark.0 { self.wake.min(gone) } else { self.wake };
                 break;
             }
             let slice = entry.remove();
             slice.keys.iter().for_each(|&key| self.keys.release(key));
             self.dropped.push(start);
         }
+        self.drop_revisions(watermark);
+    }
+
+    fn drop_revisions(&mut self, watermark: EventTime) {
         while let Some(entry) = self.revisions.first_entry() {
             if entry.key().0.saturating_add(self.lateness) > watermark.0 {
                 break;
@@ -426,7 +438,7 @@ impl Windows {
     }
 
     /// Appends what changed since the last call, or with `all` the whole state.
-    pub(crate) fn encode(&mut self, all: bool, out: &mut Vec<u8>) {
+    pub(crate) fn encode(&mut self, all: bool, watermark: EventTime, out: &mut Vec<u8>) {
         let dropped = std::mem::take(&mut self.dropped);
         let dropped = if all { Vec::new() } else { dropped };
         put_u64(out, dropped.len() as u64);
@@ -445,11 +457,12 @@ impl Windows {
                 slice.encode(start, all, out);
             }
         }
-        self.encode_revisions(all, out);
+        self.encode_revisions(all, watermark, out);
         self.encode_due(out);
     }
 
-    fn encode_revisions(&mut self, all: bool, out: &mut Vec<u8>) {
+    fn encode_revisions(&mut self, all: bool, watermark: EventTime, out: &mut Vec<u8>) {
+        self.drop_revisions(watermark);
         let mut changed = std::mem::take(&mut self.revisions_changed);
         if all {
             changed = self.revisions.keys().copied().collect();
@@ -486,11 +499,7 @@ impl Windows {
 
     /// Applies what [`Windows::encode`] wrote.
     pub(crate) fn apply(&mut self, reader: &mut Reader<'_>, watermark: EventTime) -> Result<(), Damaged> {
-        for _ in 0..reader.count()? {
-            if let Some(slice) = self.slices.remove(&reader.i64()?) {
-                slice.keys.iter().for_each(|&key| self.keys.release(key));
-            }
-        }
+        let dropped = (0..reader.count()?).map(|_| reader.i64()).collect::<Result<Vec<_>, _>>()?;
         for _ in 0..reader.count()? {
             let id = reader.u32()?;
             let key = reader.bytes()?;
@@ -500,20 +509,26 @@ impl Windows {
             self.keys.define(id, key);
         }
         for _ in 0..reader.count()? {
-            let start = reader.i64()?;
+            let start = self.read_slice_start(reader)?;
             let (shapes, fold) = (&self.shapes, self.fold);
             let slice = self.slices.entry(start).or_insert_with(|| Slice::new(shapes, fold));
             slice.decode(shapes, &mut self.keys, reader)?;
+        }
+        // Last, so that a key which a dropped slice shared with a new row keeps its id.
+        for start in dropped {
+            if let Some(slice) = self.slices.remove(&start) {
+                slice.keys.iter().for_each(|&key| self.keys.release(key));
+            }
         }
         for _ in 0..reader.count()? {
             let place = (reader.i64()?, reader.u32()?);
             self.revisions.insert(place, reader.u32()?);
         }
-        self.revisions.retain(|&(end, _), _| end.saturating_add(self.lateness) > watermark.0);
+        self.drop_revisions(watermark);
         self.fired_until = reader.i64()?;
         self.corrections.clear();
         for _ in 0..reader.count()? {
-            let (end, key, number) = (reader.i64()?, reader.u32()?, reader.u32()?);
+            let (end, key, number) = (self.read_end(reader)?, reader.u32()?, reader.u32()?);
             if !self.keys.is_defined(key) {
                 return Err(Damaged(format!("a due correction names key {key}, which is not defined")));
             }
@@ -522,13 +537,27 @@ impl Windows {
         (self.firing, self.firing_after) = (None, None);
         let state = reader.byte()?;
         if state > 0 {
-            let end = reader.i64()?;
+            let end = self.read_end(reader)?;
             let after = reader.bytes()?.to_vec();
             // The keys that remain are found again when the last delta has been applied.
             self.firing = Some(InFiring { end, rest: Vec::new() });
             self.firing_after = (state == 2).then_some(after);
         }
         Ok(())
+    }
+
+    /// Times of windows are far from the ends of 64 bits, so that adding a size to them does not overflow.
+    fn read_slice_start(&self, reader: &mut Reader<'_>) -> Result<i64, Damaged> {
+        let start = reader.i64()?;
+        let is_start =
+            if self.global { start == i64::MIN } else { in_range(start) && start.rem_euclid(self.every) == 0 };
+        if is_start { Ok(start) } else { Err(Damaged(format!("no slice starts at {start}"))) }
+    }
+
+    fn read_end(&self, reader: &mut Reader<'_>) -> Result<i64, Damaged> {
+        let end = reader.i64()?;
+        let is_end = if self.global { end == i64::MAX } else { in_range(end) && end.rem_euclid(self.every) == 0 };
+        if is_end { Ok(end) } else { Err(Damaged(format!("no window ends at {end}"))) }
     }
 
     /// After the last delta: finds the panes that remain of a window that was being fired.
@@ -539,4 +568,8 @@ impl Windows {
             self.firing = Some(InFiring { end, rest });
         }
     }
+}
+
+fn in_range(time: i64) -> bool {
+    time.unsigned_abs() < 1 << 60
 }

@@ -23,8 +23,11 @@ pub(crate) struct Slice {
 
 impl Slice {
     pub(crate) fn new(shapes: &[Shape], fold: bool) -> Slice {
-        let accumulators =
-            if fold { vec![Accumulators::Bytes(Vec::new())] } else { shapes.iter().map(|&shape| Accumulators::new(shape)).collect() };
+        let accumulators = if fold {
+            vec![Accumulators::Bytes(Vec::new())]
+        } else {
+            shapes.iter().map(|&shape| Accumulators::new(shape)).collect()
+        };
         Slice {
             rows: FxHashMap::default(),
             keys: Vec::new(),
@@ -64,8 +67,9 @@ impl Slice {
         (idx, is_new)
     }
 
-    pub(crate) fn grow(&mut self, bytes: usize) {
-        self.variable_bytes += bytes;
+    /// A row's variable part has changed its size.
+    pub(crate) fn resize(&mut self, before: usize, after: usize) {
+        self.variable_bytes = (self.variable_bytes + after).saturating_sub(before);
     }
 
     pub(crate) fn bytes(&self) -> usize {

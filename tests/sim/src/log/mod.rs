@@ -26,12 +26,16 @@ pub struct LogMutants {
     pub no_fence: bool,
     /// Only "nothing came after sequence S" is checked, not whose marker lies at S.
     pub sequence_fence: bool,
+    /// The slot says lease and epoch, but not which run of the process.
+    pub slot_without_run: bool,
     /// Only the slot is checked, not whether something came after it.
     pub slot_fence: bool,
     /// A batch may be cut off by a crash of the broker: some records, no marker.
     pub torn_batch: bool,
     /// Acknowledgements are sent as soon as events are delivered, and an acknowledged event may be deleted.
     pub ack_on_delivery: bool,
+    /// Snapshots of epochs that the stream has lost count among the newest two.
+    pub stale_snapshots: bool,
 }
 
 /// Settings of the double.
@@ -84,7 +88,9 @@ impl SimLog {
                 self.pipeline.changes(partition, *after, *up_to, part)
             }
             Request::LoadSnapshot { epoch_max } => self.pipeline.load_snapshot(partition, *epoch_max),
-            Request::SaveSnapshot { snapshot } => self.pipeline.save_snapshot(partition, snapshot),
+            Request::SaveSnapshot { snapshot } => {
+                self.pipeline.save_snapshot(partition, snapshot, self.settings.mutants.stale_snapshots)
+            }
             Request::Reset { next } => self.reset(adapter, *next),
             Request::Fetch { events, bytes } => self.fetch(adapter, *events, *bytes, now),
             Request::Publish { epoch, fence } => {

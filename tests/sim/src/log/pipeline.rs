@@ -86,7 +86,9 @@ impl Pipeline {
             return Err(newest);
         }
         let Some(slot) = fence.slot.as_ref().filter(|_| !mutants.sequence_fence) else { return Ok(()) };
-        let found = self.markers(partition).find(|entry| entry.epoch.marker.slot() == *slot);
+        let name = |slot: &str| if mutants.slot_without_run { without_run(slot) } else { slot.to_string() };
+        let wanted = name(slot);
+        let found = self.markers(partition).find(|entry| name(&entry.epoch.marker.slot()) == wanted);
         let found = found.map_or(0, |entry| entry.sequence);
         if found == fence.sequence { Ok(()) } else { Err(found) }
     }
@@ -131,31 +133,41 @@ impl Pipeline {
         Response::Snapshot(found.map(|snapshot| Box::new((**snapshot).clone())))
     }
 
-    /// Keeps the two newest snapshots by epoch, and purges the changes below the older of them.
-    pub(super) fn save_snapshot(&mut self, partition: u32, snapshot: &Arc<Snapshot>) -> Response {
-        let all = &mut self.snapshots[partition as usize];
+    /// Keeps the two newest snapshots by epoch, and purges the changes below the older of them. Snapshots of epochs
+    /// that the stream has lost do not count: they would push out the ones that are needed.
+    pub(super) fn save_snapshot(&mut self, partition: u32, snapshot: &Arc<Snapshot>, keep_stale: bool) -> Response {
+        let mut all = std::mem::take(&mut self.snapshots[partition as usize]);
         let epoch = snapshot.stored.marker.epoch;
         all.retain(|other| other.stored.marker.epoch != epoch);
         all.push(snapshot.clone());
+        all.retain(|snapshot| keep_stale || self.holds(partition, &snapshot.stored));
         all.sort_by_key(|snapshot| snapshot.stored.marker.epoch);
         let old = all.len().saturating_sub(KEPT);
         all.drain(..old);
         if let [older, _] = all.as_slice() {
             let below = older.stored.sequence;
             for entry in &mut self.partitions[partition as usize] {
-                entry.purged |= entry.sequence < below;
+                entry.purged |= entry.first < below;
             }
         }
+        self.snapshots[partition as usize] = all;
         Response::SnapshotSaved
     }
 
-    /// Acknowledged batches vanish: the last `count` of the whole stream, newest first, but none whose changes are
-    /// purged. Their sequences will be given out again. Returns how many.
+    /// Whether a marker lies where it was stored.
+    fn holds(&self, partition: u32, stored: &StoredMarker) -> bool {
+        let entries = &self.partitions[partition as usize];
+        let found = entries.binary_search_by_key(&stored.sequence, |entry| entry.sequence);
+        found.is_ok_and(|idx| entries[idx].epoch.marker.nonce == stored.marker.nonce)
+    }
+
+    /// Acknowledged batches vanish: the last `count` of the whole stream, newest first, but neither the
+    /// first of a partition nor one whose changes are purged. Their sequences will be given out again. Returns how many.
     pub fn lose_tail(&mut self, count: u64) -> u64 {
         for lost in 0..count {
             let newest = |entries: &Vec<Entry>| entries.last().map_or(0, |entry| entry.sequence);
             let Some(entries) = self.partitions.iter_mut().max_by_key(|entries| newest(entries)) else { return lost };
-            if entries.last().is_none_or(|entry| entry.purged) {
+            if entries.len() < 2 || entries.last().is_none_or(|entry| entry.purged) {
                 return lost;
             }
             if let Some(entry) = entries.pop() {
@@ -175,6 +187,12 @@ impl Pipeline {
         self.purge();
         (self.last, self.created) = (0, self.created + 1);
     }
+}
+
+/// A slot as `<lease>.<epoch>`.
+fn without_run(slot: &str) -> String {
+    let (owner, epoch) = slot.split_once('.').unwrap_or((slot, ""));
+    format!("{}.{epoch}", owner.split('-').next().unwrap_or(owner))
 }
 
 impl SimLog {

@@ -24,7 +24,10 @@ pub(crate) fn again(stage: &Stage, arguments: &Arguments, first: &Dump) -> Resul
     stage.pelton.up(&stage.pipeline, LEASE_S)?;
     let state = stage.scratch.path().join("second");
     let client = stage.runtime.block_on(async_nats::connect(stage.server.url())).context("connecting")?;
+    // Making a context starts a task on the runtime.
+    let entered = stage.runtime.enter();
     let context = jetstream::new(client);
+    drop(entered);
     for target in targets(arguments.events, arguments.kills) {
         let mut host = start(stage, &state)?;
         let reached = watch(stage, &context, &mut host, target);

@@ -1,0 +1,332 @@
+//! Malformed and odd events, one line each; and what any bytes must not do.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::event::Kind;
+use crate::plan::{Time, Watermark};
+use crate::time::{Span, WallTime};
+
+/// 2026-01-01, the arrival of every event.
+const NOW: i64 = 1_767_225_600_000;
+
+fn source(unit: TimeUnit) -> Source {
+    Source {
+        stream: "S".into(),
+        subject: "s".into(),
+        partitions: 1,
+        create: None,
+        key: Key::Field(vec!["k".into()]),
+        time: Time { field: vec!["t".into()], unit },
+        watermark: Watermark {
+            delay: Span(0),
+            idle: None,
+            max_future: Span::from_secs(300),
+            max_past: Span::from_secs(20 * 366 * 86_400),
+        },
+        fields: Vec::new(),
+    }
+}
+
+/// Wanted: `i` integer (required), `n` number, `s` text, `b` boolean, `/o/p/x` text.
+fn decoder(unit: TimeUnit) -> Decoder {
+    let read = |pointer: &[&str], kind, required| FieldRead {
+        name: pointer[pointer.len() - 1].into(),
+        pointer: pointer.iter().map(|&name| name.into()).collect(),
+        kind,
+        required,
+        stage: 1,
+    };
+    let fields = vec![
+        read(&["i"], Kind::Integer, true),
+        read(&["n"], Kind::Number, false),
+        read(&["s"], Kind::Text, false),
+        read(&["b"], Kind::Boolean, false),
+        read(&["o", "p", "x"], Kind::Text, false),
+    ];
+    Decoder::new(&source(unit), fields, 16 << 20)
+}
+
+/// Decodes one event: `CODE PATH`, or the row as `key time i n s b x`, `-` where missing.
+fn outcome(decoder: &mut Decoder, payload: &[u8], out: &mut Decoded) -> String {
+    let event = RawEvent { published: WallTime(NOW), ..RawEvent::default() };
+    if let Err(fault) = decoder.decode(&event, b"", b"", payload, out) {
+        return format!("{} {}", fault.code, fault.path).trim_end().into();
+    }
+    let row = out.len() - 1;
+    let mut text = format!("{} {}", String::from_utf8_lossy(out.keys.get(row)), out.timestamps[row] - NOW);
+    for column in &out.columns {
+        let value = match &column.values {
+            _ if column.is_missing(row) => "-".into(),
+            Values::Text(texts) => String::from_utf8_lossy(texts.get(row)).escape_debug().to_string(),
+            Values::Integers(values) => values[row].to_string(),
+            Values::Numbers(values) => format!("{:?}", values[row]),
+            Values::Booleans(values) => values[row].to_string(),
+        };
+        text = format!("{text} {value}");
+    }
+    text
+}
+
+/// Every line: what comes of the event, then the event. `@` stands for `"k":"a","t":NOW,"i":1`.
+const CASES: &str = r#"
+a 0 1 - - - -                 | {@}
+a 0 1 - - - -                 |  { @ } 
+a 0 1 2.5 ä true y            | {@,"n":2.5,"s":"ä","b":true,"o":{"p":{"x":"y"}}}
+json-syntax                   | 
+json-syntax                   | {
+json-syntax                   | {@
+json-syntax                   | {@,
+json-syntax                   | {@,}
+json-syntax                   | {@,"s
+json-syntax /s                | {@,"s":"abc
+json-syntax                   | {@,"z":[1,2}
+json-syntax                   | {@,"z":tru}
+json-syntax                   | {@} {@}
+json-syntax                   | {@}x
+json-syntax                   | {@}]
+json-syntax                   | // comment {@}
+json-syntax                   | {@ /* comment */}
+json-syntax                   | {'k':1}
+json-syntax                   | {k:1}
+json-syntax                   | \u{feff}{@}
+json-syntax                   | {@}\0
+json-syntax                   | \0
+json-syntax /s                | {@,"s":"\0"}
+json-not-object               | 5
+json-not-object               | "text"
+json-not-object               | null
+json-not-object               | true
+json-not-object               | -1.5
+json-not-object               | []
+json-not-object               | [{@}]
+json-syntax /n                | {@,"n":NaN}
+json-syntax                   | {@,"z":NaN}
+json-syntax                   | {@,"z":Infinity}
+json-syntax /n                | {@,"n":-}
+json-syntax /i                | {"k":"a","t":NOW,"i":01}
+json-syntax /n                | {@,"n":+1}
+json-number /n                | {@,"n":1e400}
+json-number /s                | {@,"s":-1e400}
+a 0 1 - - - -                 | {@,"z":1e400}
+a 0 1 0.0 - - -               | {@,"n":1e-400}
+json-duplicate /k             | {@,"k":"b"}
+json-duplicate /t             | {@,"t":NOW}
+json-duplicate /i             | {@,"i":1}
+json-duplicate /i             | {@,"i":null}
+json-duplicate /s             | {@,"s":null,"s":"x"}
+json-duplicate /s             | {@,"s":"x","\u0073":"y"}
+json-duplicate /o/p/x         | {@,"o":{"p":{"x":"1"}},"o":{"p":{"x":"2"}}}
+a 0 1 - - - -                 | {@,"z":1,"z":2}
+a 0 1 - - - -                 | {@,"z":"\ud800"}
+json-syntax /s                | {@,"s":"\ud800"}
+a 0 1 - \u{1f600} - -         | {@,"s":"\ud83d\ude00"}
+a 0 9007199254740993 - - - -  | {"k":"a","t":NOW,"i":9007199254740993}
+a 0 9007199254740991 - - - -  | {"k":"a","t":NOW,"i":9007199254740991.0}
+field-type /i                 | {"k":"a","t":NOW,"i":9007199254740993.0}
+a 0 9223372036854775807 - - - - | {"k":"a","t":NOW,"i":9223372036854775807}
+a 0 -9223372036854775808 - - - - | {"k":"a","t":NOW,"i":-9223372036854775808}
+field-type /i                 | {"k":"a","t":NOW,"i":9223372036854775808}
+field-type /i                 | {"k":"a","t":NOW,"i":-9223372036854775809}
+field-type /i                 | {"k":"a","t":NOW,"i":99999999999999999999}
+a 0 1 9.223372036854776e18 - - - | {@,"n":9223372036854775808}
+a 0 1 - - - -                 | {"k":"a","t":NOW,"i":1.0}
+a 0 100 - - - -               | {"k":"a","t":NOW,"i":1e2}
+a 0 0 -0.0 - - -              | {"k":"a","t":NOW,"i":-0,"n":-0}
+field-type /i                 | {"k":"a","t":NOW,"i":1.5}
+field-type /i                 | {"k":"a","t":NOW,"i":"1"}
+field-type /i                 | {"k":"a","t":NOW,"i":[1]}
+field-type /i                 | {"k":"a","t":NOW,"i":{}}
+field-type /i                 | {"k":"a","t":NOW,"i":true}
+field-missing /i              | {"k":"a","t":NOW}
+field-missing /i              | {"k":"a","t":NOW,"i":null}
+field-missing /i              | {"k":"a","t":NOW,"I":1}
+field-type /n                 | {@,"n":"2"}
+a 0 1 2.0 - - -               | {@,"n":2}
+a 0 1 - - - -                 | {@,"n":null,"s":null,"b":null,"o":null}
+field-type /s                 | {@,"s":7}
+field-type /b                 | {@,"b":1}
+a 0 1 - - - -                 | {@,"o":7}
+a 0 1 - - - -                 | {@,"o":["p"]}
+a 0 1 - - - -                 | {@,"o":{"p":"x","q":{"x":"no"}}}
+a 0 1 - - - -                 | {@,"x":"not here"}
+field-type /o/p/x             | {@,"o":{"p":{"x":{}}}}
+key-missing /k                | {"t":NOW,"i":1}
+key-missing /k                | {"k":null,"t":NOW,"i":1}
+key-missing /k                | {"k":"","t":NOW,"i":1}
+key-type /k                   | {"k":true,"t":NOW,"i":1}
+key-type /k                   | {"k":{"id":1},"t":NOW,"i":1}
+key-type /k                   | {"k":1.0,"t":NOW,"i":1}
+-7 0 1 - - - -                | {"k":-7,"t":NOW,"i":1}
+time-missing /t               | {"k":"a","i":1}
+time-missing /t               | {"k":"a","t":null,"i":1}
+time-type /t                  | {"k":"a","t":"NOW","i":1}
+time-type /t                  | {"k":"a","t":1.5,"i":1}
+time-type /t                  | {"k":"a","t":false,"i":1}
+time-type /t                  | {"k":"a","t":99999999999999999999,"i":1}
+time-past /t                  | {"k":"a","t":0,"i":1}
+time-past /t                  | {"k":"a","t":-1,"i":1}
+time-past /t                  | {"k":"a","t":1767225600,"i":1}
+time-past /t                  | {"k":"a","t":-9223372036854775808,"i":1}
+time-future /t                | {"k":"a","t":253402300799000,"i":1}
+time-future /t                | {"k":"a","t":1767225600000000,"i":1}
+time-future /t                | {"k":"a","t":9223372036854775807,"i":1}
+a 300000 1 - - - -            | {"k":"a","t":1767225900000,"i":1}
+time-future /t                | {"k":"a","t":1767225900001,"i":1}
+"#;
+
+#[test]
+fn odd_events() {
+    let mut decoder = decoder(TimeUnit::Millis);
+    let mut out = Decoded { columns: decoder.columns(), ..Decoded::default() };
+    let mut wrong = String::new();
+    let cases: Vec<(&str, &str)> = CASES
+        .lines()
+        .filter_map(|line| line.split_once("| "))
+        .map(|(expected, event)| (expected.trim(), event))
+        .collect();
+    assert!(cases.len() > 100, "{}", cases.len());
+    for (expected, event) in cases {
+        let payload = event
+            .replace('@', r#""k":"a","t":NOW,"i":1"#)
+            .replace(r"\u{feff}", "\u{feff}")
+            .replace(r"\0", "\0")
+            .replace("NOW", &NOW.to_string());
+        let got = outcome(&mut decoder, payload.as_bytes(), &mut out);
+        if got != expected.replace(r"\u{1f600}", "\u{1f600}") {
+            wrong += &format!("{event}\n  expected {expected}\n  got      {got}\n");
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong}");
+}
+
+#[test]
+fn large_deep_and_foreign_events() {
+    let mut decoder = decoder(TimeUnit::Millis);
+    let mut out = Decoded { columns: decoder.columns(), ..Decoded::default() };
+    let base = format!(r#""k":"a","t":{NOW},"i":1"#);
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    let objects = format!("{}1{}", r#"{"s":"#.repeat(10_000), "}".repeat(10_000));
+    let big = "x".repeat(10 << 20);
+    let cases: [(&str, Vec<u8>); 11] = [
+        ("a 0 1 - - - -", format!("{{{base},\"z\":{deep}}}").into()),
+        ("a 0 1 - - - -", format!("{{{base},\"z\":{objects}}}").into()),
+        ("a 0 1 - - - -", format!("{{{base},\"o\":{deep}}}").into()),
+        ("field-type /s", format!("{{{base},\"s\":{deep}}}").into()),
+        ("field-type /s", format!("{{{base},\"s\":{objects}}}").into()),
+        ("json-not-object", deep.clone().into()),
+        ("json-syntax", format!("{{{base},\"z\":{}", &deep[..9_000]).into()),
+        ("a 0 1 - - - -", format!("{{{base},\"z\":\"{big}\"}}").into()),
+        ("payload-size", format!("{{{base},\"z\":\"{big}{big}\"}}").into()),
+        ("json-utf8", [b"{\"k\":\"", &b"\xff\xfe"[..], b"\"}"].concat()),
+        ("json-utf8", b"{\"k\":\"a\xc3".to_vec()),
+    ];
+    for (expected, payload) in cases {
+        assert_eq!(outcome(&mut decoder, &payload, &mut out), expected, "{}", payload.len());
+    }
+    let text = format!("{{{base},\"s\":\"{big}\"}}");
+    assert_eq!(outcome(&mut decoder, text.as_bytes(), &mut out).len(), "a 0 1 -  - -".len() + big.len());
+}
+
+#[test]
+fn units_of_time() {
+    for (unit, time, expected) in [
+        (TimeUnit::Seconds, "1767225601", "a 1000"),
+        (TimeUnit::Seconds, "1767225601.0", "a 1000"),
+        (TimeUnit::Seconds, "1767225601.5", "time-type /t"),
+        (TimeUnit::Seconds, "9223372036854775807", "time-type /t"),
+        (TimeUnit::Micros, "1767225600001999", "a 1"),
+        (TimeUnit::Nanos, "1767225599999999999", "a -1"),
+        (TimeUnit::Rfc3339, "\"2026-01-01T00:00:01.5Z\"", "a 1500"),
+        (TimeUnit::Rfc3339, "\"2026-01-01T01:00:00+01:00\"", "a 0"),
+        (TimeUnit::Rfc3339, "\"2026-01-01T00:00:00\"", "time-type /t"),
+        (TimeUnit::Rfc3339, "\"2026-02-30T00:00:00Z\"", "time-type /t"),
+        (TimeUnit::Rfc3339, "\"\"", "time-type /t"),
+        (TimeUnit::Rfc3339, "1767225600000", "time-type /t"),
+        (TimeUnit::Rfc3339, "\"9999-12-30T00:00:00Z\"", "time-future /t"),
+    ] {
+        let mut decoder = decoder(unit);
+        let mut out = Decoded { columns: decoder.columns(), ..Decoded::default() };
+        let got = outcome(&mut decoder, format!(r#"{{"k":"a","i":1,"t":{time}}}"#).as_bytes(), &mut out);
+        assert_eq!(got.trim_end_matches(" 1 - - - -"), expected, "{unit:?} {time}");
+    }
+}
+
+#[test]
+fn keys_from_headers_and_subjects() {
+    let event = RawEvent { published: WallTime(NOW), ..RawEvent::default() };
+    let payload = format!(r#"{{"t":{NOW}}}"#);
+    for (key, subject, headers, expected) in [
+        (Key::Header("User".into()), "", "a: 1\r\nuser:  x y \r\n", "x y"),
+        (Key::Header("User".into()), "", "user:\r\n", "key-missing"),
+        (Key::Header("User".into()), "", "", "key-missing"),
+        (Key::SubjectToken(1), "plays.u7.x", "", "u7"),
+        (Key::SubjectToken(3), "plays.u7.x", "", "key-missing"),
+        (Key::SubjectToken(0), "", "", "key-missing"),
+    ] {
+        let mut decoder = Decoder::new(&Source { key, ..source(TimeUnit::Millis) }, Vec::new(), 1 << 20);
+        let mut out = Decoded::default();
+        let got = match decoder.decode(&event, subject.as_bytes(), headers.as_bytes(), payload.as_bytes(), &mut out) {
+            Ok(()) => String::from_utf8_lossy(out.keys.get(0)).into_owned(),
+            Err(fault) => fault.code.to_string(),
+        };
+        assert_eq!(got, expected);
+    }
+}
+
+/// Pieces that events are put together from, so that many of them are nearly right.
+fn payload() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop::sample::select(vec![
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        ":",
+        "\"k\":\"a\"",
+        "\"t\":1767225600000",
+        "\"i\":1",
+        "\"n\":1.5",
+        "\"s\":\"x\"",
+        "\"o\":{\"p\":{\"x\":\"y\"}}",
+        "\"b\":true",
+        "null",
+        "1e400",
+        "\"i\":\"no\"",
+        "\"\\ud800\"",
+        " ",
+        "{\"k\":\"a\",\"t\":1767225600000,\"i\":1",
+    ]);
+    let pieces = prop::collection::vec(piece, 0..12).prop_map(|pieces| pieces.concat().into_bytes());
+    let good = (any::<i64>(), "[a-c]{1,3}", any::<bool>(), any::<bool>()).prop_map(|(i, key, with_n, with_s)| {
+        let n = if with_n { ",\"n\":0.5" } else { "" };
+        let s = if with_s { ",\"s\":\"text\"" } else { "" };
+        format!(r#"{{"k":"{key}","t":{NOW}{n},"i":{i}{s}}}"#).into_bytes()
+    });
+    prop_oneof![pieces, good, prop::collection::vec(any::<u8>(), 0..40)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn bad_events_leave_no_trace(payloads in prop::collection::vec(payload(), 0..20)) {
+        let mut decoder = decoder(TimeUnit::Millis);
+        let mut all = Decoded { columns: decoder.columns(), ..Decoded::default() };
+        let mut good = Vec::new();
+        for payload in &payloads {
+            let rows = all.len();
+            outcome(&mut decoder, payload, &mut all);
+            if all.len() > rows {
+                good.push(payload);
+            }
+        }
+        let mut alone = Decoded { columns: decoder.columns(), ..Decoded::default() };
+        for payload in good {
+            outcome(&mut decoder, payload, &mut alone);
+        }
+        prop_assert_eq!(&all.keys, &alone.keys);
+        prop_assert_eq!(&all.timestamps, &alone.timestamps);
+        prop_assert_eq!(&all.columns, &alone.columns);
+    }
+}

@@ -1,0 +1,271 @@
+//! A reducer equals one event at a time, however events are batched and wherever epochs are cut.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use pelton_engine::event::{Kind, Values};
+use pelton_engine::guest::*;
+
+use crate::kit::{Cuts, NOW, Native, Setup, any_cuts, any_room, drive, push};
+
+/// What a handler did besides changing the state.
+#[derive(Default)]
+struct Did {
+    sets: BTreeSet<i64>,
+    cancels: BTreeSet<i64>,
+    records: Vec<String>,
+    reject: bool,
+}
+
+impl Did {
+    fn set(&mut self, at: i64) {
+        self.cancels.remove(&at);
+        self.sets.insert(at);
+    }
+    fn cancel(&mut self, at: i64) {
+        self.sets.remove(&at);
+        self.cancels.insert(at);
+    }
+}
+
+/// One event: `op` decides, the state is the text of all that happened.
+fn on_event(op: &str, arg: i64, time: i64, state: &mut String, did: &mut Did) {
+    match op {
+        "set" => did.set(time + arg),
+        "cancel" => did.cancel(time + arg),
+        "past" => did.set(time - arg),
+        "delete" if state.len() < 150 => state.clear(),
+        "emit" => (0..arg % 4).for_each(|nth| did.records.push(format!("e{nth} {state}"))),
+        "flood" => (0..7).for_each(|nth| did.records.push(format!("flood{nth}"))),
+        "reject" => did.reject = true,
+        "big" => state.push_str(&"x".repeat(200)),
+        _ => {}
+    }
+    if !matches!(op, "delete" | "keep") {
+        state.push_str(&format!("{}{} ", &op[..1], arg % 10));
+    }
+    // A state beyond the limit stays so: the host sees only what a call returns.
+    if (80..150).contains(&state.len()) {
+        state.clear();
+    }
+}
+
+/// Due timers of one key: each leaves a mark, every third sets another one.
+fn on_timers(timers: &[i64], state: &mut String, did: &mut Did) {
+    let last = timers[timers.len() - 1];
+    for at in timers {
+        did.records.push(format!("timer {} {state}", at - NOW));
+    }
+    state.push_str("t ");
+    match last % 7 {
+        0 => did.set(last + 5),
+        1 => did.set(last + 60),
+        2 => did.cancel(last + 10),
+        3 => state.clear(),
+        4 => did.reject = true,
+        5 => did.set(last),
+        _ => {}
+    }
+}
+
+/// Applies the same handlers group by group.
+fn reducer() -> Native {
+    let mut native = Native::new(World::Reducer, &[("op", Kind::Text, true), ("arg", Kind::Integer, true)]);
+    native.reduce = Some(Arc::new(|events, groups, reduced| {
+        *reduced = Reduced::default();
+        let (Values::Text(ops), Values::Integers(args)) = (
+            &events.columns.first().map_or(Values::Text(Default::default()), |column| column.values.clone()),
+            &args(events),
+        ) else {
+            unreachable!()
+        };
+        if (0..events.len()).any(|row| ops.get(row) == b"trap") {
+            return Err(Fault::Trap("asked to".into()));
+        }
+        let (mut member, mut timer) = (0, 0);
+        let mut records: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+        for group in 0..groups.member_ends.len() {
+            let before = String::from_utf8(groups.states.get(group).to_vec()).unwrap();
+            let mut state = before.clone();
+            let mut all = Did::default();
+            let mut handle = |source: u32, handler: &mut dyn FnMut(&mut String, &mut Did)| {
+                handler(&mut state, &mut all);
+                records.insert(source, std::mem::take(&mut all.records));
+                if std::mem::take(&mut all.reject) {
+                    reduced.output.rejects.push(Reject { source, code: "no".into(), detail: "asked to".into() });
+                }
+            };
+            for &row in &groups.members[member..groups.member_ends[group] as usize] {
+                let op = String::from_utf8(ops.get(row as usize).to_vec()).unwrap();
+                let (arg, time) = (args[row as usize], events.timestamps[row as usize]);
+                handle(row, &mut |state, did| on_event(&op, arg, time, state, did));
+            }
+            let timers = &groups.timers[timer..groups.timer_ends[group] as usize];
+            if !timers.is_empty() {
+                handle((events.len() + group) as u32, &mut |state, did| on_timers(timers, state, did));
+            }
+            (member, timer) = (groups.member_ends[group] as usize, groups.timer_ends[group] as usize);
+            reduced.changes.push(match (&state, &before) {
+                _ if state == before => Change::Keep,
+                _ if state.is_empty() => Change::Delete,
+                _ => Change::Replace,
+            });
+            reduced.states.push(state.as_bytes());
+            reduced.timers.extend(all.sets.iter().map(|&at| (group as u32, at)));
+            reduced.cancels.extend(all.cancels.iter().map(|&at| (group as u32, at)));
+        }
+        for (source, records) in records {
+            records.iter().for_each(|text| push(&mut reduced.output, events.data.len(), source, 0, text.as_bytes()));
+        }
+        Ok(())
+    }));
+    native
+}
+
+fn args(events: &pelton_engine::event::Events) -> Values {
+    events.columns.get(1).map_or(Values::Integers(Vec::new()), |column| column.values.clone())
+}
+
+#[derive(Clone, Debug)]
+struct Event {
+    key: u8,
+    time: i64,
+    op: &'static str,
+    arg: i64,
+}
+
+impl Event {
+    fn json(&self) -> String {
+        format!(r#"{{"k":"key{}","t":{},"op":"{}","arg":{}}}"#, self.key, NOW + self.time, self.op, self.arg)
+    }
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let op = prop::sample::select(vec![
+        "set", "set", "set", "cancel", "past", "delete", "emit", "emit", "keep", "reject", "trap", "big", "flood",
+        "add",
+    ]);
+    let event = (0..4u8, 0..30i64, 0..30i64, op, 0..40i64)
+        .prop_map(|(key, step, back, op, arg)| (step, back, Event { key, time: 0, op, arg }));
+    prop::collection::vec(event, 0..80).prop_map(|events| {
+        let mut base = 0;
+        let place = |(step, back, event): (i64, i64, Event)| {
+            base += if step == 29 { 300 } else { step / 3 };
+            Event { time: base - back / 2, ..event }
+        };
+        events.into_iter().map(place).collect()
+    })
+}
+
+/// One event at a time, one key's due timers at a time.
+fn oracle(events: &[Event], delay: i64, records_max: usize) -> Vec<String> {
+    let mut rows = Vec::new();
+    let mut states: BTreeMap<String, String> = BTreeMap::new();
+    let mut timers: BTreeSet<(i64, String)> = BTreeSet::new();
+    let mut watermark = i64::MIN;
+    for event in events.iter().map(Some).chain([None]) {
+        let mut next = i64::MAX;
+        if let Some(event) = event {
+            let key = format!("key{}", event.key);
+            let mut state = states.get(&key).cloned().unwrap_or_default();
+            let mut did = Did::default();
+            on_event(event.op, event.arg, NOW + event.time, &mut state, &mut did);
+            let code = match event.op {
+                "trap" => Some("trap"),
+                _ if state.len() > 100 => Some("limit"),
+                _ if did.records.len() + usize::from(did.reject) > records_max => Some("too-many-records"),
+                _ => None,
+            };
+            if let Some(code) = code {
+                rows.push(format!("dlq.s0.{code} {}", event.json()));
+            } else {
+                rows.extend(did.records.iter().map(|text| format!("out.0-0 {text}")));
+                if did.reject {
+                    rows.push(format!("dlq.s0.no {}", event.json()));
+                }
+                apply(&key, state, &did, &mut states, &mut timers);
+            }
+            next = watermark.max(NOW + event.time - delay);
+        }
+        watermark = next;
+        while let Some((_, key)) = timers.first().filter(|(at, _)| *at <= watermark).cloned() {
+            let due: Vec<i64> =
+                timers.iter().filter(|(at, of)| *of == key && *at <= watermark).map(|(at, _)| *at).collect();
+            timers.retain(|(at, of)| *of != key || *at > watermark);
+            let mut state = states.get(&key).cloned().unwrap_or_default();
+            let mut did = Did::default();
+            on_timers(&due, &mut state, &mut did);
+            let row = format!(r#"{{"key":"{key}","timers":{due:?}}}"#).replace(", ", ",");
+            let code = match () {
+                () if did.sets.iter().any(|at| *at <= due[due.len() - 1]) => Some("contract"),
+                () if state.len() > 100 => Some("limit"),
+                () if did.records.len() + usize::from(did.reject) > records_max => Some("too-many-records"),
+                () => None,
+            };
+            if let Some(code) = code {
+                rows.push(format!("dlq.s0.{code} {row}"));
+                continue;
+            }
+            if did.reject {
+                rows.push(format!("dlq.s0.no {row}"));
+            }
+            rows.extend(did.records.iter().map(|text| format!("out.0-0 {text}")));
+            apply(&key, state, &did, &mut states, &mut timers);
+        }
+    }
+    rows
+}
+
+fn apply(
+    key: &str,
+    state: String,
+    did: &Did,
+    states: &mut BTreeMap<String, String>,
+    timers: &mut BTreeSet<(i64, String)>,
+) {
+    states.insert(key.into(), state);
+    timers.retain(|(at, of)| of != key || !did.cancels.contains(at));
+    timers.extend(did.sets.iter().map(|&at| (at, key.into())));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn a_reducer_equals_one_event_at_a_time(
+        events in events(),
+        cuts in any_cuts(),
+        room in any_room(),
+        delay in prop::sample::select(vec![0i64, 20, 200]),
+    ) {
+        let mut setup = Setup::new(vec![reducer()]);
+        setup.delay = delay;
+        setup.room = room;
+        let payloads: Vec<String> = events.iter().map(Event::json).collect();
+        let outcome = drive(&setup, &payloads, &cuts).unwrap();
+        let expected = oracle(&events, delay, room.records);
+        for (got, expected) in outcome.rows.iter().zip(&expected) {
+            prop_assert_eq!(got, expected);
+        }
+        prop_assert_eq!(outcome.rows.len(), expected.len());
+    }
+}
+
+/// More keys than fire in one call, with timers that set others between them.
+#[test]
+fn many_timers_fire_in_order_of_time_and_key() {
+    let mut setup = Setup::new(vec![reducer()]);
+    let mut events: Vec<Event> =
+        (0..250).map(|idx| Event { key: idx as u8, time: 0, op: "set", arg: (idx * 37) % 211 }).collect();
+    events.extend((0..250).map(|idx| Event { key: idx as u8, time: 0, op: "set", arg: (idx * 53) % 223 }));
+    let payloads: Vec<String> = events.iter().map(Event::json).collect();
+    let expected = oracle(&events, 0, 900);
+    assert!(expected.len() > 400, "{}", expected.len());
+    for records in [900, 5] {
+        setup.room.records = records;
+        let cuts = Cuts { restarts: vec![crate::kit::Restart::FromDeltas], ..Cuts::default() };
+        assert_eq!(drive(&setup, &payloads, &cuts).unwrap().rows, expected);
+    }
+}

@@ -1,0 +1,237 @@
+//! What goes wrong before and while a pipeline runs: refused with all that is wrong, or halted with the evidence.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::broker::Broker;
+use crate::dump::Dump;
+use crate::process::{Process, finish, pelton, until};
+use crate::scene::{Scene, module, root};
+
+#[test]
+fn every_problem_of_a_pipeline_file_is_told_at_once() {
+    let scene = Scene::new();
+    let text = std::fs::read_to_string(root().join("tests/cases/plan/many-at-once.toml")).unwrap();
+    let expected = std::fs::read_to_string(root().join("tests/cases/plan/many-at-once.err")).unwrap();
+    let pipeline = scene.write("pipeline.toml", text);
+    let expected = expected.replace("pipeline.toml:", &format!("{pipeline}:"));
+    for verb in ["validate", "run", "up", "status"] {
+        let said = finish(&mut pelton(&[verb, &pipeline])).code(2);
+        assert!(said.stderr.contains(expected.trim()), "{verb}: {}", said.stderr);
+        assert_eq!(said.stdout, "", "{verb}: nothing but data goes to stdout");
+    }
+    finish(&mut pelton(&["validate", &scene.arg("none.toml")])).code(2).says(&["none.toml", "error:"]);
+}
+
+#[test]
+fn modules_that_are_none_are_refused_before_anything_runs() {
+    let scene = Scene::new();
+    let fraud = std::fs::read(module("fraud")).unwrap();
+    let cases: [(&str, Option<&[u8]>, &str); 6] = [
+        ("missing", None, "no such file"),
+        ("empty", Some(b""), "the file is empty"),
+        ("text", Some(b"This is not wasm, whatever its name says."), "cannot load the module"),
+        ("truncated", Some(&fraud[..fraud.len() / 2]), "cannot load the module"),
+        ("core", Some(b"\0asm\x01\0\0\0"), "component"),
+        ("elf", Some(b"\x7fELF\x02\x01\x01\0"), "cannot load the module"),
+    ];
+    for (name, bytes, why) in cases {
+        let path = scene.path(&format!("{name}.wasm"));
+        if let Some(bytes) = bytes {
+            scene.write(&format!("{name}.wasm"), bytes);
+        }
+        let pipeline = scene.single(name, "echo", "");
+        let text = std::fs::read_to_string(&pipeline).unwrap();
+        let text = text.replace(module("echo").to_str().unwrap(), path.to_str().unwrap());
+        std::fs::write(&pipeline, text).unwrap();
+        let at = format!("{name}.toml:11:10: E02");
+        let said = finish(&mut pelton(&["validate", &pipeline])).code(2).says(&[&at]);
+        assert!(said.stderr.to_lowercase().contains(why), "{name}: {}", said.stderr);
+        let input = scene.write("input.jsonl", "{}\n");
+        let out = scene.arg("out");
+        finish(&mut pelton(&["run", &pipeline, "--input", &input, "--output", &out])).code(2).says(&[&at]);
+        assert!(!scene.path("out").exists(), "{name}: refused, and yet there is output");
+    }
+}
+
+#[test]
+fn modules_of_another_world_are_refused() {
+    let scene = Scene::new();
+    // A transform with a window, and a window rule without one.
+    let pipeline = scene.single("world", "echo", "");
+    let text = std::fs::read_to_string(&pipeline).unwrap();
+    let window = "window = { kind = \"tumbling\", size = \"1h\" }\n[output.seen]";
+    std::fs::write(&pipeline, text.replace("[output.seen]", window)).unwrap();
+    finish(&mut pelton(&["validate", &pipeline])).code(2).says(&["world.toml:12:10", ": E02", "window"]);
+    let pipeline = scene.single("rule", "fraud", "");
+    finish(&mut pelton(&["validate", &pipeline])).code(2).says(&["rule.toml:", ": E02", "window"]);
+}
+
+#[test]
+fn a_broker_that_is_not_there_is_said_so() {
+    let scene = Scene::new();
+    let pipeline = scene.single("zoo", "echo", "");
+    // Bound and closed: nobody listens there.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("nats://127.0.0.1:{port}");
+    let state = scene.arg("state");
+    for args in [
+        vec!["run", &pipeline, "--state", &state, "--server", &url],
+        vec!["up", &pipeline, "--server", &url],
+        vec!["status", &pipeline, "--server", &url],
+        vec!["tail", &pipeline, "-n", "1", "--server", &url],
+        vec!["doctor", "--state", &state, "--server", &url],
+    ] {
+        let began = Instant::now();
+        let said = finish(&mut pelton(&args)).code(4);
+        let told = format!("{}{}", said.stdout, said.stderr);
+        assert!(told.contains(&format!("127.0.0.1:{port}")) && told.contains("just broker"), "{args:?}: {told}");
+        assert!(began.elapsed() < Duration::from_secs(20), "{args:?} took {:?}", began.elapsed());
+    }
+}
+
+#[test]
+fn a_running_host_can_be_watched_and_is_alone() {
+    let scene = Scene::new();
+    let broker = Broker::start();
+    let pipeline = scene.single("zoo", "echo", "");
+    let state = scene.arg("state");
+    let args = ["run", &pipeline, "--state", &state, "--listen", "127.0.0.1:0"];
+    finish(&mut broker.pelton(&args)).code(4).says(&["`pelton up PIPELINE` creates what is missing"]);
+    broker.up(&pipeline);
+    assert!(broker.up(&pipeline).stdout.contains("nothing to do"));
+    broker.publish("zoo", 1..=500);
+    let mut host = Process::start(&mut broker.pelton(&args));
+    host.wait_for("/metrics");
+    let said = host.stderr();
+    let address = said.split("http://").nth(1).and_then(|rest| rest.split("/metrics").next()).expect("an address");
+    let received = "pelton_events_received_total{pipeline=\"zoo\",partition=\"0\"} 500";
+    until("500 events in the metrics", || get(address, "/metrics").contains(received).then_some(()));
+    assert!(get(address, "/healthz").starts_with("HTTP/1.1 200"), "{}", get(address, "/healthz"));
+    let status = finish(&mut broker.pelton(&["status", &pipeline, "--json"])).code(0);
+    let status: Value = serde_json::from_str(&status.stdout).unwrap();
+    let partition = &status["partitions"][0];
+    assert_eq!((&status["balanced"], &partition["modules_current"]), (&Value::Bool(true), &Value::Bool(true)));
+    assert_eq!((partition["position"].as_u64(), partition["lag_events"].as_u64()), (Some(500), Some(0)), "{status}");
+    assert_eq!(partition["totals"]["processed"], 500, "{status}");
+    // A second one with the same state, and one with a state of its own.
+    finish(&mut broker.pelton(&args)).code(4).says(&["another `pelton run` works on this folder"]);
+    let other = scene.arg("other");
+    let mut second = Process::start(&mut broker.pelton(&["run", &pipeline, "--state", &other, "--listen", "off"]));
+    second.wait_for("another host works on this partition");
+    second.signal("TERM");
+    second.wait().code(0);
+    let doctor = finish(&mut broker.pelton(&["doctor", &pipeline, "--state", &scene.arg("doctor"), "--json"]));
+    let findings: Value = serde_json::from_str(&doctor.stdout).unwrap();
+    assert!(findings.as_array().is_some_and(|all| all.len() >= 6), "{findings}");
+    let tail = finish(&mut broker.pelton(&["tail", &pipeline, "--from-start", "-n", "3"])).code(0);
+    assert_eq!(tail.stdout.lines().count(), 3, "{}", tail.stdout);
+    let asked = Instant::now();
+    host.signal("TERM");
+    host.wait().code(0);
+    assert!(asked.elapsed() < Duration::from_secs(4), "SIGTERM took {:?}", asked.elapsed());
+}
+
+/// A plain HTTP GET; empty while nobody answers.
+fn get(address: &str, path: &str) -> String {
+    let mut text = String::new();
+    if let Ok(mut stream) = TcpStream::connect(address) {
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
+        stream.read_to_string(&mut text).unwrap();
+    }
+    text
+}
+
+/// A pipeline of which 300 events are committed, and no host runs.
+fn committed(scene: &Scene, broker: &Broker) -> String {
+    let pipeline = scene.single("zoo", "echo", "");
+    broker.up(&pipeline);
+    broker.publish("zoo", 1..=300);
+    drain(scene, broker, &pipeline, &[], 0);
+    pipeline
+}
+
+#[track_caller]
+fn drain(scene: &Scene, broker: &Broker, pipeline: &str, more: &[&str], code: i32) -> String {
+    let state = scene.arg("state");
+    let mut args = vec!["run", pipeline, "--state", &state, "--listen", "off", "--drain"];
+    args.extend(more);
+    finish(&mut broker.pelton(&args)).code(code).stderr
+}
+
+#[test]
+fn an_input_that_lost_unread_events_is_refused_until_the_loss_is_accepted() {
+    let (scene, broker) = (Scene::new(), Broker::start());
+    let pipeline = committed(&scene, &broker);
+    broker.publish("zoo", 301..=500);
+    broker.ask(async |context| {
+        let stream = context.get_stream("ZOO").await.unwrap();
+        stream.purge().sequence(401).await.unwrap();
+    });
+    let said = drain(&scene, &broker, &pipeline, &[], 3);
+    assert!(said.contains("301") && said.contains("400"), "no range in the evidence: {said}");
+    drain(&scene, &broker, &pipeline, &["--accept-loss"], 0);
+    let dump = Dump::read(&broker, "zoo");
+    dump.assert_chain(500);
+    assert_eq!((dump.count("out."), dump.markers.last().unwrap().totals_sum.gaps), (400, 100));
+}
+
+#[test]
+fn an_input_that_was_made_again_is_refused() {
+    let (scene, broker) = (Scene::new(), Broker::start());
+    let pipeline = committed(&scene, &broker);
+    broker.ask(async |context| context.delete_stream("ZOO").await.unwrap());
+    broker.up(&pipeline);
+    broker.publish("zoo", 1..=600);
+    let said = drain(&scene, &broker, &pipeline, &[], 3);
+    assert!(said.contains("ZOO") && said.contains("halted"), "{said}");
+    assert_eq!(Dump::read(&broker, "zoo").count("out."), 300, "nothing was added");
+}
+
+#[test]
+fn a_stream_deleted_under_a_running_host_halts_it() {
+    for stream in ["ZOO", "PELTON_zoo"] {
+        let (scene, broker) = (Scene::new(), Broker::start());
+        let pipeline = committed(&scene, &broker);
+        let state = scene.arg("state");
+        let mut host = Process::start(&mut broker.pelton(&["run", &pipeline, "--state", &state, "--listen", "off"]));
+        host.wait_for("running");
+        broker.ask(async |context| context.delete_stream(stream).await.unwrap());
+        if stream == "PELTON_zoo" {
+            broker.publish("zoo", 301..=310);
+        }
+        host.wait().code(3).says(&[stream, "halted"]);
+    }
+}
+
+#[test]
+fn a_pipeline_stream_made_again_gets_the_epochs_that_the_host_still_holds() {
+    let (scene, broker) = (Scene::new(), Broker::start());
+    let pipeline = committed(&scene, &broker);
+    broker.ask(async |context| context.delete_stream("PELTON_zoo").await.unwrap());
+    broker.up(&pipeline);
+    let said = drain(&scene, &broker, &pipeline, &[], 0);
+    assert!(said.contains("republish"), "{said}");
+    let dump = Dump::read(&broker, "zoo");
+    dump.assert_chain(300);
+    assert_eq!(dump.count("out."), 300);
+}
+
+#[test]
+fn help_has_examples_and_wrong_arguments_are_refused() {
+    for verb in ["run", "up", "down", "validate", "status", "doctor", "tail"] {
+        let said = finish(&mut pelton(&[verb, "--help"])).code(0);
+        assert!(said.stdout.contains("Examples:") && said.stdout.contains("pelton "), "{verb}");
+    }
+    assert!(finish(&mut pelton(&["generate", "plays", "--help"])).code(0).stdout.contains("Examples:"));
+    let said = finish(&mut pelton(&["--help"])).code(0);
+    for code in ["0  done", "1  failed", "2  wrong", "3  halted", "4  environment"] {
+        assert!(said.stdout.contains(code), "{code}");
+    }
+    for args in [&["run"][..], &["frobnicate"], &["run", "x.toml", "--input", "x"], &["run", "x.toml", "--nope"]] {
+        finish(&mut pelton(args)).code(2).says(&["error:"]);
+    }
+}

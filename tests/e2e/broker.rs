@@ -1,0 +1,132 @@
+//! The broker of a test, and the few questions that tests ask it directly.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::{self, Context, Message};
+use futures_util::StreamExt as _;
+use pelton_broker::LEASE_BUCKET;
+use pelton_broker::testing::Server;
+use pelton_engine::epoch::Marker;
+use serde_json::json;
+use tokio::runtime::Runtime;
+
+use crate::process::{Said, finish, pelton};
+
+/// One question; a broker that was just killed does not answer.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// A real nats-server that syncs every write.
+pub(crate) struct Broker {
+    server: Mutex<Server>,
+    url: String,
+    runtime: Runtime,
+}
+
+impl Broker {
+    pub(crate) fn start() -> Broker {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let server = Server::start();
+        Broker { url: server.url(), server: Mutex::new(server), runtime: runtime.expect("a runtime") }
+    }
+
+    /// `kill -9`, then nothing for so many milliseconds, then a start from the same files.
+    pub(crate) fn kill_and_restart(&self, millis: u64) {
+        let mut server = self.server.lock().expect("no test panics in here");
+        server.kill();
+        std::thread::sleep(Duration::from_millis(millis));
+        server.restart();
+    }
+
+    /// Publishes events `numbers`, one each millisecond of event time, and waits until they are stored.
+    pub(crate) fn publish(&self, subject: &str, numbers: std::ops::RangeInclusive<u64>) {
+        self.ask(async |context| {
+            for number in numbers {
+                let event = json!({ "user": format!("u{}", number % 7), "ts": 1_767_225_600_000 + number, "n": number });
+                let stored = context.publish(subject.to_owned(), event.to_string().into()).await.expect("sent");
+                stored.await.expect("stored");
+            }
+        });
+    }
+
+    /// A command that talks to this broker.
+    pub(crate) fn pelton(&self, args: &[&str]) -> std::process::Command {
+        let mut command = pelton(args);
+        command.env("NATS_URL", &self.url);
+        command
+    }
+
+    /// Makes the streams of a pipeline, with leases of four seconds; hosts renew them every three.
+    #[track_caller]
+    pub(crate) fn up(&self, pipeline: &str) -> Said {
+        finish(&mut self.pelton(&["up", pipeline, "--lease", "4s"])).code(0)
+    }
+
+    /// Runs what is asked of a connection of its own.
+    pub(crate) fn ask<T>(&self, question: impl AsyncFnOnce(Context) -> T) -> T {
+        self.runtime.block_on(async {
+            let client = async_nats::connect(&self.url).await.expect("the broker runs");
+            question(jetstream::new(client)).await
+        })
+    }
+
+    /// Events that a pipeline has committed, over one partition; `None` when the broker does not answer.
+    pub(crate) fn committed(&self, context: &Context, pipeline: &str) -> Option<u64> {
+        self.runtime.block_on(async {
+            let question = async {
+                let stream = context.get_stream_no_info(pelton_broker::log_stream(pipeline)).await.ok()?;
+                let filter = format!("pelton.{pipeline}.0.mark.>");
+                match stream.get_last_raw_message_by_subject(&filter).await {
+                    Ok(message) => Some(Marker::decode(&message.payload).expect("a marker").totals_sum.received),
+                    Err(error) if error.to_string().contains("no message found") => Some(0),
+                    Err(_) => None,
+                }
+            };
+            tokio::time::timeout(ANSWER, question).await.ok().flatten()
+        })
+    }
+
+    /// A connection that comes back as soon as a killed broker does.
+    pub(crate) fn watcher(&self) -> Context {
+        let options = async_nats::ConnectOptions::new()
+            .request_timeout(Some(ANSWER))
+            .reconnect_delay_callback(|_| Duration::from_millis(20));
+        self.runtime.block_on(async { jetstream::new(options.connect(&self.url).await.expect("the broker runs")) })
+    }
+
+    /// What an operator does who knows that a host is dead: nobody waits for its lease to expire.
+    pub(crate) fn evict(&self, pipeline: &str) {
+        self.ask(async |context| {
+            let bucket = context.get_key_value(LEASE_BUCKET).await.expect("the bucket of leases");
+            bucket.delete(format!("{pipeline}.0")).await.expect("a lease can be deleted");
+        });
+    }
+
+    /// All messages that a stream holds now, in order.
+    pub(crate) fn messages(&self, stream: &str) -> Vec<Message> {
+        self.ask(async |context| {
+            let mut stream = context.get_stream(stream).await.expect("the stream is there");
+            read_all(&mut stream).await
+        })
+    }
+}
+
+async fn read_all(stream: &mut Stream) -> Vec<Message> {
+    let mut all = Vec::new();
+    if stream.info().await.expect("the stream's state").state.messages == 0 {
+        return all;
+    }
+    let consumer = stream.create_consumer(OrderedConfig::default()).await.expect("a consumer");
+    let mut messages = consumer.messages().await.expect("messages");
+    loop {
+        let next = tokio::time::timeout(Duration::from_secs(30), messages.next()).await;
+        let message = next.expect("the broker goes on").expect("there is more").expect("a message");
+        let pending = message.info().expect("a position").pending;
+        all.push(message);
+        if pending == 0 {
+            return all;
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What a pipeline stream holds: its records, compared byte for byte, and its markers, checked as a chain.
+
+use std::collections::BTreeMap;
+
+use pelton_engine::epoch::Marker;
+
+use crate::broker::Broker;
+use crate::scene::{Alert, alerts};
+
+/// A record as the pipeline wrote it; what the broker adds is left out.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// Below the prefix, such as `out.alerts.u1`.
+    subject: String,
+    /// Sorted.
+    headers: Vec<(String, String)>,
+    payload: Vec<u8>,
+}
+
+/// The records of one partition in the order of the stream, and its markers.
+pub(crate) struct Dump {
+    records: Vec<Record>,
+    pub(crate) markers: Vec<Marker>,
+}
+
+impl Dump {
+    /// Reads partition 0 of a pipeline.
+    pub(crate) fn read(broker: &Broker, pipeline: &str) -> Dump {
+        let prefix = format!("pelton.{pipeline}.0.");
+        let mut dump = Dump { records: Vec::new(), markers: Vec::new() };
+        for message in broker.messages(&pelton_broker::log_stream(pipeline)) {
+            let subject = message.subject.strip_prefix(&prefix).expect("a subject of the pipeline").to_owned();
+            match subject.split('.').next() {
+                Some("out" | "dlq" | "late") => {
+                    let headers = message.headers.iter().flat_map(|headers| headers.iter());
+                    let mut headers: Vec<(String, String)> = headers
+                        .flat_map(|(name, values)| values.iter().map(move |value| (name.to_string(), value.to_string())))
+                        .filter(|(name, _)| !name.starts_with("Nats-"))
+                        .collect();
+                    headers.sort();
+                    dump.records.push(Record { subject, headers, payload: message.payload.to_vec() });
+                }
+                Some("mark") => dump.markers.push(Marker::decode(&message.payload).expect("a marker")),
+                _ => {}
+            }
+        }
+        dump
+    }
+
+    fn of(&self, channel: &str) -> Vec<&Record> {
+        self.records.iter().filter(|record| record.subject.starts_with(channel)).collect()
+    }
+
+    pub(crate) fn count(&self, channel: &str) -> usize {
+        self.of(channel).len()
+    }
+
+    /// Sorted.
+    pub(crate) fn alerts(&self) -> Vec<Alert> {
+        alerts(self.of("out.").into_iter().map(|record| record.payload.as_slice()))
+    }
+
+    /// Dead letters by code.
+    pub(crate) fn dead(&self) -> BTreeMap<String, usize> {
+        let mut codes = BTreeMap::new();
+        for record in self.of("dlq.") {
+            let code = record.subject.rsplit('.').next().unwrap_or_default();
+            *codes.entry(code.to_owned()).or_default() += 1;
+        }
+        codes
+    }
+
+    /// Asserts that both hold the same records in the same order.
+    #[track_caller]
+    pub(crate) fn assert_same(&self, other: &Dump) {
+        for channel in ["out.", "dlq.", "late."] {
+            let (left, right) = (self.of(channel), other.of(channel));
+            let different = left.iter().zip(&right).position(|(left, right)| left != right);
+            if let Some(idx) = different {
+                panic!("{channel} {idx}: {:?}\nand {:?}", left[idx], right[idx]);
+            }
+            assert_eq!(left.len(), right.len(), "records in {channel}");
+        }
+        let order = |dump: &Dump| dump.records.iter().map(|record| record.subject.clone()).collect::<Vec<_>>();
+        assert_eq!(order(self), order(other), "order over all subjects");
+    }
+
+    /// Asserts that the markers are one chain that accounts for every event.
+    #[track_caller]
+    pub(crate) fn assert_chain(&self, events: u64) {
+        let first = self.markers.first().expect("at least one epoch");
+        assert_eq!((first.epoch, first.prev_nonce), (1, 0), "the first epoch");
+        for pair in self.markers.windows(2) {
+            let (before, after) = (&pair[0], &pair[1]);
+            assert_eq!(after.epoch, before.epoch + 1, "epochs are consecutive");
+            assert_eq!(after.prev_nonce, before.nonce, "epoch {} is linked to the one before", after.epoch);
+            assert!(before.position.sequence <= after.position.sequence, "epoch {} goes back", after.epoch);
+            assert!(before.watermark <= after.watermark, "the watermark of epoch {} goes back", after.epoch);
+            let mut sum = before.totals_sum;
+            sum.add(&after.totals);
+            assert_eq!(sum, after.totals_sum, "totals of epoch {}", after.epoch);
+        }
+        assert!(self.markers.iter().all(|marker| marker.totals.balanced() && marker.totals_sum.balanced()));
+        let last = self.markers.last().expect("at least one epoch");
+        assert_eq!(last.totals_sum.received, events, "every event, once");
+        let records: u64 = self.markers.iter().map(|marker| u64::from(marker.records)).sum();
+        assert_eq!(records, self.records.len() as u64, "the records that the markers count");
+    }
+}

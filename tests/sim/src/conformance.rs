@@ -1,0 +1,1 @@
+//! One suite for the double of the log and for a real server.

@@ -1,0 +1,80 @@
+//! `sim run`, `sim replay SEED`, `sim mutants`, `sim determinism`; a bare number replays that seed.
+
+use std::process::ExitCode;
+
+use pelton_sim::{mutants, runner, simulate};
+use pelton_sim::world::Weakness;
+
+const USAGE: &str = "usage: sim [SEED] | run [--seeds N] [--from S] | replay SEED | mutants | determinism [--seeds N]";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let ok = match args.as_slice() {
+        [] => run(20_000, fresh()),
+        ["run", rest @ ..] => run(option(rest, "--seeds", 20_000), option(rest, "--from", fresh())),
+        ["replay", seed] | [seed] if seed.parse::<u64>().is_ok() => replay(seed.parse().unwrap_or(0)),
+        ["mutants"] => run_mutants(),
+        ["determinism", rest @ ..] => determinism(option(rest, "--seeds", 500)),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    if ok { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn option(args: &[&str], name: &str, default: u64) -> u64 {
+    let value = args.iter().position(|arg| *arg == name).and_then(|at| args.get(at + 1));
+    value.and_then(|value| value.parse().ok()).unwrap_or(default)
+}
+
+/// A start that no run had before.
+fn fresh() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |age| age.as_secs() * 1_000_000)
+}
+
+fn run(seeds: u64, from: u64) -> bool {
+    println!("seeds {from}..{}", from + seeds);
+    let summary = runner::run(from, seeds, &Weakness::default(), 10);
+    print!("{}", summary.tally);
+    let rate = summary.seeds as f64 / summary.seconds;
+    println!("{} seeds in {:.1} s ({rate:.0} seeds/s), {} failures", summary.seeds, summary.seconds, summary.failures.len());
+    for (seed, failure) in &summary.failures {
+        println!("seed {seed}: {failure}\n  repeat it with: just sim {seed}");
+    }
+    summary.failures.is_empty()
+}
+
+fn replay(seed: u64) -> bool {
+    let outcome = simulate(seed, &Weakness::default(), true);
+    print!("{}", outcome.trace);
+    println!("hash {:016x}: {}", outcome.hash, outcome.failure.as_deref().unwrap_or("ok"));
+    outcome.failure.is_none()
+}
+
+fn run_mutants() -> bool {
+    std::panic::set_hook(Box::new(|_| {}));
+    let mut ok = true;
+    for mutant in mutants::all() {
+        let summary = runner::run(0, mutant.within, &mutant.weakness, 1);
+        let verdict = summary.failures.first().map_or("NOT CAUGHT".to_string(), |(seed, failure)| {
+            let line = failure.lines().next().unwrap_or_default();
+            format!("seed {seed}: {}", line.chars().take(110).collect::<String>())
+        });
+        ok &= !summary.failures.is_empty();
+        println!("{:<32} {:>6} of {:>6} seeds  {verdict}", mutant.name, summary.seeds, mutant.within);
+    }
+    ok
+}
+
+fn determinism(seeds: u64) -> bool {
+    let from = fresh();
+    let differs = |seed: &u64| {
+        let run = || simulate(*seed, &Weakness::default(), false).hash;
+        run() != run()
+    };
+    let bad: Vec<u64> = (from..from + seeds).filter(differs).collect();
+    println!("{seeds} seeds twice: {} differ {bad:?}", bad.len());
+    bad.is_empty()
+}
