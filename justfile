@@ -126,8 +126,9 @@ test CRATE="": setup guests
     if [ -n "$1" ]; then
         exec cargo test -p "$1"
     fi
-    # The test modules are tested as wasm, by the host; natively they would not even link.
-    cargo test --workspace --exclude pelton-test-guests
+    cargo test --workspace --exclude pelton-sim
+    # The simulator wants optimised code and many seeds.
+    PELTON_SIM_SEEDS="${PELTON_SIM_SEEDS:-20000}" cargo test --profile simfast -p pelton-sim
 
 # Check with clippy; warnings are errors
 lint:
@@ -160,13 +161,18 @@ bench *ARGS: setup guests
     cargo build --release -p pelton -p pelton-bench --bins
     target/release/bench "$@"
 
-# Simulate hosts, faults and time over the real protocol code: one seed, or many without one
+# Simulate hosts, faults and time over the real protocol code: fresh seeds, or one with its trace: `just sim 42`
 sim *SEED:
-    cargo run --release -p pelton-sim -- "$@"
+    cargo run --profile simfast -p pelton-sim -- "$@"
 
-# Kill host and broker again and again during one run, and compare the results with those of a calm one
-chaos *ARGS: setup guests
-    cargo test --release --test e2e chaos -- --nocapture "$@"
+# Kill host and broker again and again during one run and compare with a calm one; longer: `just chaos 300 50`
+chaos KILLS="60" BROKER_KILLS="15": setup guests
+    PELTON_CHAOS_KILLS={{ KILLS }} PELTON_CHAOS_BROKER_KILLS={{ BROKER_KILLS }} cargo test --test e2e chaos -- --nocapture
 
-# Everything that shows that results are exactly once: many simulated seeds, then real kills
-prove: sim chaos
+# The long form of everything that shows that results are exactly once: seeds, mutants, kills, damaged stores
+prove: setup guests
+    cargo run --profile simfast -p pelton-sim -- run --seeds 100000
+    cargo run --profile simfast -p pelton-sim -- mutants
+    cargo run --profile simfast -p pelton-sim -- determinism
+    PELTON_DAMAGE_CASES=600 cargo test -p pelton-store
+    PELTON_CHAOS_KILLS=300 PELTON_CHAOS_BROKER_KILLS=50 cargo test --test e2e chaos -- --nocapture

@@ -44,7 +44,8 @@ impl Broker {
     pub(crate) fn publish(&self, subject: &str, numbers: std::ops::RangeInclusive<u64>) {
         self.ask(async |context| {
             for number in numbers {
-                let event = json!({ "user": format!("u{}", number % 7), "ts": 1_767_225_600_000 + number, "n": number });
+                let event =
+                    json!({ "user": format!("u{}", number % 7), "ts": 1_767_225_600_000 + number, "n": number });
                 let stored = context.publish(subject.to_owned(), event.to_string().into()).await.expect("sent");
                 stored.await.expect("stored");
             }

@@ -34,7 +34,9 @@ impl Dump {
                 Some("out" | "dlq" | "late") => {
                     let headers = message.headers.iter().flat_map(|headers| headers.iter());
                     let mut headers: Vec<(String, String)> = headers
-                        .flat_map(|(name, values)| values.iter().map(move |value| (name.to_string(), value.to_string())))
+                        .flat_map(|(name, values)| {
+                            values.iter().map(move |value| (name.to_string(), value.to_string()))
+                        })
                         .filter(|(name, _)| !name.starts_with("Nats-"))
                         .collect();
                     headers.sort();

@@ -16,15 +16,8 @@ use crate::process::{GLANCE, PATIENCE, Process, finish, until};
 use crate::scene::{Dice, Scene, Truth, alerts};
 
 /// Moments that come with nearly every epoch.
-const FREQUENT: [&str; 7] = [
-    "apply.before",
-    "apply.after",
-    "publish.before",
-    "publish.during",
-    "publish.after",
-    "ack.before",
-    "sync.before",
-];
+const FREQUENT: [&str; 7] =
+    ["apply.before", "apply.after", "publish.before", "publish.during", "publish.after", "ack.before", "sync.before"];
 /// Moments of starts, snapshots and rebuilds.
 const RARE: [&str; 9] = [
     "load.before",

@@ -48,7 +48,7 @@ pub(crate) struct RunArgs {
     /// Serve /metrics and /healthz here while a stream is run; `off` does not [default: 127.0.0.1:9464, or a free port]
     #[arg(long, value_name = "ADDRESS", env = "PELTON_LISTEN", value_parser = parse_listen)]
     listen: Option<Listen>,
-    /// Go on although the stream lost events that were not read yet, or was made again; the gap is reported
+    /// Go on although events expired before they were read; the gap is reported as a dead letter
     #[arg(long, conflicts_with = "input")]
     accept_loss: bool,
     /// Name under which partitions are leased [default: host name and process id]

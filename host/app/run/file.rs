@@ -252,6 +252,8 @@ impl Work {
         let facts = Facts {
             nonce: 0,
             input: StreamIdentity { name: self.name.clone(), created: progress.began_ms },
+            // Without a broker the files are the log.
+            log: StreamIdentity { name: String::new(), created: 0 },
             position,
             watermark: self.engine.watermark().0,
             modules: self.engine.digests().to_vec(),

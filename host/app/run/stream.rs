@@ -84,7 +84,8 @@ pub(crate) fn run(options: StreamOptions) -> Result<(), Failure> {
     drop(stop_serving);
     runtime.shutdown_timeout(Duration::from_millis(200));
     if !halted.is_empty() {
-        let hint = format!("nothing was lost; `pelton status` shows the last epoch of {}", shared.plan.name);
+        let hint =
+            "what was committed is safe; README says for each code what to do, `pelton status` shows the last epoch";
         return Err(Failure::halted(halted.join("; ")).hint(hint));
     }
     info!(pipeline = shared.plan.name, epochs, "stopped");

@@ -5,7 +5,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use pelton_engine::event::Events;
-use pelton_engine::guest::{Descriptor, Fault, Groups, Guest, Metering, Output, Panes, Reduced, RulePlan, Samples, States};
+use pelton_engine::guest::{
+    Descriptor, Fault, Groups, Guest, Metering, Output, Panes, Reduced, RulePlan, Samples, States,
+};
 
 /// Nanoseconds per stage since they were last taken.
 #[derive(Clone)]
@@ -63,19 +65,43 @@ impl Guest for Timed {
         self.time(|guest| guest.evaluate(metering, panes, output))
     }
 
-    fn reduce(&mut self, metering: Metering, events: &mut Events, groups: &mut Groups, reduced: &mut Reduced) -> Result<(), Fault> {
+    fn reduce(
+        &mut self,
+        metering: Metering,
+        events: &mut Events,
+        groups: &mut Groups,
+        reduced: &mut Reduced,
+    ) -> Result<(), Fault> {
         self.time(|guest| guest.reduce(metering, events, groups, reduced))
     }
 
-    fn fold(&mut self, metering: Metering, events: &mut Events, groups: &mut Groups, states: &mut States) -> Result<(), Fault> {
+    fn fold(
+        &mut self,
+        metering: Metering,
+        events: &mut Events,
+        groups: &mut Groups,
+        states: &mut States,
+    ) -> Result<(), Fault> {
         self.time(|guest| guest.fold(metering, events, groups, states))
     }
 
-    fn merge(&mut self, metering: Metering, left: &mut States, right: &mut States, states: &mut States) -> Result<(), Fault> {
+    fn merge(
+        &mut self,
+        metering: Metering,
+        left: &mut States,
+        right: &mut States,
+        states: &mut States,
+    ) -> Result<(), Fault> {
         self.time(|guest| guest.merge(metering, left, right, states))
     }
 
-    fn finish(&mut self, metering: Metering, panes: &mut Panes, states: &mut States, output: &mut Output) -> Result<(), Fault> {
+    fn finish(
+        &mut self,
+        metering: Metering,
+        panes: &mut Panes,
+        states: &mut States,
+        output: &mut Output,
+    ) -> Result<(), Fault> {
         self.time(|guest| guest.finish(metering, panes, states, output))
     }
 }

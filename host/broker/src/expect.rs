@@ -54,11 +54,7 @@ fn input(plan: &Plan, options: &ProvisionOptions) -> Expected {
     (config.subjects, config.subject_transform) = ingest(plan, create);
     // Producers that want every write on disk are many times faster with atomic batches.
     config.allow_atomic_publish = true;
-    Expected {
-        config,
-        settings: &["subjects", "subject_transform", "retention", "storage", "num_replicas"],
-        is_ours: true,
-    }
+    Expected { config, settings: &["subjects", "subject_transform", "retention", "storage"], is_ours: true }
 }
 
 /// What producers publish to, and how it becomes the literal subject of a partition.
@@ -96,7 +92,6 @@ fn log(plan: &Plan, options: &ProvisionOptions) -> Expected {
             "retention",
             "discard",
             "storage",
-            "num_replicas",
             "allow_atomic",
             "deny_delete",
             "max_msgs_per_subject",
@@ -121,7 +116,7 @@ fn leases(options: &ProvisionOptions) -> Expected {
     config.allow_direct = true;
     config.duplicate_window = options.lease_ttl.min(Duration::from_secs(120));
     // How long a lease lasts is up to the operator who made the bucket.
-    Expected { config, settings: &["subjects", "max_msgs_per_subject", "num_replicas"], is_ours: true }
+    Expected { config, settings: &["subjects", "max_msgs_per_subject"], is_ours: true }
 }
 
 fn snapshots(plan: &Plan, options: &ProvisionOptions) -> Expected {
@@ -132,11 +127,7 @@ fn snapshots(plan: &Plan, options: &ProvisionOptions) -> Expected {
     config.discard = DiscardPolicy::New;
     config.allow_rollup = true;
     config.allow_direct = true;
-    Expected {
-        config,
-        settings: &["subjects", "retention", "allow_rollup_hdrs", "max_age", "num_replicas"],
-        is_ours: true,
-    }
+    Expected { config, settings: &["subjects", "retention", "allow_rollup_hdrs", "max_age"], is_ours: true }
 }
 
 /// One stream per name; several outputs may share it.
@@ -152,7 +143,7 @@ fn public(plan: &Plan, options: &ProvisionOptions) -> Vec<Expected> {
         config.description = Some(format!("pelton: public outputs of pipeline {}", plan.name));
         config.sources =
             Some(vec![Source { name: names::log_stream(&plan.name), subject_transforms, ..Source::default() }]);
-        Expected { config, settings: &["sources", "num_replicas"], is_ours: true }
+        Expected { config, settings: &["sources"], is_ours: true }
     };
     transforms.into_iter().map(make).collect()
 }

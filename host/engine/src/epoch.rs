@@ -67,6 +67,8 @@ pub struct Marker {
     #[serde(with = "hex128")]
     pub prev_nonce: u128,
     pub input: StreamIdentity,
+    /// The pipeline stream itself: a host that remembers another one has lost its history.
+    pub log: StreamIdentity,
     /// The last input event of this epoch, or of an earlier one when this epoch read none.
     pub position: Position,
     /// Event time in milliseconds; `i64::MIN` before the first event.
@@ -195,6 +197,7 @@ impl Records {
 pub struct Facts {
     pub nonce: u128,
     pub input: StreamIdentity,
+    pub log: StreamIdentity,
     pub position: Position,
     pub watermark: i64,
     pub modules: Vec<[u8; 32]>,
@@ -216,7 +219,7 @@ impl Epoch {
     /// The next link of the chain after `last`.
     #[must_use]
     pub fn seal(last: Option<&Marker>, facts: Facts, records: Records, delta: Vec<u8>) -> Epoch {
-        let Facts { nonce, input, position, watermark, modules, layout, lease, totals } = facts;
+        let Facts { nonce, input, log, position, watermark, modules, layout, lease, totals } = facts;
         let mut totals_sum = last.map_or(Totals::default(), |last| last.totals_sum);
         totals_sum.add(&totals);
         if let Some(last) = last {
@@ -229,6 +232,7 @@ impl Epoch {
             nonce,
             prev_nonce: last.map_or(0, |last| last.nonce),
             input,
+            log,
             position,
             watermark,
             modules,

@@ -49,13 +49,13 @@ pub(crate) fn judge<R>(
         Err(Fault::Timeout) => {
             let mut faults = 1;
             for row in rows.chunks(1) {
-                faults += alone(stage, Metering::Fuel, row, call, done)?;
+                faults += alone(stage, row, call, done)?;
             }
             Ok(faults)
         }
         Err(fault) if rows.len() == 1 => {
             verdict(stage, fault)?;
-            Ok(1 + alone(stage, Metering::Deadline, rows, call, done)?)
+            Ok(1 + alone(stage, rows, call, done)?)
         }
         Err(fault) => {
             verdict(stage, fault)?;
@@ -65,20 +65,13 @@ pub(crate) fn judge<R>(
     }
 }
 
-/// The last try of a single row.
-fn alone<R>(
-    stage: &str,
-    metering: Metering,
-    row: &[u32],
-    call: &mut Call<'_, R>,
-    done: &mut Done<'_, R>,
-) -> Result<u64, StepError> {
-    match call(metering, row) {
+/// The last try of a single row, always under fuel: the same event gets the same verdict on any machine.
+fn alone<R>(stage: &str, row: &[u32], call: &mut Call<'_, R>, done: &mut Done<'_, R>) -> Result<u64, StepError> {
+    match call(Metering::Fuel, row) {
         Ok(reply) => {
             done(row, Ok(reply));
             Ok(0)
         }
-        Err(Fault::Timeout) if metering == Metering::Deadline => alone(stage, Metering::Fuel, row, call, done),
         Err(fault) => {
             let verdict = verdict(stage, fault)?;
             done(row, Err(verdict));
@@ -117,7 +110,8 @@ mod tests {
             &rows,
             &mut |metering, rows| {
                 if rows.contains(&guilty) && (metering == Metering::Deadline || rows.len() == 1) {
-                    let fault = if metering == Metering::Fuel { Fault::Fuel } else { fault.clone() };
+                    let fuel = metering == Metering::Fuel && *fault == Fault::Timeout;
+                    let fault = if fuel { Fault::Fuel } else { fault.clone() };
                     return Err(fault);
                 }
                 Ok(rows.len())

@@ -74,6 +74,7 @@ fn epoch(number: u64, before: Option<&Marker>) -> Epoch {
         watermark: 0,
         modules: vec![],
         layout: 0,
+        log: StreamIdentity { name: "PELTON".into(), created: 1 },
         lease: 1,
         totals: Totals::default(),
         totals_sum: Totals::default(),

@@ -102,6 +102,7 @@ impl Chain {
             watermark: number as i64 * 10 - 5,
             modules: vec![[number as u8; 32]; 2],
             layout: 0,
+            log: StreamIdentity { name: "PELTON".into(), created: 1 },
             lease: 4,
             totals,
             totals_sum,

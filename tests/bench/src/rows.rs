@@ -83,7 +83,10 @@ pub fn same_lines(expected: &Path, found: &Path) -> Result<u64> {
 pub fn same_originals(expected: &Path, found: &Path) -> Result<u64> {
     same(expected, found, |line| {
         let value: Value = serde_json::from_slice(line)?;
-        let text = value["payload_base64"].as_str().context("a dead letter has the field `payload_base64`")?;
+        if let Some(text) = value["payload"].as_str() {
+            return Ok(text.as_bytes().to_vec());
+        }
+        let text = value["payload_base64"].as_str().context("a dead letter has `payload` or `payload_base64`")?;
         Ok(STANDARD.decode(text)?)
     })
 }

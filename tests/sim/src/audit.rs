@@ -13,7 +13,13 @@ use crate::scenario::Scenario;
 ///
 /// # Errors
 /// The broken invariant.
-pub fn landed(before: Option<&Marker>, epoch: &Epoch, partition: u32, input: &Input, is_input_whole: bool) -> Result<(), String> {
+pub fn landed(
+    before: Option<&Marker>,
+    epoch: &Epoch,
+    partition: u32,
+    input: &Input,
+    is_input_whole: bool,
+) -> Result<(), String> {
     let marker = &epoch.marker;
     let here = format!("partition {partition}, epoch {}", marker.epoch);
     let (last, nonce) = before.map_or((0, 0), |before| (before.epoch, before.nonce));
@@ -44,7 +50,8 @@ pub fn landed(before: Option<&Marker>, epoch: &Epoch, partition: u32, input: &In
     }
     if is_input_whole {
         let range = position + 1..=marker.position.sequence;
-        let events = range.filter(|&sequence| input.at(sequence).is_some_and(|message| message.partition == partition)).count();
+        let events =
+            range.filter(|&sequence| input.at(sequence).is_some_and(|message| message.partition == partition)).count();
         if events as u64 != marker.totals.received {
             return Err(format!("I4 {here}: accounts for {} events of {events} in its range", marker.totals.received));
         }
@@ -75,11 +82,20 @@ pub fn same_records(scenario: &Scenario, entries: &[Entry], expected: &Expected)
             let wanted_parts = [slice(&wanted.subject), slice(&wanted.headers), slice(&wanted.payload)];
             let is_same = found[..2] == wanted_parts[..2]
                 && row.channel == wanted.channel
-                && if scenario.nondeterministic { unstamped(found[2]) == wanted_parts[2] } else { found[2] == wanted_parts[2] };
+                && if scenario.nondeterministic {
+                    unstamped(found[2]) == wanted_parts[2]
+                } else {
+                    found[2] == wanted_parts[2]
+                };
             if !is_same {
-                return Err(format!("record {at} differs:\n  expected {}\n  found    {}", text(&wanted_parts), text(&found)));
+                return Err(format!(
+                    "record {at} differs:\n  expected {}\n  found    {}",
+                    text(&wanted_parts),
+                    text(&found)
+                ));
             }
-            if let Some(stamp) = stamp_of(found[2], b's').filter(|_| scenario.nondeterministic && !is_dead(row.channel)) {
+            if let Some(stamp) = stamp_of(found[2], b's').filter(|_| scenario.nondeterministic && !is_dead(row.channel))
+            {
                 if attempt.is_some_and(|attempt| attempt != stamp) {
                     return Err(format!("epoch {} mixes two attempts: {}", entry.epoch.marker.epoch, text(&found)));
                 }
@@ -111,7 +127,11 @@ pub fn linked_states(entries: &[Entry]) -> Result<(), String> {
             let known = before.insert(key.as_bytes().to_vec(), stamp).unwrap_or(0);
             // A key that was forgotten begins again without a stamp.
             if previous != known && previous != 0 {
-                return Err(format!("epoch {}: {} follows {known:016x}", entry.epoch.marker.epoch, String::from_utf8_lossy(payload)));
+                return Err(format!(
+                    "epoch {}: {} follows {known:016x}",
+                    entry.epoch.marker.epoch,
+                    String::from_utf8_lossy(payload)
+                ));
             }
         }
     }
@@ -122,7 +142,12 @@ pub fn linked_states(entries: &[Entry]) -> Result<(), String> {
 ///
 /// # Errors
 /// When they differ or do not read.
-pub fn same_state(scenario: &Scenario, partition: u32, entries: &[Entry], expected: &Expected) -> Result<Vec<u8>, String> {
+pub fn same_state(
+    scenario: &Scenario,
+    partition: u32,
+    entries: &[Entry],
+    expected: &Expected,
+) -> Result<Vec<u8>, String> {
     let mut engine = scenario.engine(partition, &Temper::calm()).map_err(|error| error.to_string())?;
     for entry in entries {
         engine.restore(&entry.epoch.delta).map_err(|error| format!("epoch {}: {error}", entry.epoch.marker.epoch))?;

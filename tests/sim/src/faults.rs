@@ -7,23 +7,55 @@ use crate::scenario::{Disaster, Scenario};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// The process dies now, after so many more actions, or in a call of the store.
-    Crash { host: usize, when: Death, power_cut: bool },
+    Crash {
+        host: usize,
+        when: Death,
+        power_cut: bool,
+    },
     /// Nothing of the host runs for this long; then it goes on as if nothing had been.
-    Pause { host: usize, ms: u64 },
-    ClockJump { host: usize, ms: u64 },
-    Pace { host: usize, per_mille: u64 },
-    Outage { ms: u64 },
-    LogTail { epochs: u64 },
-    LogAnew { keep_sequences: bool },
-    InputTail { messages: u64 },
+    Pause {
+        host: usize,
+        ms: u64,
+    },
+    ClockJump {
+        host: usize,
+        ms: u64,
+    },
+    Pace {
+        host: usize,
+        per_mille: u64,
+    },
+    Outage {
+        ms: u64,
+    },
+    LogTail {
+        epochs: u64,
+    },
+    LogAnew {
+        keep_sequences: bool,
+    },
+    InputTail {
+        messages: u64,
+    },
     InputAnew,
-    InputExpired { messages: u64 },
+    InputExpired {
+        messages: u64,
+    },
     ConsumerDeleted,
     LeasesExpire,
-    DiskLost { host: usize },
-    DiskDamaged { host: usize },
-    DiskFull { host: usize, writes: u32 },
-    GuestStorm { ms: u64 },
+    DiskLost {
+        host: usize,
+    },
+    DiskDamaged {
+        host: usize,
+    },
+    DiskFull {
+        host: usize,
+        writes: u32,
+    },
+    GuestStorm {
+        ms: u64,
+    },
 }
 
 /// Where a process dies.

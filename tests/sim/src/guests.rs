@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pelton_engine::event::{Column, Events, Field, Kind, Values};
 use pelton_engine::guest::{
-    Aggregate, AggregateColumn, Change, Descriptor, Fault, Groups, Guest, Metering, OF_SOURCE, Operator, Output, Panes, Reduced,
-    Reject, RulePlan, Samples, States, World,
+    Aggregate, AggregateColumn, Change, Descriptor, Fault, Groups, Guest, Metering, OF_SOURCE, Operator, Output, Panes,
+    Reduced, Reject, RulePlan, Samples, States, World,
 };
 
 use crate::rng::Rng;
@@ -120,7 +120,11 @@ impl Guest for SimGuest {
             match value {
                 _ if value % 53 == 0 => return Err(Fault::Trap("fifty-three".into())),
                 _ if value % 11 == 0 => {
-                    output.rejects.push(Reject { source, code: "eleven".into(), detail: format!("{value} is refused") });
+                    output.rejects.push(Reject {
+                        source,
+                        code: "eleven".into(),
+                        detail: format!("{value} is refused"),
+                    });
                 }
                 _ if value % 17 == 0 => {}
                 _ => {
@@ -176,7 +180,13 @@ impl Guest for SimGuest {
     }
 
     /// Counts and sums per key. Every fifth event of a key sets a timer; a timer beyond 12 events forgets the key.
-    fn reduce(&mut self, metering: Metering, events: &mut Events, groups: &mut Groups, reduced: &mut Reduced) -> Result<(), Fault> {
+    fn reduce(
+        &mut self,
+        metering: Metering,
+        events: &mut Events,
+        groups: &mut Groups,
+        reduced: &mut Reduced,
+    ) -> Result<(), Fault> {
         self.temper.fault(metering)?;
         *reduced = Reduced::default();
         let stamp = self.temper.stamp;
@@ -198,7 +208,10 @@ impl Guest for SimGuest {
                 }
             }
             for _ in &groups.timers[timers] {
-                said.push(((events.len() + group) as u32, format!("timer c={count} v={sum} p={before:016x} s={stamp:016x}")));
+                said.push((
+                    (events.len() + group) as u32,
+                    format!("timer c={count} v={sum} p={before:016x} s={stamp:016x}"),
+                ));
                 before = stamp;
                 if count > 12 {
                     change = Change::Delete;
@@ -214,7 +227,13 @@ impl Guest for SimGuest {
         Ok(())
     }
 
-    fn fold(&mut self, metering: Metering, events: &mut Events, groups: &mut Groups, states: &mut States) -> Result<(), Fault> {
+    fn fold(
+        &mut self,
+        metering: Metering,
+        events: &mut Events,
+        groups: &mut Groups,
+        states: &mut States,
+    ) -> Result<(), Fault> {
         self.temper.fault(metering)?;
         *states = States::default();
         let mut first = 0;
@@ -230,7 +249,13 @@ impl Guest for SimGuest {
         Ok(())
     }
 
-    fn merge(&mut self, metering: Metering, left: &mut States, right: &mut States, states: &mut States) -> Result<(), Fault> {
+    fn merge(
+        &mut self,
+        metering: Metering,
+        left: &mut States,
+        right: &mut States,
+        states: &mut States,
+    ) -> Result<(), Fault> {
         self.temper.fault(metering)?;
         *states = States::default();
         for row in 0..left.ends.len() {
@@ -240,7 +265,13 @@ impl Guest for SimGuest {
         Ok(())
     }
 
-    fn finish(&mut self, metering: Metering, panes: &mut Panes, states: &mut States, output: &mut Output) -> Result<(), Fault> {
+    fn finish(
+        &mut self,
+        metering: Metering,
+        panes: &mut Panes,
+        states: &mut States,
+        output: &mut Output,
+    ) -> Result<(), Fault> {
         self.temper.fault(metering)?;
         *output = Output::default();
         for row in 0..panes.len() {

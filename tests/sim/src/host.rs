@@ -66,7 +66,14 @@ impl Host {
             stopped: false,
             halts: BTreeMap::new(),
         };
-        Host { parts: (0..partitions).map(part).collect(), clock, life: 0, alive: false, frozen_until: 0, dies_in: None }
+        Host {
+            parts: (0..partitions).map(part).collect(),
+            clock,
+            life: 0,
+            alive: false,
+            frozen_until: 0,
+            dies_in: None,
+        }
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::process::ExitCode;
 
-use pelton_sim::{mutants, runner, simulate};
 use pelton_sim::world::Weakness;
+use pelton_sim::{mutants, runner, simulate};
 
-const USAGE: &str = "usage: sim [SEED] | run [--seeds N] [--from S] | replay SEED | mutants | determinism [--seeds N]";
+const USAGE: &str =
+    "usage: sim [SEED] | run [--seeds N] [--from S] | replay SEED | mutants [NAME [TIMES]] | determinism [--seeds N]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -14,7 +15,9 @@ fn main() -> ExitCode {
         [] => run(20_000, fresh()),
         ["run", rest @ ..] => run(option(rest, "--seeds", 20_000), option(rest, "--from", fresh())),
         ["replay", seed] | [seed] if seed.parse::<u64>().is_ok() => replay(seed.parse().unwrap_or(0)),
-        ["mutants"] => run_mutants(),
+        ["mutants"] => run_mutants("", 1),
+        ["mutants", name] => run_mutants(name, 1),
+        ["mutants", name, times] => run_mutants(name, times.parse().unwrap_or(1)),
         ["determinism", rest @ ..] => determinism(option(rest, "--seeds", 500)),
         _ => {
             eprintln!("{USAGE}");
@@ -39,7 +42,12 @@ fn run(seeds: u64, from: u64) -> bool {
     let summary = runner::run(from, seeds, &Weakness::default(), 10);
     print!("{}", summary.tally);
     let rate = summary.seeds as f64 / summary.seconds;
-    println!("{} seeds in {:.1} s ({rate:.0} seeds/s), {} failures", summary.seeds, summary.seconds, summary.failures.len());
+    println!(
+        "{} seeds in {:.1} s ({rate:.0} seeds/s), {} failures",
+        summary.seeds,
+        summary.seconds,
+        summary.failures.len()
+    );
     for (seed, failure) in &summary.failures {
         println!("seed {seed}: {failure}\n  repeat it with: just sim {seed}");
     }
@@ -53,11 +61,12 @@ fn replay(seed: u64) -> bool {
     outcome.failure.is_none()
 }
 
-fn run_mutants() -> bool {
+/// Those whose name contains `name`, with `times` as many seeds as they should need.
+fn run_mutants(name: &str, times: u64) -> bool {
     std::panic::set_hook(Box::new(|_| {}));
     let mut ok = true;
-    for mutant in mutants::all() {
-        let summary = runner::run(0, mutant.within, &mutant.weakness, 1);
+    for mutant in mutants::all().into_iter().filter(|mutant| mutant.name.contains(name)) {
+        let summary = runner::run(0, mutant.within * times, &mutant.weakness, 1);
         let verdict = summary.failures.first().map_or("NOT CAUGHT".to_string(), |(seed, failure)| {
             let line = failure.lines().next().unwrap_or_default();
             format!("seed {seed}: {}", line.chars().take(110).collect::<String>())

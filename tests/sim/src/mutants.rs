@@ -45,11 +45,15 @@ pub fn all() -> Vec<Mutant> {
         protocol("no look after the reset", 20_000, |mutants| mutants.no_second_look = true),
         log("no fence", 200, |mutants| mutants.no_fence = true),
         log("fence by sequence only", 20_000, |mutants| mutants.sequence_fence = true),
-        log("slot without run", 20_000, |mutants| mutants.slot_without_run = true),
+        log("slot without run", 400_000, |mutants| mutants.slot_without_run = true),
         log("snapshots of a lost past kept", 20_000, |mutants| mutants.stale_snapshots = true),
         log("fence by slot only", 2_000, |mutants| mutants.slot_fence = true),
         log("batch not atomic", 200, |mutants| mutants.torn_batch = true),
         log("acknowledged on delivery", 200, |mutants| mutants.ack_on_delivery = true),
-        Mutant { name: "position durable before state", weakness: Weakness { torn_store: true, ..Weakness::default() }, within: 2_000 },
+        Mutant {
+            name: "position durable before state",
+            weakness: Weakness { torn_store: true, ..Weakness::default() },
+            within: 2_000,
+        },
     ]
 }

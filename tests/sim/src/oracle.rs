@@ -73,7 +73,12 @@ impl Run {
         self.engine.cut(&mut Vec::new());
         let from = &self.effects.records;
         for row in &from.rows {
-            self.records.push(row.channel, from.slice(&row.subject), from.slice(&row.headers), from.slice(&row.payload));
+            self.records.push(
+                row.channel,
+                from.slice(&row.subject),
+                from.slice(&row.headers),
+                from.slice(&row.payload),
+            );
         }
         self.totals.add(&self.effects.totals);
         self.effects.clear();

@@ -55,6 +55,12 @@ pub fn guarded(seed: u64, weakness: &Weakness) -> Outcome {
     std::panic::catch_unwind(|| simulate(seed, weakness, false)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_string())).unwrap_or_default();
-        Outcome { seed, failure: Some(format!("panic: {text}")), tally: Tally::default(), hash: 0, trace: String::new() }
+        Outcome {
+            seed,
+            failure: Some(format!("panic: {text}")),
+            tally: Tally::default(),
+            hash: 0,
+            trace: String::new(),
+        }
     })
 }

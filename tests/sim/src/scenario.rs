@@ -109,7 +109,8 @@ impl Scenario {
     /// # Errors
     /// Never with these guests.
     pub fn engine(&self, partition: u32, temper: &Temper) -> Result<Engine, StepError> {
-        let guests = self.worlds.iter().map(|&world| Box::new(SimGuest::new(world, temper.clone())) as Box<dyn Guest>).collect();
+        let guests =
+            self.worlds.iter().map(|&world| Box::new(SimGuest::new(world, temper.clone())) as Box<dyn Guest>).collect();
         let origin = Origin { pipeline: self.plan.name.clone(), partition, source: self.plan.source.stream.clone() };
         Engine::new(self.plan.clone(), guests, Options { origin, room: self.room, envelope: Envelope::Headers })
     }

@@ -37,7 +37,10 @@ impl SimStore {
     /// The process is gone. After a power cut some of what was not synced is gone too. Gives how many epochs were lost.
     pub fn crash(&mut self, power_cut: bool, rng: &mut Rng) -> u64 {
         (self.dead, self.dies_in, self.failing) = (false, None, 0);
-        if self.torn && power_cut && let [.., before, last] = self.entries.make_contiguous() {
+        if self.torn
+            && power_cut
+            && let [.., before, last] = self.entries.make_contiguous()
+        {
             last.epoch.delta.clone_from(&before.epoch.delta);
         }
         let head = self.head_epoch();
@@ -161,7 +164,12 @@ impl Store for SimStore {
         if let Some(snapshot) = snapshot {
             let marker = &snapshot.stored.marker;
             let sequence = snapshot.stored.sequence;
-            self.history.push_back(Past { epoch: marker.epoch, nonce: marker.nonce, position: marker.position, sequence });
+            self.history.push_back(Past {
+                epoch: marker.epoch,
+                nonce: marker.nonce,
+                position: marker.position,
+                sequence,
+            });
             self.synced = marker.epoch;
             self.snapshot = Some(Arc::new(snapshot.clone()));
         }

@@ -28,7 +28,8 @@ impl Trace {
             self.hash = (self.hash ^ number).wrapping_mul(0x0000_0100_0000_01b3).rotate_left(23);
         }
         if let Some(lines) = &mut self.lines {
-            writeln!(lines, "{:>6}.{:03} {}", now / 1000, now % 1000, text()).expect("writing to a string does not fail");
+            writeln!(lines, "{:>6}.{:03} {}", now / 1000, now % 1000, text())
+                .expect("writing to a string does not fail");
         }
     }
 

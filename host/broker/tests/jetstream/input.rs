@@ -202,34 +202,3 @@ async fn a_stream_made_again_gives_no_event_before_the_caller_decides() {
     reset(&log, 101).await;
     read(&log, 100, 100).await.assert_whole(101, 100);
 }
-
-/// Prints how fast one partition is read; run it alone.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement"]
-async fn fetch_rate() {
-    let server = Server::start_unsynced();
-    let broker = server.connect().await.expect("connected");
-    let rig = Rig::on(server, broker, 1, &ProvisionOptions::default()).await;
-    let count = 400_000;
-    let payload = "x".repeat(200);
-    let mut producer = pelton_broker::Producer::new(&rig.broker).await.expect("producer");
-    for _ in 0..count {
-        producer.publish("plays.in.k".to_string(), payload.clone().into()).await.expect("sent");
-    }
-    producer.flush().await.expect("stored");
-    let log = rig.log(0);
-    for round in 0..3 {
-        reset(&log, 1).await;
-        let (started, mut seen, mut fetches) = (Instant::now(), 0, 0);
-        while seen < count {
-            let fetched = fetch(&log, 16_384).await;
-            seen += fetched.batch.events.len();
-            fetches += 1;
-            if let Some(last) = fetched.batch.events.last() {
-                log.perform(Request::Ack { sequence: last.sequence }).await;
-            }
-        }
-        let seconds = started.elapsed().as_secs_f64();
-        println!("round {round}: {:.0} events/s in {fetches} fetches", seen as f64 / seconds);
-    }
-}

@@ -105,6 +105,7 @@ fn epoch(number: u64, nonce: u128, prev_nonce: u128, lease: u64, records: Record
         watermark: 0,
         modules: Vec::new(),
         layout: 0,
+        log: StreamIdentity { name: "PELTON".to_string(), created: 1 },
         lease,
         totals: Totals::default(),
         totals_sum: Totals::default(),

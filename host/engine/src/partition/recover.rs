@@ -97,6 +97,14 @@ fn compare(
 fn recreated(local: Option<&Local>, survey: &Survey) -> Option<Halted> {
     let known = local.map(|local| &local.head).or(survey.marker.as_ref())?;
     let (stored, found) = (&known.marker.input, &survey.input.identity);
+    if let Some(local) = local.filter(|local| local.head.marker.log != survey.log.identity) {
+        let (stored, found) = (&local.head.marker.log, &survey.log.identity);
+        let evidence = format!(
+            "epoch {} was committed to pipeline stream `{}` created at {} ns; found `{}` created at {} ns",
+            local.head.marker.epoch, stored.name, stored.created, found.name, found.created
+        );
+        return Some(Halted::new("log-recreated", evidence));
+    }
     (stored != found).then(|| {
         Halted::new(
             "input-recreated",

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use crate::epoch::{Epoch, Marker, Position, StreamIdentity};
-use crate::log::{Change, Fence, Published, Request, Response, Snapshot, StoredMarker, Survey};
+use crate::epoch::{Epoch, Marker, Position};
+use crate::log::{Change, Fence, Published, Request, Response, Snapshot, StoredMarker, StreamFacts, Survey};
 use crate::step::Engine;
 use crate::store::{Local, OUTBOX_MAX, Store, StoreError};
 
@@ -56,7 +56,7 @@ enum Step {
     Reset {
         engine: Box<Engine>,
         head: Option<StoredMarker>,
-        input: StreamIdentity,
+        streams: (StreamFacts, StreamFacts),
         next: u64,
         gap: Option<u64>,
     },
@@ -64,7 +64,7 @@ enum Step {
     Confirm {
         engine: Box<Engine>,
         head: Option<StoredMarker>,
-        input: StreamIdentity,
+        streams: (StreamFacts, StreamFacts),
         gap: Option<u64>,
     },
 }
@@ -427,18 +427,18 @@ impl Partition {
         } else {
             position.sequence + 1
         };
-        let input = survey.input.identity.clone();
+        let streams = (survey.input.clone(), survey.log.clone());
         let recovery = Recovery { step: Step::Survey, ..recovery };
         if self.config.mutants.no_reset && position.sequence > 0 {
-            let step = Step::Confirm { engine, head, input, gap };
+            let step = Step::Confirm { engine, head, streams, gap };
             return self.start_running(Recovery { step, ..recovery }, now);
         }
-        self.proceed(recovery, Step::Reset { engine, head, input, next, gap }, now);
+        self.proceed(recovery, Step::Reset { engine, head, streams, next, gap }, now);
     }
 
     fn confirm(&mut self, mut recovery: Recovery, now: u64) {
-        let Step::Reset { engine, head, input, gap, .. } = recovery.step else { return };
-        let step = Step::Confirm { engine, head, input, gap };
+        let Step::Reset { engine, head, streams, gap, .. } = recovery.step else { return };
+        let step = Step::Confirm { engine, head, streams, gap };
         recovery.step = Step::Survey;
         if self.config.mutants.no_second_look {
             return self.start_running(Recovery { step, ..recovery }, now);
@@ -447,9 +447,9 @@ impl Partition {
     }
 
     fn confirmed(&mut self, recovery: Recovery, survey: &Survey, now: u64, store: &mut dyn Store) {
-        let Step::Confirm { head, input, gap, .. } = &recovery.step else { return };
+        let Step::Confirm { head, streams, gap, .. } = &recovery.step else { return };
         let nonce = |stored: Option<&StoredMarker>| stored.map(|stored| stored.marker.nonce);
-        if nonce(survey.marker.as_ref()) != nonce(head.as_ref()) || survey.input.identity != *input {
+        if nonce(survey.marker.as_ref()) != nonce(head.as_ref()) || survey.input.identity != streams.0.identity {
             return self.recover("a stream changed during recovery".into(), now, store);
         }
         let position = head.as_ref().map_or(Position::default(), |head| head.marker.position);
@@ -461,14 +461,14 @@ impl Partition {
     }
 
     fn start_running(&mut self, recovery: Recovery, now: u64) {
-        let Step::Confirm { mut engine, head, input, gap } = recovery.step else { return };
+        let Step::Confirm { mut engine, head, streams, gap } = recovery.step else { return };
         let position = head.as_ref().map_or(Position::default(), |head| head.marker.position);
         engine.resume(position);
         self.unreached = None;
         self.runs = self.runs.wrapping_add(1) % (1 << 24);
         let epoch = head.as_ref().map_or(0, |head| head.marker.epoch);
         self.tell(Notice::Running { epoch, decision: recovery.decision });
-        let mut running = Running::new(*engine, head, input, now);
+        let mut running = Running::new(*engine, head, streams, now);
         if let Some(last) = gap {
             running.skip_gap(last, now);
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::effects::Effects;
 use crate::epoch::{Epoch, Facts, Marker, StreamIdentity};
 use crate::event::RawBatch;
-use crate::log::{Fetched, Request, Response, StoredMarker};
+use crate::log::{Fetched, Request, Response, StoredMarker, StreamFacts};
 use crate::step::{Engine, Input, Progress};
 use crate::store::Store;
 use crate::time::{EventTime, Span};
@@ -39,6 +39,9 @@ pub(super) struct Running {
     pub(super) sealed: Option<Sealed>,
     pub(super) inflight: Option<InFlight>,
     pub(super) input: StreamIdentity,
+    pub(super) log: StreamIdentity,
+    /// With `drain`: the newest input sequence when this run began; nothing behind it is fetched.
+    drain_until: u64,
     queue: VecDeque<RawBatch>,
     queue_bytes: usize,
     pub(super) last_fetched: u64,
@@ -61,7 +64,13 @@ pub(super) struct Running {
 }
 
 impl Running {
-    pub(super) fn new(engine: Engine, head: Option<StoredMarker>, input: StreamIdentity, now: u64) -> Running {
+    /// `facts`: input and pipeline stream as the last survey saw them.
+    pub(super) fn new(
+        engine: Engine,
+        head: Option<StoredMarker>,
+        facts: (StreamFacts, StreamFacts),
+        now: u64,
+    ) -> Running {
         let position = engine.position();
         Running {
             progress: Progress::More,
@@ -72,7 +81,9 @@ impl Running {
             head,
             sealed: None,
             inflight: None,
-            input,
+            input: facts.0.identity,
+            log: facts.1.identity,
+            drain_until: facts.0.last_sequence,
             queue: VecDeque::new(),
             queue_bytes: 0,
             last_fetched: position.sequence,
@@ -193,7 +204,8 @@ impl Partition {
         self.seal_if_due(now);
         let Phase::Running(running) = &mut self.phase else { return };
         let hungry = running.queue_bytes < QUEUE_BYTES_MAX && running.queue.len() < QUEUE_BATCHES_MAX;
-        if running.fetch.is_none() && hungry && now >= running.fetch_after && self.stopping.is_none() {
+        let wanted = !self.config.drain || running.last_fetched < running.drain_until || !running.caught_up;
+        if running.fetch.is_none() && hungry && wanted && now >= running.fetch_after && self.stopping.is_none() {
             let asked = self.ask(Request::Fetch { events: FETCH_EVENTS, bytes: FETCH_BYTES }, now);
             if let Phase::Running(running) = &mut self.phase {
                 running.fetch = Some(asked);
@@ -207,7 +219,7 @@ impl Partition {
         let Phase::Running(running) = &self.phase else { return };
         let is_committed = running.inflight.is_none() && running.sealed.is_none() && running.opened_at.is_none();
         if self.config.drain
-            && running.caught_up
+            && (running.caught_up || running.last_fetched >= running.drain_until)
             && running.is_drained()
             && is_committed
             && running.unapplied.is_empty()
@@ -255,6 +267,7 @@ impl Partition {
         let facts = Facts {
             nonce,
             input: running.input.clone(),
+            log: running.log.clone(),
             position,
             watermark: watermark.0,
             modules: running.engine.digests().to_vec(),
@@ -333,7 +346,8 @@ impl Partition {
     }
 
     pub(super) fn running_answer(&mut self, ticket: Ticket, response: Response, now: u64, store: &mut dyn Store) {
-        let (keep_duplicates, ignore_restart) = (self.config.mutants.keep_duplicates, self.config.mutants.ignore_restart);
+        let (keep_duplicates, ignore_restart) =
+            (self.config.mutants.keep_duplicates, self.config.mutants.ignore_restart);
         let retry_ms = self.config.retry_ms;
         let Phase::Running(running) = &mut self.phase else { return };
         let is = |asked: Option<Asked>| asked.is_some_and(|asked| asked.ticket == ticket);

@@ -21,6 +21,7 @@ fn marker(text: &str, created: i64) -> Option<StoredMarker> {
         watermark: 0,
         modules: Vec::new(),
         layout: 0,
+        log: StreamIdentity { name: "LOG".into(), created: 1 },
         lease: 1,
         totals: Totals::default(),
         totals_sum: Totals::default(),

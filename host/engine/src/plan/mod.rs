@@ -168,7 +168,7 @@ pub struct Limits {
     pub memory: u64,
     /// Bytes a guest may return from one call.
     pub output_bytes: u64,
-    /// Typed hot state of one partition, bytes; beyond it the partition pauses.
+    /// Typed hot state of one partition, bytes; beyond it the partition halts (`state-full`).
     pub state: u64,
     /// Largest payload that is decoded, bytes; a larger one is a dead letter.
     pub payload: u64,

@@ -13,6 +13,8 @@ use super::SimLog;
 #[derive(Clone, Debug)]
 pub(super) struct Consumer {
     exists: bool,
+    /// How often it was deleted: pulls from an earlier one end with an error.
+    generation: u64,
     /// Next sequence to deliver.
     next: u64,
     /// Deliveries so far.
@@ -24,7 +26,7 @@ pub(super) struct Consumer {
 
 impl Default for Consumer {
     fn default() -> Consumer {
-        Consumer { exists: true, next: 1, delivered: 0, ack_floor: 0, unacked_since: None }
+        Consumer { exists: true, generation: 0, next: 1, delivered: 0, ack_floor: 0, unacked_since: None }
     }
 }
 
@@ -37,6 +39,7 @@ pub struct Adapter {
     /// Stream sequence of the last delivery, and the consumer's number of it.
     cursor: Option<(u64, u64)>,
     created: i64,
+    generation: u64,
     /// The connection was lost since the last fetch.
     pub broken: bool,
     /// Revision of the acquisition and of the last renewal.
@@ -47,7 +50,7 @@ impl Adapter {
     /// A fresh connection.
     #[must_use]
     pub fn new(partition: u32, instance: u64) -> Adapter {
-        Adapter { partition, instance, cursor: None, created: 0, broken: false, lease: None }
+        Adapter { partition, instance, cursor: None, created: 0, generation: 0, broken: false, lease: None }
     }
 }
 
@@ -61,14 +64,23 @@ impl SimLog {
     fn place(&mut self, adapter: &mut Adapter, next: u64) {
         let consumer = &mut self.consumers[adapter.partition as usize];
         let delivered = if consumer.exists { consumer.delivered } else { 0 };
-        *consumer = Consumer { exists: true, next, delivered: delivered + 1, ack_floor: next - 1, unacked_since: None };
+        *consumer = Consumer {
+            exists: true,
+            generation: consumer.generation,
+            next,
+            delivered: delivered + 1,
+            ack_floor: next - 1,
+            unacked_since: None,
+        };
+        adapter.generation = consumer.generation;
         adapter.cursor = Some((next - 1, consumer.delivered));
         adapter.broken = false;
     }
 
     /// Deletes the consumer, as an operator or a lost broker disk would.
     pub fn delete_consumer(&mut self, partition: u32) {
-        self.consumers[partition as usize] = Consumer { exists: false, ..Consumer::default() };
+        let consumer = &mut self.consumers[partition as usize];
+        *consumer = Consumer { exists: false, generation: consumer.generation + 1, ..Consumer::default() };
     }
 
     /// The highest sequence that the consumer of a partition takes for acknowledged.
@@ -85,7 +97,8 @@ impl SimLog {
             self.reset(adapter, next);
             return restarted();
         };
-        if !consumer.exists || consumer.delivered != number || adapter.broken {
+        let is_other = !consumer.exists || consumer.generation != adapter.generation;
+        if is_other || consumer.delivered != number || adapter.broken {
             if self.input.created() == adapter.created && cursor < self.input.last() + 1 {
                 self.place(adapter, cursor + 1);
             }
@@ -108,7 +121,8 @@ impl SimLog {
         }
         let mut newest = cursor;
         consumer.next = consumer.next.max(self.input.first());
-        while consumer.next <= self.input.last() && batch.events.len() < count_max && batch.data.len() < bytes as usize {
+        while consumer.next <= self.input.last() && batch.events.len() < count_max && batch.data.len() < bytes as usize
+        {
             if push(&mut batch, &self.input, adapter.partition, consumer.next) {
                 newest = consumer.next;
                 consumer.delivered += 1;

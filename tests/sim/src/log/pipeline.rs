@@ -36,7 +36,12 @@ pub struct Pipeline {
 
 impl Pipeline {
     pub(super) fn new(partitions: usize) -> Pipeline {
-        Pipeline { created: 1, last: 0, partitions: vec![Vec::new(); partitions], snapshots: vec![Vec::new(); partitions] }
+        Pipeline {
+            created: 1,
+            last: 0,
+            partitions: vec![Vec::new(); partitions],
+            snapshots: vec![Vec::new(); partitions],
+        }
     }
 
     /// All batches of a partition, in order.
@@ -56,11 +61,20 @@ impl Pipeline {
         self.partitions[partition as usize].iter().rev().filter(|entry| entry.torn.is_none())
     }
 
-    pub(super) fn publish(&mut self, partition: u32, epoch: &Arc<Epoch>, fence: &Fence, mutants: LogMutants, torn: bool) -> Published {
+    pub(super) fn publish(
+        &mut self,
+        partition: u32,
+        epoch: &Arc<Epoch>,
+        fence: &Fence,
+        mutants: LogMutants,
+        torn: bool,
+    ) -> Published {
         let records = epoch.records.rows.len();
         let messages = epoch.marker.changes as usize + records + 1;
         if messages > BATCH_MESSAGES_MAX {
-            return Published::Refused(format!("atomic publish batch is too large: {BATCH_MESSAGES_MAX} (error 10199)"));
+            return Published::Refused(format!(
+                "atomic publish batch is too large: {BATCH_MESSAGES_MAX} (error 10199)"
+            ));
         }
         if let Err(found) = self.check(partition, fence, mutants) {
             return Published::Rejected(format!("wrong last sequence: {found} (error 10071)"));
@@ -105,17 +119,23 @@ impl Pipeline {
     }
 
     pub(super) fn of_epoch(&self, partition: u32, epoch: u64) -> Option<StoredMarker> {
-        let found = self.markers(partition).find(|entry| entry.epoch.marker.epoch % MARKER_SLOTS == epoch % MARKER_SLOTS)?;
+        let found =
+            self.markers(partition).find(|entry| entry.epoch.marker.epoch % MARKER_SLOTS == epoch % MARKER_SLOTS)?;
         let stored = StoredMarker { sequence: found.sequence, marker: found.epoch.marker.clone() };
         (stored.marker.epoch == epoch).then_some(stored)
     }
 
     pub(super) fn changes(&self, partition: u32, after: u64, up_to: u64, part: usize) -> Response {
         let mut changes = Vec::new();
-        for entry in self.partitions[partition as usize].iter().filter(|entry| after < entry.sequence && entry.sequence <= up_to) {
+        for entry in
+            self.partitions[partition as usize].iter().filter(|entry| after < entry.sequence && entry.sequence <= up_to)
+        {
             let marker = &entry.epoch.marker;
             if entry.purged {
-                let what = format!("epoch {} (sequence {}) has 0 of its {} change chunks", marker.epoch, entry.sequence, marker.changes);
+                let what = format!(
+                    "epoch {} (sequence {}) has 0 of its {} change chunks",
+                    marker.epoch, entry.sequence, marker.changes
+                );
                 return Response::Damaged(what);
             }
             let stored = StoredMarker { sequence: entry.sequence, marker: marker.clone() };

@@ -26,7 +26,9 @@ impl World {
     /// A request leaves a host. Fetch and reset keep their order and are never lost on the way out: they are calls
     /// within the process, only their answers travel.
     pub(super) fn send(&mut self, host: usize, part: usize, life: u64, ticket: Ticket, request: Request) {
-        self.trace.note(self.now, &[6, host as u64, ticket], || format!("  host {host}/{part} -> #{ticket} {}", short(&request)));
+        self.trace.note(self.now, &[6, host as u64, ticket], || {
+            format!("  host {host}/{part} -> #{ticket} {}", short(&request))
+        });
         let mut at = self.now + self.delay();
         if matches!(request, Request::Fetch { .. } | Request::Reset { .. }) {
             let here = &mut self.hosts[host].parts[part];
@@ -113,7 +115,10 @@ impl World {
                 let landed = entries.len() > before;
                 self.trace.note(self.now, &[7, epoch.marker.epoch, u64::from(landed)], || {
                     let marker = &epoch.marker;
-                    format!("broker: epoch {} of host {host}/{part} at {}: {published:?}", marker.epoch, marker.position.sequence)
+                    format!(
+                        "broker: epoch {} of host {host}/{part} at {}: {published:?}",
+                        marker.epoch, marker.position.sequence
+                    )
                 });
                 self.tally.rejections += u64::from(matches!(published, Published::Rejected(_)));
                 if landed && entries[before].torn.is_none() {
@@ -131,7 +136,10 @@ impl World {
             }
             (Request::AcquireLease, Response::LeaseHeld { .. }) => {
                 let other = &self.hosts[1 - host].parts[part];
-                self.tally.lease_losses += u64::from(self.hosts[1 - host].alive && other.machine.as_ref().is_some_and(|machine| machine.committed().is_some()));
+                self.tally.lease_losses += u64::from(
+                    self.hosts[1 - host].alive
+                        && other.machine.as_ref().is_some_and(|machine| machine.committed().is_some()),
+                );
             }
             _ => {}
         }
@@ -149,7 +157,10 @@ fn short(request: &Request) -> String {
     match request {
         Request::Publish { epoch, fence } => {
             let marker = &epoch.marker;
-            format!("publish epoch {} ({:x}) at {} behind {} {:?}", marker.epoch, marker.nonce, marker.position.sequence, fence.sequence, fence.slot)
+            format!(
+                "publish epoch {} ({:x}) at {} behind {} {:?}",
+                marker.epoch, marker.nonce, marker.position.sequence, fence.sequence, fence.slot
+            )
         }
         Request::SaveSnapshot { snapshot } => format!("save snapshot of epoch {}", snapshot.stored.marker.epoch),
         other => format!("{other:?}").to_lowercase(),
@@ -164,7 +175,11 @@ pub(super) fn short_response(response: &Response) -> String {
             "input {}..={}, newest {}",
             survey.input.first_sequence,
             survey.input.last_sequence,
-            survey.marker.as_ref().map_or("none".into(), |stored| format!("{} @{}", marker(&stored.marker), stored.sequence))
+            survey.marker.as_ref().map_or("none".into(), |stored| format!(
+                "{} @{}",
+                marker(&stored.marker),
+                stored.sequence
+            ))
         ),
         Response::Changes(changes) => {
             format!("changes of {:?}", changes.iter().map(|change| change.stored.marker.epoch).collect::<Vec<_>>())

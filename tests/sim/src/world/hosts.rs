@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use pelton_engine::partition::{Action, Config, Event, Notice, Partition, Ticket};
 use pelton_engine::log::Response;
+use pelton_engine::partition::{Action, Config, Event, Notice, Partition, Ticket};
 
 use crate::guests::Temper;
 use crate::host::Input;
@@ -168,7 +168,9 @@ impl World {
 
     fn told(&mut self, host: usize, part: usize, notice: Notice) {
         self.trace.note(self.now, &[5, host as u64], || match &notice {
-            Notice::Committed(facts) => format!("  host {host}/{part} committed epoch {} at {}", facts.epoch, facts.position),
+            Notice::Committed(facts) => {
+                format!("  host {host}/{part} committed epoch {} at {}", facts.epoch, facts.position)
+            }
             notice => format!("  host {host}/{part} says {notice:?}"),
         });
         match notice {

@@ -61,14 +61,37 @@ pub fn simulate(seed: u64, weakness: &Weakness, keep_trace: bool) -> Outcome {
 
 /// What is going to happen.
 enum What {
-    Tick { host: usize, life: u64 },
-    Work { host: usize, part: usize, life: u64 },
+    Tick {
+        host: usize,
+        life: u64,
+    },
+    Work {
+        host: usize,
+        part: usize,
+        life: u64,
+    },
     /// A request reaches the broker.
-    Request { host: usize, part: usize, life: u64, ticket: Ticket, request: Request },
+    Request {
+        host: usize,
+        part: usize,
+        life: u64,
+        ticket: Ticket,
+        request: Request,
+    },
     /// An answer reaches a host.
-    Answer { host: usize, part: usize, life: u64, ticket: Ticket, response: Response },
-    Produce { idx: usize },
-    Start { host: usize },
+    Answer {
+        host: usize,
+        part: usize,
+        life: u64,
+        ticket: Ticket,
+        response: Response,
+    },
+    Produce {
+        idx: usize,
+    },
+    Start {
+        host: usize,
+    },
     Fault(Fault),
     Calm,
 }

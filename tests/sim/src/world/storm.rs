@@ -101,8 +101,9 @@ impl World {
     fn strike_input(&mut self, fault: Fault) {
         self.tally.input_faults += 1;
         self.is_input_whole = false;
-        let positions: Vec<u64> =
-            (0..self.partitions()).map(|partition| self.log.pipeline.head(partition).map_or(0, |head| head.1.position.sequence)).collect();
+        let positions: Vec<u64> = (0..self.partitions())
+            .map(|partition| self.log.pipeline.head(partition).map_or(0, |head| head.1.position.sequence))
+            .collect();
         match fault {
             Fault::InputTail { messages } => {
                 let last = self.log.input.last().saturating_sub(messages);
@@ -122,7 +123,8 @@ impl World {
                 (0..HOSTS).for_each(|host| self.crash(host, false));
                 // Before its first epoch a partition begins wherever the stream begins.
                 let is_begun = positions.iter().all(|position| *position > 0);
-                let first = positions.iter().max().map_or(0, |position| (position + 1 + messages) * u64::from(is_begun));
+                let first =
+                    positions.iter().max().map_or(0, |position| (position + 1 + messages) * u64::from(is_begun));
                 self.log.input.expire(first);
             }
             _ => {}

@@ -1,1 +1,0 @@
-//! One suite for the double of the log and for a real server.

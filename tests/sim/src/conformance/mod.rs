@@ -1,0 +1,206 @@
+//! One suite for the double of the log and for a real server: what the protocol takes for granted, as probes.
+//!
+//! Implement [`LogUnderTest`] and call [`run`]. Every case gets fresh streams and two clients, which stand for two
+//! processes. A disturbance that cannot be had (a real server does not roll back on request) is skipped and said.
+
+mod cases;
+mod double;
+
+use std::sync::Arc;
+
+use pelton_engine::epoch::{Channel, Epoch, Marker, Position, Records, StreamIdentity};
+use pelton_engine::log::{Fence, Fetched, Published, Request, Response, StoredMarker, Survey};
+use pelton_engine::totals::Totals;
+
+pub use double::Double;
+
+/// Something that happens to the broker from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disturbance {
+    /// Input messages below this sequence expire.
+    ExpireInput {
+        first: u64,
+    },
+    /// The input stream is deleted and made again.
+    RecreateInput,
+    /// The input loses everything behind this sequence.
+    RollBackInput {
+        last: u64,
+    },
+    /// The pipeline stream loses its last batch.
+    RollBackLog,
+    /// The pipeline stream is purged; sequences go on.
+    PurgeLog,
+    DeleteConsumer,
+    /// Time passes: longer than the ack wait.
+    AckWait,
+    /// Time passes: longer than a lease.
+    LeaseTime,
+}
+
+/// A broker with one partition and two clients.
+pub trait LogUnderTest {
+    /// Carries out a request of one of the clients 0 and 1.
+    fn perform(&mut self, client: usize, request: Request) -> Response;
+
+    /// Publishes an input message and returns its sequence.
+    fn produce(&mut self, payload: &[u8]) -> u64;
+
+    /// Lets it happen; false when that cannot be had here.
+    fn disturb(&mut self, what: Disturbance) -> bool;
+}
+
+/// How a case ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Kept,
+    /// The disturbance cannot be had here.
+    Skipped,
+    Broken(String),
+}
+
+/// A case: what must hold, and the probe.
+pub type Case = (&'static str, fn(&mut Probe<'_>) -> Result<(), Ended>);
+
+/// Runs every case on streams of its own.
+pub fn run(make: &mut dyn FnMut() -> Box<dyn LogUnderTest>) -> Vec<(&'static str, Verdict)> {
+    cases::CASES.iter().map(|(name, case)| (*name, run_one(make().as_mut(), *case))).collect()
+}
+
+/// All cases, for callers that make streams in another way.
+#[must_use]
+pub fn cases() -> &'static [Case] {
+    cases::CASES
+}
+
+/// Runs one case.
+pub fn run_one(log: &mut dyn LogUnderTest, case: fn(&mut Probe<'_>) -> Result<(), Ended>) -> Verdict {
+    match case(&mut Probe { log }) {
+        Ok(()) => Verdict::Kept,
+        Err(Ended::Skipped) => Verdict::Skipped,
+        Err(Ended::Broken(why)) => Verdict::Broken(why),
+    }
+}
+
+/// Why a case ended early.
+#[derive(Debug)]
+pub enum Ended {
+    Skipped,
+    Broken(String),
+}
+
+/// What cases use.
+pub struct Probe<'a> {
+    log: &'a mut dyn LogUnderTest,
+}
+
+/// Fails a case unless something holds.
+fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), Ended> {
+    if holds { Ok(()) } else { Err(Ended::Broken(what())) }
+}
+
+impl Probe<'_> {
+    fn ask(&mut self, client: usize, request: Request) -> Response {
+        self.log.perform(client, request)
+    }
+
+    fn disturb(&mut self, what: Disturbance) -> Result<(), Ended> {
+        if self.log.disturb(what) { Ok(()) } else { Err(Ended::Skipped) }
+    }
+
+    fn publish(&mut self, epoch: &Arc<Epoch>, fence: Fence) -> Result<Published, Ended> {
+        match self.ask(0, Request::Publish { epoch: epoch.clone(), fence }) {
+            Response::Published(published) => Ok(published),
+            other => Err(Ended::Broken(format!("publish answered {other:?}"))),
+        }
+    }
+
+    /// Publishes behind `head` and insists on success.
+    fn commit(&mut self, epoch: &Arc<Epoch>, head: Option<&StoredMarker>) -> Result<StoredMarker, Ended> {
+        match self.publish(epoch, fence(head))? {
+            Published::Stored { sequence } => Ok(StoredMarker { sequence, marker: epoch.marker.clone() }),
+            other => Err(Ended::Broken(format!("epoch {} was not stored: {other:?}", epoch.marker.epoch))),
+        }
+    }
+
+    /// Epochs 1 to `count`, one behind the other.
+    fn chain(&mut self, count: u64) -> Result<Vec<StoredMarker>, Ended> {
+        let mut chain: Vec<StoredMarker> = Vec::new();
+        for number in 1..=count {
+            let stored = self.commit(&epoch(number, 100 + u128::from(number), 1), chain.last())?;
+            chain.push(stored);
+        }
+        Ok(chain)
+    }
+
+    fn survey(&mut self, input_sequence: Option<u64>, epoch: Option<u64>) -> Result<Survey, Ended> {
+        match self.ask(0, Request::Survey { input_sequence, epoch }) {
+            Response::Survey(survey) => Ok(*survey),
+            other => Err(Ended::Broken(format!("survey answered {other:?}"))),
+        }
+    }
+
+    fn produce(&mut self, count: u64) -> u64 {
+        (0..count).map(|idx| self.log.produce(format!("{{\"n\":{idx}}}").as_bytes())).last().unwrap_or(0)
+    }
+
+    fn reset(&mut self, client: usize, next: u64) -> Result<(), Ended> {
+        let response = self.ask(client, Request::Reset { next });
+        ensure(matches!(response, Response::Reset), || format!("reset answered {response:?}"))
+    }
+
+    fn fetch(&mut self, client: usize) -> Result<Fetched, Ended> {
+        match self.ask(client, Request::Fetch { events: 10, bytes: 1 << 20 }) {
+            Response::Fetched(fetched) => Ok(fetched),
+            other => Err(Ended::Broken(format!("fetch answered {other:?}"))),
+        }
+    }
+
+    /// Fetches until `count` events are there or nothing more comes; also whether a restart was said.
+    fn drain(&mut self, client: usize, count: usize) -> Result<(Vec<u64>, bool), Ended> {
+        let (mut sequences, mut restarted) = (Vec::new(), false);
+        for _ in 0..60 {
+            let fetched = self.fetch(client)?;
+            restarted |= fetched.restarted;
+            sequences.extend(fetched.batch.events.iter().map(|event| event.sequence));
+            if sequences.len() >= count {
+                break;
+            }
+        }
+        Ok((sequences, restarted))
+    }
+}
+
+/// The fence behind a marker.
+fn fence(head: Option<&StoredMarker>) -> Fence {
+    Fence { sequence: head.map_or(0, |head| head.sequence), slot: head.map(|head| head.marker.slot()) }
+}
+
+/// An epoch with so many records. Its nonce also stands for its process, so it decides the slot.
+fn epoch(number: u64, nonce: u128, records: usize) -> Arc<Epoch> {
+    let mut rows = Records::default();
+    for idx in 0..records {
+        rows.push(Channel::Output(0), b"out.main", b"Pelton-Id: x\r\n", format!("{number}/{idx}").as_bytes());
+    }
+    let delta = format!("state of epoch {number} by {nonce}").into_bytes();
+    let marker = Marker {
+        version: 1,
+        epoch: number,
+        nonce: nonce << 64,
+        prev_nonce: 0,
+        input: StreamIdentity { name: "IN".into(), created: 1 },
+        position: Position::default(),
+        watermark: 0,
+        modules: Vec::new(),
+        layout: 0,
+        log: StreamIdentity { name: "PELTON_sim".into(), created: 1 },
+        lease: 7,
+        totals: Totals::default(),
+        totals_sum: Totals::default(),
+        records: records as u32,
+        changes: 1,
+        batch_hash: Epoch::hash(&delta, &rows),
+        state_hash: [0; 32],
+    };
+    Arc::new(Epoch { marker, records: rows, delta })
+}
