@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use pelton_broker::{Broker, Log, LogOptions, ProvisionOptions, Target};
@@ -256,14 +256,7 @@ fn take_answers(
     now: &dyn Fn() -> u64,
     actions: &mut Vec<Action>,
 ) {
-    let mut next = if wait.is_zero() {
-        receiver.try_recv().ok()
-    } else {
-        match receiver.recv_timeout(wait) {
-            Ok(event) => Some(event),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        }
-    };
+    let mut next = if wait.is_zero() { receiver.try_recv().ok() } else { receiver.recv_timeout(wait).ok() };
     while let Some(event) = next {
         if let Event::Answer { response: Response::Published(published), .. } = &event {
             pass("publish.after");

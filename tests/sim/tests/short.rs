@@ -1,12 +1,12 @@
 //! The short form: regressions, fresh seeds, mutants, determinism, conformance of the double.
 //!
-//! `PELTON_SIM_SEEDS` sets the number of fresh seeds.
+//! `PELTON_SIM_SEEDS` sets the number of fresh seeds, `PELTON_SIM_FROM` the first one instead of one by the clock.
 
 use pelton_engine::guest::World;
 use pelton_engine::plan::{Limits, Window, WindowKind};
 use pelton_engine::time::Span;
 use pelton_sim::conformance::{self, Double, Verdict};
-use pelton_sim::log::{Input, Message};
+use pelton_sim::log::{Input, LogMutants, Message};
 use pelton_sim::scenario::{self, EPOCH_MS, Scenario};
 use pelton_sim::world::Weakness;
 use pelton_sim::{mutants, oracle, runner, simulate};
@@ -26,9 +26,10 @@ fn regression_seeds_hold() {
 
 #[test]
 fn fresh_seeds_hold() {
-    let count = std::env::var("PELTON_SIM_SEEDS").ok().and_then(|text| text.parse().ok()).unwrap_or(2_000);
+    let setting = |name| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    let count = setting("PELTON_SIM_SEEDS").unwrap_or(2_000);
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("the clock is after 1970");
-    let from = now.as_secs() * 1_000_000;
+    let from = setting("PELTON_SIM_FROM").unwrap_or(now.as_secs() * 1_000_000);
     let summary = runner::run(from, count, &Weakness::default(), 3);
     println!("{}{} seeds from {from} in {:.1} s", summary.tally, summary.seeds, summary.seconds);
     let (tally, failures) = (summary.tally, summary.failures);
@@ -61,6 +62,20 @@ fn the_double_conforms() {
     for (name, verdict) in conformance::run(&mut || Box::new(Double::default())) {
         assert_eq!(verdict, Verdict::Kept, "{name}");
     }
+}
+
+#[test]
+fn the_suite_notices_a_weak_log() {
+    let weak = |set: fn(&mut LogMutants)| {
+        let mut mutants = LogMutants::default();
+        set(&mut mutants);
+        let verdicts = conformance::run(&mut || Box::new(Double::weakened(mutants)));
+        verdicts.iter().any(|(_, verdict)| matches!(verdict, Verdict::Broken(_)))
+    };
+    assert!(weak(|mutants| mutants.no_fence = true));
+    assert!(weak(|mutants| mutants.sequence_fence = true));
+    assert!(weak(|mutants| mutants.slot_fence = true));
+    assert!(weak(|mutants| mutants.slot_without_run = true));
 }
 
 #[test]

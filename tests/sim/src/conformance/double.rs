@@ -2,7 +2,7 @@
 
 use pelton_engine::log::{Request, Response};
 
-use crate::log::{Adapter, Message, Settings, SimLog};
+use crate::log::{Adapter, LogMutants, Message, Settings, SimLog};
 use crate::rng::Rng;
 
 use super::{Disturbance, LogUnderTest};
@@ -19,17 +19,17 @@ pub struct Double {
 
 impl Default for Double {
     fn default() -> Double {
-        let settings = Settings {
-            lease_ttl: LEASE_TTL_MS,
-            broken_lease: false,
-            ack_wait: ACK_WAIT_MS,
-            mutants: Default::default(),
-        };
-        Double {
-            log: SimLog::new(1, settings, Rng::new(1, 1)),
-            clients: [Adapter::new(0, 1), Adapter::new(0, 2)],
-            now: 0,
-        }
+        Double::weakened(LogMutants::default())
+    }
+}
+
+impl Double {
+    /// A double that lacks something, so that the suite can show that it notices.
+    #[must_use]
+    pub fn weakened(mutants: LogMutants) -> Double {
+        let settings = Settings { lease_ttl: LEASE_TTL_MS, broken_lease: false, ack_wait: ACK_WAIT_MS, mutants };
+        let clients = [Adapter::new(0, 1), Adapter::new(0, 2)];
+        Double { log: SimLog::new(1, settings, Rng::new(1, 1)), clients, now: 0 }
     }
 }
 
