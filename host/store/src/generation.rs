@@ -1,7 +1,7 @@
 //! One sled: opened with a time limit, written in batches, read back in whole values.
 
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -129,6 +129,7 @@ impl Generation {
 }
 
 fn open_db(dir: &Path) -> Result<sled::Db, StoreError> {
+    remove_unfinished_index(dir)?;
     let give_up = Instant::now() + LOCK_PATIENCE;
     loop {
         let config = sled::Config::new()
@@ -145,6 +146,26 @@ fn open_db(dir: &Path) -> Result<sled::Db, StoreError> {
             Err(error) => return Err(sled_error("opening a generation", error)),
         }
     }
+}
+
+/// sled indexes its log in `snap.*`, written under a temporary name first. It takes one that a kill or a full disk left
+/// unfinished for the newest index, and gives up on the store. Without it the log is read from the index before.
+fn remove_unfinished_index(dir: &Path) -> Result<(), StoreError> {
+    let context = |error: io::Error| io_error("removing an unfinished index", &error);
+    let entries = match std::fs::read_dir(dir) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(context(error)),
+    };
+    for entry in entries {
+        let entry = entry.map_err(context)?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            std::fs::remove_file(entry.path()).map_err(context)?;
+        }
+    }
+    Ok(())
 }
 
 fn is_locked(error: &sled::Error) -> bool {

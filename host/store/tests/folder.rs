@@ -39,6 +39,25 @@ fn a_second_handle_is_told_who_has_it() {
 }
 
 #[test]
+fn an_index_that_a_kill_left_unfinished_is_passed_over() {
+    let dir = TempDir::new().unwrap();
+    let mut chain = Chain::new(1000);
+    for (round, content) in ["", "cut sho"].into_iter().enumerate() {
+        let mut store = open(dir.path());
+        let first = round as u64 * 20 + 1;
+        fill(&mut store, &mut chain, first..=first + 19);
+        store.sync().unwrap();
+        drop(store);
+        let index = dir.path().join("gen-000001/snap.00000000FFFFFFFF.generating");
+        fs::write(&index, content).unwrap();
+        let mut store = open(dir.path());
+        assert_eq!(chain.verify(&store.load().unwrap().unwrap()), first + 19);
+        assert!(!index.exists());
+        assert_eq!(store.quarantined(), 0);
+    }
+}
+
+#[test]
 fn two_generations_are_kept_and_no_blobs() {
     let dir = TempDir::new().unwrap();
     let mut chain = Chain::new(300_000);
