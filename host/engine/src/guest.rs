@@ -202,9 +202,10 @@ pub struct Reduced {
     pub changes: Vec<Change>,
     /// One per group; read only where the change is `Replace`.
     pub states: States,
-    /// Timers to set: (group, event time). Setting a timer that is set changes nothing.
+    /// Timers that were set: (group, event time), also those that were cancelled later in the call: event time may have
+    /// reached them in between. Setting a timer that is set changes nothing.
     pub timers: Vec<(u32, i64)>,
-    /// Timers to cancel: (group, event time).
+    /// Timers that stand cancelled at the end: (group, event time); taken away after `timers` were added.
     pub cancels: Vec<(u32, i64)>,
     /// Sources are event rows; a record caused by a timer has the source `events.len() + group`.
     pub output: Output,

@@ -144,10 +144,10 @@ pub fn run_reducer<M: Reducer>(config: &str, input: &str) -> Result<String, Stri
                 raw::reducer::Change::Delete => drop(states.remove(&keys[index])),
             }
         }
+        timers.extend(reduced.timers.iter().map(|timer| (timer.at, keys[timer.group as usize].clone())));
         for cancel in &reduced.cancels {
             timers.remove(&(cancel.at, keys[cancel.group as usize].clone()));
         }
-        timers.extend(reduced.timers.iter().map(|timer| (timer.at, keys[timer.group as usize].clone())));
         Ok::<_, String>(states.clone())
     };
     let mut known = step(&events, input::groups(&events, &BTreeMap::new()), &mut timers)?;

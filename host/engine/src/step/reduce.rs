@@ -450,12 +450,12 @@ impl Outcome {
                 Change::Delete => entry.state.clear(),
             }
         }
-        for (group, at) in &reduced.cancels {
-            self.overlay.get_mut(&keys[*group as usize]).expect("inserted above").timers.remove(at);
-        }
         for (group, at) in &reduced.timers {
             self.overlay.get_mut(&keys[*group as usize]).expect("inserted above").timers.insert(*at);
             self.earliest_timer = Some(self.earliest_timer.map_or(*at, |earliest| earliest.min(*at)));
+        }
+        for (group, at) in &reduced.cancels {
+            self.overlay.get_mut(&keys[*group as usize]).expect("inserted above").timers.remove(at);
         }
         let output = &reduced.output;
         let slice = |offset: u32, len: u32| {
