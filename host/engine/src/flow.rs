@@ -47,7 +47,9 @@ impl Flow {
         events.sequences.clear();
         events.headers.clear();
         events.header_ends.clear();
-        if events.columns.len() != columns.len() {
+        // Stages share the batch that they are told: the one before may have declared other kinds.
+        let kinds = descriptor.fields.iter().map(|field| field.kind);
+        if !events.columns.iter().map(Column::kind).eq(kinds) {
             events.columns = descriptor.fields.iter().map(|field| Column::new(field.kind)).collect();
         }
         for &row in rows {

@@ -41,6 +41,13 @@ fn the_crates_form_a_star() {
         let names = normal.filter_map(|dependency| dependency["name"].as_str()).collect();
         crates.insert(package["name"].as_str().expect("a name"), names);
     }
+    // It is C++, and nothing but `just fuzz` may need a compiler for that.
+    for package in metadata["packages"].as_array().expect("a list") {
+        let dependencies = package["dependencies"].as_array().expect("a list").iter();
+        for dependency in dependencies.filter(|dependency| dependency["name"] == "libfuzzer-sys") {
+            assert!(dependency["optional"] == true, "{} needs libFuzzer in every build", package["name"]);
+        }
+    }
     for (name, allowed) in ALLOWED {
         let allowed: Vec<&str> = allowed.split(' ').collect();
         let extra: Vec<&&str> = crates[name].iter().filter(|dependency| !allowed.contains(dependency)).collect();

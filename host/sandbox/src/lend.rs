@@ -66,7 +66,7 @@ impl LentEvents {
     }
 }
 
-fn to_wit(column: Column) -> wit::Column {
+pub(crate) fn to_wit(column: Column) -> wit::Column {
     let values = match column.values {
         Values::Text(TextColumn { data, ends }) => wit::Values::Text(wit::Texts { data, ends }),
         Values::Integers(values) => wit::Values::Integers(values),

@@ -31,6 +31,8 @@ mod log;
 mod module;
 mod plan;
 mod sandbox;
+#[doc(hidden)]
+pub mod testing;
 mod ticker;
 mod verbs;
 mod verify;

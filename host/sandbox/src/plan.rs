@@ -54,6 +54,7 @@ fn gives_integers(aggregate: &wit::Aggregate, kind: Option<Kind>) -> Result<bool
     }
     match (aggregate.operator, kind) {
         (O::Count, _) | (O::Distinct, Some(_)) => Ok(true),
+        (O::TopK, Some(Kind::Number)) => Err(format!("aggregate `{name}` cannot rank numbers; use text or integers")),
         (O::TopK, Some(_)) => Ok(false),
         (O::Sum | O::Min | O::Max, Some(Kind::Integer)) => Ok(true),
         (O::Sum | O::Min | O::Max, Some(Kind::Number)) => Ok(false),

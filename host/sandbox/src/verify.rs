@@ -7,7 +7,8 @@ use wasmparser::component_types::ComponentEntityType;
 use wasmparser::{Encoding, FunctionBody, Operator, Parser, Payload, Validator, WasmFeatures, types::Types};
 
 use crate::error::{LoadError, Refusal};
-use crate::limits::{MEMORIES_MAX, ShapeLimits};
+use crate::limits::{DETAIL_BYTES, MEMORIES_MAX, ShapeLimits};
+use crate::log::printable;
 
 /// The package and the version of the contract that this host speaks. Patch versions are compatible.
 const PACKAGE: &str = "pelton:guest/";
@@ -81,8 +82,12 @@ fn mebibytes(bytes: usize) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
+/// On one line and without control characters: the message may hold lists over many lines, and names out of the module.
 fn invalid(error: wasmparser::Error) -> LoadError {
-    Refusal::Invalid.because(format!("not valid wasm: {} at byte {}", error.message(), error.offset()))
+    let words: Vec<&str> = error.message().split_whitespace().collect();
+    let message = words.join(" ");
+    let message = printable(&message, DETAIL_BYTES);
+    Refusal::Invalid.because(format!("not valid wasm: {message} at byte {}", error.offset()))
 }
 
 /// An error unless `count` is within `limit`.

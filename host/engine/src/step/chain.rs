@@ -207,7 +207,8 @@ impl Chain {
             &mut |metering, rows| {
                 flow.fill(rows, &descriptor, columns, batch, raw, events);
                 call(guest.as_mut(), metering, events, output)?;
-                Ok((std::mem::take(output), events.data.len(), forwarded_input(events, output)))
+                let input = forwarded_input(events, output);
+                Ok((std::mem::take(output), events.data.len(), input))
             },
             &mut |rows, reply| {
                 replies.push(match reply {

@@ -259,7 +259,6 @@ fn group<'a>(
     for run in members {
         groups.members.extend(run);
         groups.member_ends.push(groups.members.len() as u32);
-        groups.timer_ends.push(0);
     }
     (groups, places)
 }

@@ -167,9 +167,9 @@ impl Engine {
     }
 
     /// Reports sequences that were gone before they could be read: they count as gaps, and a record tells which.
-    pub fn skip_gap(&mut self, last: u64, effects: &mut Effects) {
-        let first = self.position.sequence + 1;
-        assert!(self.is_idle() && first <= last, "a gap lies right behind the position");
+    pub fn skip_gap(&mut self, first: u64, last: u64, effects: &mut Effects) {
+        let is_behind = self.position.sequence < first && first <= last;
+        assert!(self.is_idle() && is_behind, "a gap lies behind the position");
         let letter = DeadLetter {
             stage: "source",
             digest: None,

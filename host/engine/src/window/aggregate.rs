@@ -145,6 +145,7 @@ impl Accumulators {
 pub(crate) enum Merged {
     Integer(i64),
     Number(f64),
+    /// Fingerprints of all slices, one slice's after the other; counted at the end.
     Distinct(Vec<u64>),
     Tops(Vec<(Box<[u8]>, i64)>),
 }
@@ -171,9 +172,7 @@ impl Merged {
             }
             (Merged::Number(acc), Accumulators::Numbers(rows)) => *acc = join_numbers(shape.operator, *acc, rows[row]),
             (Merged::Distinct(acc), Accumulators::Distinct(rows)) => {
-                for &hash in &rows[row] {
-                    add_distinct(acc, shape.limit, hash);
-                }
+                acc.extend_from_slice(&rows[row]);
             }
             (Merged::Tops(acc), Accumulators::Tops(rows)) => {
                 for (item, count) in &rows[row] {
@@ -193,7 +192,12 @@ impl Merged {
             (Merged::Number(acc), AggregateColumn::Numbers(rows)) => {
                 rows.push(if acc.is_infinite() && acc == empty_number(shape.operator) { 0.0 } else { acc });
             }
-            (Merged::Distinct(acc), AggregateColumn::Integers(rows)) => rows.push(acc.len() as i64),
+            (Merged::Distinct(mut acc), AggregateColumn::Integers(rows)) => {
+                // Stable, since that sort makes use of the runs it finds: one per slice.
+                acc.sort();
+                acc.dedup();
+                rows.push(acc.len().min(shape.limit as usize) as i64);
+            }
             (Merged::Tops(mut acc), AggregateColumn::Tops { items, counts, pane_ends }) => {
                 acc.sort_by(|left, right| right.1.cmp(&left.1).then_with(|| left.0.cmp(&right.0)));
                 for (item, count) in acc.iter().take(shape.limit as usize) {

@@ -9,7 +9,8 @@ use pelton_engine::event::{Kind, Values};
 use pelton_engine::guest::*;
 use pelton_engine::judge::StepError;
 
-use crate::kit::{Cuts, NOW, Native, Setup, any_cuts, any_room, drive, push};
+use crate::cuts::{any_cuts, any_room};
+use crate::kit::{Cuts, NOW, Native, Setup, drive, push};
 
 /// What a transform does with an event is its `op`: per stage one letter, the last one stays.
 ///
@@ -229,4 +230,43 @@ fn extracted_samples_follow_their_rows() {
         ("processed", outcome.totals.processed),
     ]);
     assert_eq!(fates, BTreeMap::from([("dead", 1), ("filtered", 1), ("processed", 3)]));
+}
+
+/// A module may hand on a piece of what it was given, by its place in the input.
+#[test]
+fn a_piece_of_the_input_is_handed_on() {
+    let mut cut = Native::new(World::Transform, &[]);
+    cut.descriptor.payload = true;
+    cut.process = Some(Arc::new(|_, events, output| {
+        for row in 0..events.len() {
+            let start = events.ends[2 * row];
+            output.sources.push(row as u32);
+            output.slices.extend([start + 2, 1, start, 6]);
+        }
+        Ok(())
+    }));
+    let events = [format!(r#"{{"k":"a","t":{NOW}}}"#), format!(r#"{{"k":"b","t":{NOW}}}"#)];
+    let outcome = drive(&Setup::new(vec![cut]), &events, &Cuts::default()).unwrap();
+    assert_eq!(outcome.rows, [r#"out.0-0 {"k":""#, r#"out.0-0 {"k":""#]);
+    assert!(outcome.headers.iter().all(|headers| headers.contains("\r\nPelton-Key: k\r\n")), "{:?}", outcome.headers);
+}
+
+/// Stages of a pipeline read what they declare, whatever the stage before has read.
+#[test]
+fn stages_read_fields_of_different_kinds() {
+    let forward = |field: (&str, Kind, bool)| {
+        let mut native = Native::new(World::Transform, &[field]);
+        native.process = Some(Arc::new(|_, events, output| {
+            for row in 0..events.len() {
+                output.sources.push(row as u32);
+                output.slices.extend([OF_SOURCE, 0, OF_SOURCE, 0]);
+            }
+            Ok(())
+        }));
+        native
+    };
+    let fields = [("s", Kind::Text, true), ("n", Kind::Integer, true), ("b", Kind::Boolean, true)];
+    let events = [format!(r#"{{"k":"a","t":{NOW},"s":"text","n":7,"b":true}}"#)];
+    let outcome = drive(&Setup::new(fields.map(forward).to_vec()), &events, &Cuts::default()).unwrap();
+    assert_eq!(outcome.rows, [format!("out.2-0 {}", events[0])]);
 }

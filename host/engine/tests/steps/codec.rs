@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
+use pelton_engine::codec::{put_bytes, put_i64, put_u64};
 use pelton_engine::effects::Effects;
 use pelton_engine::epoch::fingerprint;
 use pelton_engine::event::{Kind, RawBatch};
@@ -100,6 +101,27 @@ proptest! {
             let _ = setup.engine().restore(&noise);
         }
     }
+}
+
+/// A few damaged ids of keys must not ask for any amount of memory.
+#[test]
+fn damaged_ids_take_bounded_memory() {
+    let with_ids = |ids: &[u64]| {
+        let mut delta = Vec::new();
+        (0..2).for_each(|_| put_i64(&mut delta, NOW));
+        put_u64(&mut delta, 0);
+        put_u64(&mut delta, ids.len() as u64);
+        for &id in ids {
+            put_u64(&mut delta, id);
+            put_bytes(&mut delta, format!("key{id}").as_bytes());
+        }
+        // No slices, revisions, corrections or panes.
+        delta.extend([0; 5]);
+        delta
+    };
+    let restore = |ids: &[u64]| setups()[0].engine().restore(&with_ids(ids));
+    assert_eq!(restore(&[0, 3, 1 << 20]), Ok(()));
+    assert!(restore(&[1 << 23, 2 << 23, 3 << 23]).is_err());
 }
 
 #[test]

@@ -1,4 +1,6 @@
 //! Native guests made of closures, and a driver that cuts input and epochs wherever a test says.
+//!
+//! Also part of `tests/fuzz`, so there is no test framework in here.
 
 use std::sync::Arc;
 
@@ -297,24 +299,4 @@ fn cut(engine: &mut Engine, effects: &mut Effects, setup: &Setup, outcome: &mut 
     outcome.deltas.push(delta);
     outcome.epochs += 1;
     position
-}
-
-/// Where a random test may cut.
-pub(crate) fn any_cuts() -> impl proptest::strategy::Strategy<Value = Cuts> {
-    use proptest::prelude::*;
-    let restart =
-        prop::sample::select(vec![Restart::No, Restart::Snapshot, Restart::FromDeltas, Restart::FromSnapshot]);
-    let (batches, steps) = (prop::collection::vec(1..40usize, 0..4), prop::collection::vec(1..4usize, 0..4));
-    (batches, steps, prop::collection::vec(restart, 0..6)).prop_map(|(batches, steps, restarts)| Cuts {
-        batches,
-        steps,
-        restarts,
-    })
-}
-
-/// The room of an epoch, down to one record.
-pub(crate) fn any_room() -> impl proptest::strategy::Strategy<Value = Room> {
-    use proptest::prelude::*;
-    (prop_oneof![2..6usize, Just(900usize)], prop_oneof![Just(200usize), Just(16usize << 20)])
-        .prop_map(|(records, bytes)| Room { records, bytes })
 }

@@ -2,6 +2,8 @@
 
 mod chain;
 mod codec;
+mod cuts;
 mod kit;
+mod oracle;
 mod reduce;
 mod windows;

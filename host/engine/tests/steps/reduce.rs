@@ -8,7 +8,8 @@ use proptest::prelude::*;
 use pelton_engine::event::{Kind, Values};
 use pelton_engine::guest::*;
 
-use crate::kit::{Cuts, NOW, Native, Setup, any_cuts, any_room, drive, push};
+use crate::cuts::{any_cuts, any_room};
+use crate::kit::{Cuts, NOW, Native, Setup, drive, push};
 
 /// What a handler did besides changing the state.
 #[derive(Default)]
@@ -25,7 +26,6 @@ impl Did {
         self.sets.insert(at);
     }
     fn cancel(&mut self, at: i64) {
-        self.sets.remove(&at);
         self.cancels.insert(at);
     }
 }
@@ -226,8 +226,19 @@ fn apply(
     timers: &mut BTreeSet<(i64, String)>,
 ) {
     states.insert(key.into(), state);
-    timers.retain(|(at, of)| of != key || !did.cancels.contains(at));
     timers.extend(did.sets.iter().map(|&at| (at, key.into())));
+    timers.retain(|(at, of)| of != key || !did.cancels.contains(at));
+}
+
+/// A timer that is due between the event that sets it and the one that cancels it fires, in one batch or in two.
+#[test]
+fn a_timer_is_due_before_a_later_event_cancels_it() {
+    let event = |key, time, op, arg| Event { key, time, op, arg };
+    let events = [event(1, 0, "set", 7), event(0, 8, "emit", 0), event(1, 0, "cancel", 7), event(0, 9, "emit", 1)];
+    let payloads: Vec<String> = events.iter().map(Event::json).collect();
+    let rows = drive(&Setup::new(vec![reducer()]), &payloads, &Cuts::default()).unwrap().rows;
+    assert_eq!(rows, oracle(&events, 0, 900));
+    assert_eq!(rows[0], "out.0-0 timer 7 s7 ");
 }
 
 proptest! {

@@ -4,6 +4,8 @@
 //! One test binary, because linking wasmtime takes longer than all the tests.
 
 mod behaving;
+mod determinism;
+mod generated;
 mod misbehaving;
 mod refused;
 mod worlds;
@@ -11,7 +13,7 @@ mod worlds;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use pelton_engine::event::Events;
+use pelton_engine::event::{Events, TextColumn};
 use pelton_engine::guest::Guest;
 use pelton_sandbox::{Limits, Module, Options, Sandbox};
 
@@ -57,4 +59,10 @@ fn events(payloads: &[&str]) -> Events {
         events.sequences.push(1 + row as u64);
     }
     events
+}
+
+fn texts(rows: &[&[u8]]) -> TextColumn {
+    let mut texts = TextColumn::default();
+    rows.iter().for_each(|row| texts.push(row));
+    texts
 }

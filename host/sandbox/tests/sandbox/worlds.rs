@@ -3,7 +3,7 @@
 use pelton_engine::event::{Column, Events, TextColumn, Values};
 use pelton_engine::guest::{Change, Firing, Groups, Guest, Metering, Output, Panes, Reduced, Samples, World};
 
-use crate::{events, guest};
+use crate::{events, guest, texts};
 
 const BOTH: [Metering; 2] = [Metering::Deadline, Metering::Fuel];
 
@@ -12,12 +12,6 @@ fn plays(milliseconds: &[i64]) -> Events {
     let mut events = events(&vec![""; milliseconds.len()]);
     events.columns.push(Column { missing: Vec::new(), values: Values::Integers(milliseconds.to_vec()) });
     events
-}
-
-fn texts(rows: &[&[u8]]) -> TextColumn {
-    let mut texts = TextColumn::default();
-    rows.iter().for_each(|row| texts.push(row));
-    texts
 }
 
 /// The payload of record `record`, which the guest wrote itself.
