@@ -199,11 +199,7 @@ async fn connect(options: &ConnectOptions, findings: &mut Vec<Finding>) -> Optio
             let info = broker.client().server_info();
             let found =
                 format!("nats-server {} `{}` at {}:{}", broker.version(), info.server_name, info.host, info.port);
-            findings.push(if broker.has_reset() {
-                Finding::ok("broker", found)
-            } else {
-                Finding::note("broker", found, "from 2.14 on, consumers are reset in place instead of made again")
-            });
+            findings.push(Finding::ok("broker", found));
             findings.push(account(&broker).await);
             Some(broker)
         }

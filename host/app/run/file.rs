@@ -255,6 +255,7 @@ impl Work {
             // Without a broker the files are the log.
             log: StreamIdentity { name: String::new(), created: 0 },
             position,
+            seen: position.sequence,
             watermark: self.engine.watermark().0,
             modules: self.engine.digests().to_vec(),
             layout: self.engine.layout(),

@@ -1,6 +1,7 @@
 //! Ack subjects: what a delivery says about itself, and how to acknowledge up to a stream sequence.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 /// What the reply subject of a delivery says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,11 +64,21 @@ fn digits(text: &[u8]) -> Option<u64> {
     })
 }
 
-/// Deliveries that are not acknowledged yet, as runs in which both sequences go up by one.
+/// Deliveries that are not acknowledged yet, as runs in which both sequences go up by one; and where deliveries stand.
 #[derive(Debug, Default)]
 pub(crate) struct Acks {
     prefix: String,
     runs: VecDeque<Run>,
+    reached: Option<Reached>,
+}
+
+/// The last delivery that was handed out, or where the consumer was placed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Reached {
+    /// When the server made the consumer that delivered: numbers begin anew with every consumer.
+    pub(crate) placed: Arc<str>,
+    pub(crate) stream_seq: u64,
+    pub(crate) consumer_seq: u64,
 }
 
 /// `count` deliveries from these sequences on.
@@ -91,17 +102,24 @@ pub(crate) fn extend(runs: &mut Vec<Run>, stream_seq: u64, consumer_seq: u64) {
 }
 
 impl Acks {
-    /// Forgets everything: the consumer starts anew.
+    /// Forgets everything: the consumer is being placed anew.
     pub(crate) fn clear(&mut self) {
         self.runs.clear();
+        self.reached = None;
     }
 
-    /// Takes over the deliveries of one fetch.
-    pub(crate) fn add(&mut self, prefix: &str, runs: &[Run]) {
-        if self.prefix != prefix {
+    /// Where deliveries stand; `None` until the consumer is placed.
+    pub(crate) fn reached(&self) -> Option<Reached> {
+        self.reached.clone()
+    }
+
+    /// Takes over the deliveries of one fetch, or none of a consumer that was just placed.
+    pub(crate) fn add(&mut self, prefix: &str, runs: &[Run], reached: Reached) {
+        if !runs.is_empty() && self.prefix != prefix {
             self.prefix = prefix.to_string();
         }
         self.runs.extend(runs);
+        self.reached = Some(reached);
     }
 
     /// The ack subject of the last delivery at or below `stream_seq`; everything up to it is forgotten.
@@ -164,7 +182,7 @@ mod tests {
         }
         assert_eq!(runs.len(), 2);
         let mut acks = Acks::default();
-        acks.add("$JS.ACK.S.C", &runs);
+        acks.add("$JS.ACK.S.C", &runs, Reached { placed: "now".into(), stream_seq: 6, consumer_seq: 4 });
         assert_eq!(acks.take(0), None);
         assert_eq!(acks.take(1).as_deref(), Some("$JS.ACK.S.C.1.1.1.0.0"));
         assert_eq!(acks.take(4).as_deref(), Some("$JS.ACK.S.C.1.2.2.0.0"));

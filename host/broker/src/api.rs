@@ -62,6 +62,9 @@ impl Fault {
 /// State of a consumer, as far as it matters here.
 #[derive(Clone, Debug, Default, Deserialize)]
 pub(crate) struct ConsumerState {
+    /// As the server writes it; another consumer of the same name was made at another time.
+    #[serde(default)]
+    pub(crate) created: String,
     #[serde(default)]
     pub(crate) num_pending: u64,
     #[serde(default)]
@@ -108,12 +111,7 @@ impl Broker {
 
     /// What the protocol needs to know of a stream.
     pub(crate) async fn stream_facts(&self, stream: &str) -> Result<StreamFacts, Fault> {
-        let info = self.stream_info(stream).await?;
-        Ok(StreamFacts {
-            identity: StreamIdentity { name: stream.to_string(), created: created(&info) },
-            first_sequence: info.state.first_sequence,
-            last_sequence: info.state.last_sequence,
-        })
+        Ok(facts(stream, &self.stream_info(stream).await?))
     }
 
     /// The message at a sequence, from the leader.
@@ -172,6 +170,14 @@ fn server_fault(stream: &str, code: u64, description: &str) -> Fault {
         class @ (Class::Fenced | Class::NoConsumer | Class::NoMessage | Class::Refused) => {
             Fault::Refused { code, class, description: description.to_string() }
         }
+    }
+}
+
+pub(crate) fn facts(stream: &str, info: &Info) -> StreamFacts {
+    StreamFacts {
+        identity: StreamIdentity { name: stream.to_string(), created: created(info) },
+        first_sequence: info.state.first_sequence,
+        last_sequence: info.state.last_sequence,
     }
 }
 

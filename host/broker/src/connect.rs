@@ -13,8 +13,6 @@ use crate::api::chain;
 
 /// Oldest server with atomic batches.
 pub const VERSION_MIN: (u32, u32) = (2, 12);
-/// Oldest server with consumer reset.
-pub const VERSION_RESET: (u32, u32) = (2, 14);
 
 /// How long one request to the JetStream API may take.
 pub(crate) const API_TIMEOUT: Duration = Duration::from_secs(2);
@@ -76,7 +74,6 @@ struct Inner {
     client: Client,
     context: async_nats::jetstream::Context,
     api_prefix: String,
-    has_reset: bool,
     /// Set by the event callback, read by everything that waits for an answer.
     link: watch::Receiver<Link>,
 }
@@ -117,7 +114,7 @@ impl Broker {
             .await
             .map_err(|error| BrokerError::Connect { servers: text.clone(), cause: chain(&error) })?;
         let server = client.server_info();
-        let has_reset = check_version(&server.version)?;
+        check_version(&server.version)?;
         if !server.jetstream {
             return Err(BrokerError::NoJetStream { servers: text });
         }
@@ -127,7 +124,7 @@ impl Broker {
             Some(domain) => (builder.domain(domain.clone()).timeout_after(client.clone()), format!("$JS.{domain}.API")),
             None => (builder.timeout(API_TIMEOUT).build(client.clone()), "$JS.API".to_string()),
         };
-        Ok(Broker { inner: Arc::new(Inner { client, context, api_prefix, has_reset, link }) })
+        Ok(Broker { inner: Arc::new(Inner { client, context, api_prefix, link }) })
     }
 
     /// The core connection.
@@ -152,12 +149,6 @@ impl Broker {
     #[must_use]
     pub fn version(&self) -> String {
         self.inner.client.server_info().version
-    }
-
-    /// Whether the server resets consumers in place (2.14); else they are made again.
-    #[must_use]
-    pub fn has_reset(&self) -> bool {
-        self.inner.has_reset
     }
 
     pub(crate) fn link(&self) -> watch::Receiver<Link> {
@@ -278,22 +269,13 @@ fn reconnect_delay(attempt: usize) -> Duration {
     RECONNECT_MIN.max(half + half.mul_f64((random % 1000) as f64 / 1000.0))
 }
 
-/// `Ok(whether the server has consumer reset)`.
-fn check_version(found: &str) -> Result<bool, BrokerError> {
+fn check_version(found: &str) -> Result<(), BrokerError> {
     let mut parts = found.split(['.', '-']).map(|part| part.parse::<u32>().unwrap_or(0));
     let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
     if version < VERSION_MIN {
         return Err(BrokerError::Version { found: found.to_string() });
     }
-    if version < VERSION_RESET {
-        warn!(
-            found,
-            needed = %format!("{}.{}", VERSION_RESET.0, VERSION_RESET.1),
-            "server cannot reset consumers, they are deleted and made again"
-        );
-        return Ok(false);
-    }
-    Ok(true)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -302,9 +284,9 @@ mod tests {
 
     #[test]
     fn versions_are_told_apart() {
-        assert!(check_version("2.15.1").is_ok_and(|reset| reset));
-        assert!(check_version("2.14.0-beta.1").is_ok_and(|reset| reset));
-        assert!(check_version("2.12.3").is_ok_and(|reset| !reset));
+        for version in ["2.15.1", "2.14.0-beta.1", "2.12.3"] {
+            assert!(check_version(version).is_ok(), "{version}");
+        }
         let error = check_version("2.11.9").expect_err("too old").to_string();
         assert!(error.contains("2.11.9") && error.contains("2.12"), "{error}");
         assert!(check_version("garbage").is_err());

@@ -5,7 +5,13 @@
 //!
 //! Consumer sequences are contiguous. A hole means a delivery that was lost on the way (a full subscription, a lost
 //! connection): the consumer is placed again behind the last event handed out, and the next answer says `restarted`.
+//!
+//! To place the consumer is to delete it and make it again. That ends the requests of another process, which would
+//! otherwise take events for as long as they wait, and its numbers begin at 1. A request that is sent later goes to
+//! whichever consumer has the name by then, and its deliveries may have just the numbers that are due, behind a hole:
+//! so before events are handed out, it is made sure that the consumer is still ours.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Message};
@@ -16,7 +22,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use tracing::{debug, warn};
 
-use crate::ack::{self, Acks, Run};
+use crate::ack::{self, Acks, Reached, Run};
 use crate::api::{ConsumerState, Fault, created};
 use crate::code::Class;
 use crate::connect::Broker;
@@ -35,6 +41,8 @@ pub(crate) struct Fetcher {
     pull: Option<Pull>,
     /// Where the last answer ended. Moves only with an answer, so a fetch that is dropped half-way loses nothing.
     cursor: Option<Cursor>,
+    /// When the server made the consumer, as it wrote it.
+    placed: Arc<str>,
     /// Connections lost when the pull was opened.
     losses: u64,
     /// Messages dropped in the client when the pull was opened.
@@ -50,6 +58,12 @@ struct Cursor {
     stream_seq: u64,
     consumer_seq: u64,
     pending: u64,
+}
+
+impl Cursor {
+    fn reached(self, placed: &Arc<str>) -> Reached {
+        Reached { placed: Arc::clone(placed), stream_seq: self.stream_seq, consumer_seq: self.consumer_seq }
+    }
 }
 
 /// One answer in the making.
@@ -112,11 +126,19 @@ impl Fetcher {
             drained = Drained::Broken("messages were dropped in the client".to_string());
         }
         let Filling { batch, runs, prefix, cursor, .. } = filling;
-        self.cursor = Some(cursor);
         let is_empty = batch.events.is_empty();
-        if !is_empty {
-            source.acks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(&prefix, &runs);
+        if !is_empty && pull.is_unchecked {
+            let state = consumer_state(source.broker, source.target).await?;
+            if state.is_none_or(|state| state.created != *self.placed) {
+                warn!(consumer = %source.target.consumer(), "another process placed the consumer");
+                pull.close().await;
+                return self.restart(source, deadline).await;
+            }
+            pull.is_unchecked = false;
         }
+        self.cursor = Some(cursor);
+        let reached = cursor.reached(&self.placed);
+        source.acks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(&prefix, &runs, reached);
         if let Drained::Broken(reason) = &drained {
             warn!(consumer = %source.target.consumer(), after = cursor.stream_seq, reason, "consumer is placed again");
             pull.close().await;
@@ -137,7 +159,8 @@ impl Fetcher {
         let next = match self.cursor {
             Some(cursor) => cursor.stream_seq + 1,
             None => {
-                let next = ack_floor(source).await? + 1;
+                let state = consumer_state(source.broker, source.target).await?;
+                let next = state.map_or(0, |state| state.ack_floor.stream_seq) + 1;
                 self.reset(source, next).await?;
                 return Ok(restarted(self.cursor.unwrap_or_default().pending));
             }
@@ -169,11 +192,12 @@ impl Fetcher {
         self.pull = Some(pull);
         self.losses = losses;
         self.drops = drops;
-        self.cursor = Some(Cursor {
-            stream_seq: next - 1,
-            consumer_seq: state.delivered.consumer_seq,
-            pending: state.num_pending,
-        });
+        let cursor =
+            Cursor { stream_seq: next - 1, consumer_seq: state.delivered.consumer_seq, pending: state.num_pending };
+        self.placed = state.created.into();
+        let reached = cursor.reached(&self.placed);
+        source.acks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add("", &[], reached);
+        self.cursor = Some(cursor);
         Ok(())
     }
 
@@ -287,43 +311,29 @@ fn write_headers(out: &mut Vec<u8>, headers: &HeaderMap) {
     }
 }
 
-async fn ack_floor(source: &Source<'_>) -> Result<u64, Fault> {
-    let stream = &source.target.stream;
-    let verb = format!("CONSUMER.INFO.{stream}.{}", source.target.consumer());
-    match source.broker.api::<ConsumerState>(stream, &verb, &json!({})).await {
-        Ok(state) => Ok(state.ack_floor.stream_seq),
-        Err(fault) if fault.is(Class::NoConsumer) => Ok(0),
+/// State of the durable consumer, if there is one.
+pub(crate) async fn consumer_state(broker: &Broker, target: &Target) -> Result<Option<ConsumerState>, Fault> {
+    let verb = format!("CONSUMER.INFO.{}.{}", target.stream, target.consumer());
+    match broker.api(&target.stream, &verb, &json!({})).await {
+        Ok(state) => Ok(Some(state)),
+        Err(fault) if fault.is(Class::NoConsumer) => Ok(None),
         Err(fault) => Err(fault),
     }
 }
 
-/// Makes the durable consumer if it is missing, and lets it deliver from `next` on.
+/// Makes the durable consumer anew, so that it delivers from `next` on.
 async fn place_consumer(broker: &Broker, target: &Target, next: u64) -> Result<ConsumerState, Fault> {
-    if broker.has_reset() {
-        match create_and_reset(broker, target, next).await {
-            // A consumer of another shape, such as one that an older server made for one position.
-            Err(Fault::Refused { description, .. }) => debug!(description, "consumer is made again"),
-            other => return other,
-        }
-        delete_consumer(broker, target).await?;
-        return create_and_reset(broker, target, next).await;
-    }
     delete_consumer(broker, target).await?;
-    create(broker, target, json!({ "deliver_policy": "by_start_sequence", "opt_start_seq": next })).await
-}
-
-async fn create_and_reset(broker: &Broker, target: &Target, next: u64) -> Result<ConsumerState, Fault> {
-    create(broker, target, json!({ "deliver_policy": "all" })).await?;
-    let verb = format!("CONSUMER.RESET.{}.{}", target.stream, target.consumer());
-    broker.api(&target.stream, &verb, &json!({ "seq": next })).await
-}
-
-async fn create(broker: &Broker, target: &Target, start: Value) -> Result<ConsumerState, Fault> {
     let name = target.consumer();
-    let mut config = json!({
+    let inbox = broker.client().new_inbox();
+    let config = json!({
         "name": name,
         "durable_name": name,
         "description": format!("pelton: pipeline {}, partition {}", target.pipeline, target.partition),
+        // Two processes that place it at the same position at the same time must not both be told that they made it.
+        "metadata": { "pelton-placed-by": inbox.rsplit('.').next().unwrap_or(&inbox) },
+        "deliver_policy": "by_start_sequence",
+        "opt_start_seq": next,
         "ack_policy": "all",
         "ack_wait": ACK_WAIT.as_nanos() as u64,
         "max_deliver": -1,
@@ -332,11 +342,9 @@ async fn create(broker: &Broker, target: &Target, start: Value) -> Result<Consum
         "replay_policy": "instant",
         "num_replicas": 0,
     });
-    if let (Value::Object(config), Value::Object(start)) = (&mut config, start) {
-        config.extend(start);
-    }
     let verb = format!("CONSUMER.CREATE.{}.{name}.{}", target.stream, target.subject);
-    broker.api(&target.stream, &verb, &json!({ "stream_name": target.stream, "config": config })).await
+    let body = json!({ "stream_name": target.stream, "config": config, "action": "create" });
+    broker.api(&target.stream, &verb, &body).await
 }
 
 /// Deletes the consumer; it is fine when there is none.

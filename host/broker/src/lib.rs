@@ -30,7 +30,7 @@ mod tail;
 #[doc(hidden)]
 pub mod testing;
 
-pub use connect::{Broker, BrokerError, ConnectOptions, Tls, VERSION_MIN, VERSION_RESET};
+pub use connect::{Broker, BrokerError, ConnectOptions, Tls, VERSION_MIN};
 pub use context::load_context;
 pub use log::{Log, LogOptions, Target};
 pub use names::{LEASE_BUCKET, consumer, log_stream, marker_filter, prefix, snapshot_bucket, source_subject};

@@ -139,12 +139,12 @@ impl Log {
     /// Dropping the future of a fetch loses no event: the next fetch says `restarted` and continues. Dropping a
     /// publish leaves its outcome unknown.
     pub async fn perform(&self, request: Request) -> Response {
-        let Inner { broker, target, options, .. } = &*self.inner;
+        let Inner { broker, target, options, acks, .. } = &*self.inner;
         match request {
             Request::AcquireLease => self.inner.lease.lock().await.acquire(broker).await,
             Request::RenewLease { revision } => self.inner.lease.lock().await.renew(broker, revision).await,
             Request::ReleaseLease { revision } => self.inner.lease.lock().await.release(broker, revision).await,
-            Request::Survey { input_sequence, epoch } => survey::survey(broker, target, input_sequence, epoch)
+            Request::Survey { input_sequence, epoch } => survey::survey(broker, target, acks, input_sequence, epoch)
                 .await
                 .map_or_else(Response::from, |survey| Response::Survey(Box::new(survey))),
             Request::Changes { after, up_to } => changes::read(broker, target, after, up_to, options.changes_bytes)

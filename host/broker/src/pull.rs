@@ -38,6 +38,8 @@ pub(crate) struct Pull {
     /// A message larger than a whole request waits: ask for one message without a byte limit.
     is_oversize: bool,
     has_message: bool,
+    /// Requests went out since the consumer was last seen to be the one that this inbox was opened for.
+    pub(crate) is_unchecked: bool,
 }
 
 /// What came out of the inbox.
@@ -64,6 +66,7 @@ impl Pull {
             last_heard: Instant::now(),
             is_oversize: false,
             has_message: false,
+            is_unchecked: true,
         })
     }
 
@@ -103,6 +106,7 @@ impl Pull {
         within(API_TIMEOUT, "ask for events", publish).await?;
         self.outstanding += i64::from(messages);
         self.has_message = false;
+        self.is_unchecked = true;
         Ok(())
     }
 

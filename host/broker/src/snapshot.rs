@@ -25,18 +25,21 @@ const KEPT: usize = 2;
 const READ_TIMEOUT: Duration = Duration::from_secs(10);
 const LIST_TIMEOUT: Duration = Duration::from_secs(10);
 const SEQUENCE: &str = "marker-sequence";
+const NONCE: &str = "marker-nonce";
 
 /// One object of the bucket that belongs to this partition.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Listed {
     epoch: u64,
     name: String,
-    /// Sequence of the marker in the pipeline stream.
-    sequence: Option<u64>,
+    /// Sequence and nonce of the marker in the pipeline stream; 0 and empty when the object does not say.
+    sequence: u64,
+    nonce: String,
     bytes: usize,
 }
 
-/// Stores the snapshot, deletes all but the newest two, and purges the changes up to the older of them.
+/// Stores the snapshot, deletes all but the newest two, and purges the changes up to the older of them. Snapshots of
+/// epochs that the stream has lost do not count, however new: they would push out the ones that are needed.
 pub(crate) async fn save(broker: &Broker, target: &Target, snapshot: &Snapshot) -> Result<(), Fault> {
     let store = open(broker, target).await?;
     let stored = &snapshot.stored;
@@ -44,7 +47,11 @@ pub(crate) async fn save(broker: &Broker, target: &Target, snapshot: &Snapshot) 
     let metadata = ObjectMetadata {
         name: object_name(target, stored.marker.epoch),
         chunk_size: Some(CHUNK_BYTES),
-        metadata: [(SEQUENCE.to_string(), stored.sequence.to_string())].into(),
+        metadata: [
+            (SEQUENCE.to_string(), stored.sequence.to_string()),
+            (NONCE.to_string(), nonce_text(stored.marker.nonce)),
+        ]
+        .into(),
         ..ObjectMetadata::default()
     };
     let mut reader = header.as_slice().chain(snapshot.state.as_slice());
@@ -52,19 +59,35 @@ pub(crate) async fn save(broker: &Broker, target: &Target, snapshot: &Snapshot) 
         .put(metadata, &mut reader)
         .await
         .map_err(|error| Fault::Unavailable(format!("store snapshot of epoch {}: {error}", stored.marker.epoch)))?;
-    let mut listed = list(&store, target).await?;
-    listed.sort();
-    let old = listed.len().saturating_sub(KEPT);
-    for object in listed.drain(..old) {
-        store
-            .delete(&object.name)
-            .await
-            .map_err(|error| Fault::Unavailable(format!("delete snapshot {}: {error}", object.name)))?;
+    let mut kept = Vec::new();
+    for object in list(&store, target).await? {
+        if is_held(broker, target, &object).await? {
+            kept.push(object);
+        } else {
+            delete(&store, &object).await?;
+        }
     }
-    match listed.as_slice() {
-        [Listed { sequence: Some(sequence), .. }, _] => purge_changes(broker, target, *sequence).await,
+    kept.sort();
+    let old = kept.len().saturating_sub(KEPT);
+    for object in kept.drain(..old) {
+        delete(&store, &object).await?;
+    }
+    match kept.as_slice() {
+        [Listed { sequence, .. }, _] => purge_changes(broker, target, *sequence).await,
         _ => Ok(()),
     }
+}
+
+/// Whether the stream still holds the marker that the snapshot belongs to.
+async fn is_held(broker: &Broker, target: &Target, object: &Listed) -> Result<bool, Fault> {
+    let found = broker.message_at(&target.log_stream(), object.sequence).await?;
+    let marker = found.and_then(|message| Marker::decode(&message.payload).ok());
+    Ok(marker.is_some_and(|marker| marker.epoch == object.epoch && nonce_text(marker.nonce) == object.nonce))
+}
+
+async fn delete(store: &ObjectStore, object: &Listed) -> Result<(), Fault> {
+    let deleted = store.delete(&object.name).await;
+    deleted.map_err(|error| Fault::Unavailable(format!("delete snapshot {}: {error}", object.name)))
 }
 
 /// The newest snapshot that decodes and is of epoch `epoch_max` or before; a damaged one is passed over with a warning.
@@ -101,8 +124,9 @@ async fn list(store: &ObjectStore, target: &Target) -> Result<Vec<Listed>, Fault
             if let Some(epoch) = epoch
                 && !object.deleted
             {
-                let sequence = object.metadata.get(SEQUENCE).and_then(|text| text.parse().ok());
-                listed.push(Listed { epoch, name: object.name, sequence, bytes: object.size });
+                let sequence = object.metadata.get(SEQUENCE).and_then(|text| text.parse().ok()).unwrap_or(0);
+                let nonce = object.metadata.get(NONCE).cloned().unwrap_or_default();
+                listed.push(Listed { epoch, name: object.name, sequence, nonce, bytes: object.size });
             }
         }
         Ok::<_, String>(listed)
@@ -144,6 +168,10 @@ async fn purge_changes(broker: &Broker, target: &Target, below: u64) -> Result<(
 
 fn object_name(target: &Target, epoch: u64) -> String {
     format!("{}/{epoch:020}", target.partition)
+}
+
+fn nonce_text(nonce: u128) -> String {
+    format!("{nonce:032x}")
 }
 
 fn encode_header(stored: &StoredMarker) -> Vec<u8> {

@@ -73,6 +73,28 @@ impl Server {
         Server::launch_new("sync_interval: always", config)
     }
 
+    /// Starts servers that are one cluster; each is killed and started again by itself.
+    ///
+    /// They find each other later than they answer: ask until a request to JetStream is answered.
+    ///
+    /// # Panics
+    /// As [`Server::start`].
+    #[must_use]
+    pub fn start_cluster(count: usize) -> Vec<Server> {
+        // All are bound before one is given up, so no port comes twice.
+        let listeners: Vec<TcpListener> = (0..count).map(|_| bind_free()).collect();
+        let routes: Vec<String> = listeners.iter().map(|listener| format!("127.0.0.1:{}", port(listener))).collect();
+        drop(listeners);
+        let all: Vec<String> = routes.iter().map(|route| format!("\"nats://{route}\"")).collect();
+        let start = |(idx, route)| {
+            Server::start_with(&format!(
+                "server_name: node-{idx}\ncluster {{ name: test, listen: \"{route}\", routes: [{}] }}",
+                all.join(", ")
+            ))
+        };
+        routes.iter().enumerate().map(start).collect()
+    }
+
     /// Starts a server that leaves syncing to the system: for tests and measurements that need many events.
     ///
     /// # Panics
@@ -195,7 +217,14 @@ fn greets(port: u16) -> bool {
 }
 
 fn free_port() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a free port");
+    port(&bind_free())
+}
+
+fn bind_free() -> TcpListener {
+    TcpListener::bind(("127.0.0.1", 0)).expect("a free port")
+}
+
+fn port(listener: &TcpListener) -> u16 {
     listener.local_addr().expect("a bound socket has an address").port()
 }
 

@@ -3,6 +3,8 @@
 
 #[path = "jetstream/commit.rs"]
 mod commit;
+#[path = "jetstream/conformance.rs"]
+mod conformance;
 #[path = "jetstream/input.rs"]
 mod input;
 #[path = "jetstream/keep.rs"]

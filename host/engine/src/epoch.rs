@@ -71,6 +71,9 @@ pub struct Marker {
     pub log: StreamIdentity,
     /// The last input event of this epoch, or of an earlier one when this epoch read none.
     pub position: Position,
+    /// The input holds no event of this partition in `(position, seen]`: other partitions of the stream may go on, and
+    /// its old messages may expire, while this one is quiet.
+    pub seen: u64,
     /// Event time in milliseconds; `i64::MIN` before the first event.
     pub watermark: i64,
     /// sha256 of each stage's module.
@@ -199,6 +202,7 @@ pub struct Facts {
     pub input: StreamIdentity,
     pub log: StreamIdentity,
     pub position: Position,
+    pub seen: u64,
     pub watermark: i64,
     pub modules: Vec<[u8; 32]>,
     pub layout: u64,
@@ -219,7 +223,7 @@ impl Epoch {
     /// The next link of the chain after `last`.
     #[must_use]
     pub fn seal(last: Option<&Marker>, facts: Facts, records: Records, delta: Vec<u8>) -> Epoch {
-        let Facts { nonce, input, log, position, watermark, modules, layout, lease, totals } = facts;
+        let Facts { nonce, input, log, position, seen, watermark, modules, layout, lease, totals } = facts;
         let mut totals_sum = last.map_or(Totals::default(), |last| last.totals_sum);
         totals_sum.add(&totals);
         if let Some(last) = last {
@@ -234,6 +238,7 @@ impl Epoch {
             input,
             log,
             position,
+            seen,
             watermark,
             modules,
             layout,

@@ -67,10 +67,23 @@ pub struct StreamFacts {
     pub last_sequence: u64,
 }
 
-/// Answer to [`Request::Survey`].
+/// What the consumer of a partition says when it has nothing left to deliver: the input holds no event of this partition
+/// behind `delivered` up to and including `last`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AllDelivered {
+    /// Input sequence of the last delivery.
+    pub delivered: u64,
+    /// Last input sequence when it was asked.
+    pub last: u64,
+}
+
+/// Answer to [`Request::Survey`]. The input is looked at before the marker: a marker that is the same as before the
+/// question was the newest one all the time.
 #[derive(Clone, Debug)]
 pub struct Survey {
     pub input: StreamFacts,
+    /// Every message of the input is of this partition: sequences that are not delivered were lost.
+    pub is_alone: bool,
     /// The pipeline stream.
     pub log: StreamFacts,
     /// The newest marker of this partition.
@@ -79,6 +92,8 @@ pub struct Survey {
     pub input_fingerprint: Option<u64>,
     /// Newest marker in the slot of the epoch asked for, when its epoch is that one.
     pub marker_of_epoch: Option<StoredMarker>,
+    /// `None` while the consumer has more to deliver, or is not there.
+    pub all_delivered: Option<AllDelivered>,
 }
 
 /// One epoch as read back from the stream.

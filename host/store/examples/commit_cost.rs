@@ -71,6 +71,7 @@ fn epoch(number: u64, before: Option<&Marker>) -> Epoch {
         prev_nonce: u128::from(number - 1),
         input: StreamIdentity { name: "PLAYS".into(), created: 1 },
         position: Position { sequence: number, fingerprint: number },
+        seen: number,
         watermark: 0,
         modules: vec![],
         layout: 0,

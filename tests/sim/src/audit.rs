@@ -55,6 +55,10 @@ pub fn landed(
         if events as u64 != marker.totals.received {
             return Err(format!("I4 {here}: accounts for {} events of {events} in its range", marker.totals.received));
         }
+        let is_ours = |sequence| input.at(sequence).is_some_and(|message| message.partition == partition);
+        if let Some(unread) = (marker.position.sequence + 1..=marker.seen).find(|&sequence| is_ours(sequence)) {
+            return Err(format!("I2 {here}: claims to have seen all up to {}, not {unread}", marker.seen));
+        }
         let stored = input.fingerprint(marker.position.sequence);
         if marker.position.sequence > 0 && stored.is_some_and(|stored| stored != marker.position.fingerprint) {
             return Err(format!("I2 {here}: fingerprint of {} is wrong", marker.position.sequence));

@@ -41,6 +41,8 @@ pub enum Fault {
     InputExpired {
         messages: u64,
     },
+    /// The input loses what every partition has read.
+    ReadExpires,
     ConsumerDeleted,
     LeasesExpire,
     DiskLost {
@@ -79,7 +81,8 @@ pub fn draw(scenario: &Scenario) -> Vec<(u64, Fault)> {
         }
     };
     match scenario.disaster {
-        Disaster::None => {}
+        // Not with lost epochs: what they had read could not be read again.
+        Disaster::None => disaster(scenario.seed % 4, |_| Fault::ReadExpires),
         Disaster::LogTail => disaster(1 + scenario.seed % 4, |rng| {
             let most = if rng.chance(100) { 20 } else { 3 };
             Fault::LogTail { epochs: rng.range(1, most) }

@@ -64,17 +64,19 @@ fn replay(seed: u64) -> bool {
 /// Those whose name contains `name`, with `times` as many seeds as they should need.
 fn run_mutants(name: &str, times: u64) -> bool {
     std::panic::set_hook(Box::new(|_| {}));
-    let mut ok = true;
-    for mutant in mutants::all().into_iter().filter(|mutant| mutant.name.contains(name)) {
+    let wanted: Vec<_> = mutants::all().into_iter().filter(|mutant| mutant.name.contains(name)).collect();
+    let mut caught = 0;
+    for mutant in &wanted {
         let summary = runner::run(0, mutant.within * times, &mutant.weakness, 1);
         let verdict = summary.failures.first().map_or("NOT CAUGHT".to_string(), |(seed, failure)| {
             let line = failure.lines().next().unwrap_or_default();
             format!("seed {seed}: {}", line.chars().take(110).collect::<String>())
         });
-        ok &= !summary.failures.is_empty();
+        caught += usize::from(!summary.failures.is_empty());
         println!("{:<32} {:>6} of {:>6} seeds  {verdict}", mutant.name, summary.seeds, mutant.within);
     }
-    ok
+    println!("{caught} of {} mutants caught", wanted.len());
+    caught == wanted.len()
 }
 
 fn determinism(seeds: u64) -> bool {

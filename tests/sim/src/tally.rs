@@ -39,6 +39,7 @@ tally! {
     epochs_lost: "acknowledged epochs lost by it",
     anew: "pipeline streams purged or made again",
     input_faults: "inputs rolled back, made again or expired",
+    expiries: "times that read events expired",
     consumers_deleted: "consumers deleted",
     disks_lost: "disks lost",
     disks_damaged: "disks damaged",

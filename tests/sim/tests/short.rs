@@ -5,7 +5,7 @@
 use pelton_engine::guest::World;
 use pelton_engine::plan::{Limits, Window, WindowKind};
 use pelton_engine::time::Span;
-use pelton_sim::conformance::{self, Double, Verdict};
+use pelton_sim::conformance::{self, Double};
 use pelton_sim::log::{Input, LogMutants, Message};
 use pelton_sim::scenario::{self, EPOCH_MS, Scenario};
 use pelton_sim::world::Weakness;
@@ -59,8 +59,8 @@ fn the_same_seed_gives_the_same_trace() {
 
 #[test]
 fn the_double_conforms() {
-    for (name, verdict) in conformance::run(&mut || Box::new(Double::default())) {
-        assert_eq!(verdict, Verdict::Kept, "{name}");
+    for case in conformance::cases() {
+        assert_eq!(conformance::run_one(&mut Double::default(), case), Ok(()), "{}", case.0);
     }
 }
 
@@ -69,13 +69,14 @@ fn the_suite_notices_a_weak_log() {
     let weak = |set: fn(&mut LogMutants)| {
         let mut mutants = LogMutants::default();
         set(&mut mutants);
-        let verdicts = conformance::run(&mut || Box::new(Double::weakened(mutants)));
-        verdicts.iter().any(|(_, verdict)| matches!(verdict, Verdict::Broken(_)))
+        conformance::cases().iter().any(|case| conformance::run_one(&mut Double::weakened(mutants), case).is_err())
     };
     assert!(weak(|mutants| mutants.no_fence = true));
     assert!(weak(|mutants| mutants.sequence_fence = true));
     assert!(weak(|mutants| mutants.slot_fence = true));
     assert!(weak(|mutants| mutants.slot_without_run = true));
+    assert!(weak(|mutants| mutants.numbering_only = true));
+    assert!(weak(|mutants| mutants.stale_snapshots = true));
 }
 
 #[test]

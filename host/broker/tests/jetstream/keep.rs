@@ -52,7 +52,7 @@ async fn a_damaged_snapshot_is_passed_over() {
     let rig = Rig::new(1).await;
     let log = rig.log(0);
     let epoch = first_epoch(Records::default(), vec![1; 100]);
-    let stored = StoredMarker { sequence: 2, marker: epoch.marker.clone() };
+    let stored = StoredMarker { sequence: stored(&log, &epoch, FIRST).await, marker: epoch.marker.clone() };
     let snapshot = Arc::new(Snapshot { stored, state: b"state".to_vec() });
     log.perform(Request::SaveSnapshot { snapshot: snapshot.clone() }).await;
     let store = rig.broker.context().get_object_store("PELTON_snapshots_fraud").await.expect("bucket");

@@ -102,6 +102,7 @@ fn epoch(number: u64, nonce: u128, prev_nonce: u128, lease: u64, records: Record
         prev_nonce,
         input: StreamIdentity { name: "PLAYS".to_string(), created: 1 },
         position: Position { sequence: number, fingerprint: number },
+        seen: number,
         watermark: 0,
         modules: Vec::new(),
         layout: 0,

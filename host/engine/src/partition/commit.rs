@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use crate::epoch::Epoch;
-use crate::log::{Published, Request, Response, Snapshot, StoredMarker, Survey};
+use crate::epoch::{Epoch, RUN_SHIFT};
+use crate::log::{AllDelivered, Published, Request, Response, Snapshot, StoredMarker, StreamFacts, Survey};
 use crate::store::{Store, StoreError};
 
 use super::recover::check_input;
 use super::recovery::fence_of;
+use super::run::Look;
 use super::{Asked, Committed, Notice, Partition, Phase, describe};
 
 /// Look at the marker and the input at least every so many epochs.
@@ -253,8 +254,8 @@ impl Partition {
     fn check_if_due(&mut self, now: u64, epochs: u64) {
         let (interval, never) = (self.config.idle_check_ms, self.config.mutants.no_idle_check);
         let Phase::Running(running) = &mut self.phase else { return };
-        if running.check.as_ref().is_some_and(|(asked, _)| now >= asked.at + 2 * interval) {
-            running.check = None;
+        if let Some(lost) = running.check.take_if(|look| now >= look.asked.at + 2 * interval) {
+            running.jumped_at = lost.jumped_at.or(running.jumped_at);
         }
         let idle = now >= running.checked_at + interval && running.inflight.is_none();
         let due = idle || running.epochs_unchecked >= epochs;
@@ -265,38 +266,57 @@ impl Partition {
         let sequence = head.as_ref().map(|head| head.marker.position.sequence).filter(|&sequence| sequence > 0);
         let asked = self.ask(Request::Survey { input_sequence: sequence, epoch: None }, now);
         if let Phase::Running(running) = &mut self.phase {
-            (running.check, running.checked_at, running.epochs_unchecked) = (Some((asked, head)), now, 0);
+            let jumped_at = running.jumped_at.take();
+            running.check = Some(Look { asked, head, jumped_at });
+            (running.checked_at, running.epochs_unchecked) = (now, 0);
         }
     }
 
-    /// The answer to the periodic look, which was asked when `head` was the last marker.
-    pub(super) fn checked(
-        &mut self,
-        head: Option<&StoredMarker>,
-        response: &Response,
-        now: u64,
-        store: &mut dyn Store,
-    ) {
+    /// The answer to the periodic look.
+    pub(super) fn checked(&mut self, look: Look, response: &Response, now: u64, store: &mut dyn Store) {
+        let life = self.life();
+        let Phase::Running(running) = &mut self.phase else { return };
         let survey = match response {
             Response::Survey(survey) => survey,
             Response::Missing { stream } => return self.recover(format!("stream `{stream}` is missing"), now, store),
-            _ => return,
+            _ => {
+                running.jumped_at = look.jumped_at.or(running.jumped_at);
+                return;
+            }
         };
-        let Phase::Running(running) = &mut self.phase else { return };
         if survey.input.identity != running.input {
             return self.recover("the input stream was created anew".into(), now, store);
         }
         let place = |head: Option<&StoredMarker>| head.map(|head| (head.sequence, head.marker.nonce));
         // The marker is compared only when nothing was committed or in flight meanwhile; else the fence looks at it.
         let is_still = running.inflight.is_none() && running.epochs_unchecked == 0;
+        let head = look.head.as_ref();
         if is_still && place(survey.marker.as_ref()) != place(head) {
             return self.recover("the pipeline stream is not where we left it".into(), now, store);
         }
-        if let Some(head) = head
-            && !self.config.mutants.no_input_check
-            && let Err(halted) = check_input(head.marker.position, survey)
-        {
-            self.halt(halted);
+        let Some(head) = head.filter(|_| !self.config.mutants.no_input_check) else { return };
+        let jumped_at = look.jumped_at.or(running.jumped_at).filter(|_| survey.is_alone);
+        let seen = jumped_at.unwrap_or_else(|| running.seen(running.last_fetched));
+        if let Err(halted) = check_input(head.marker.position, seen, survey) {
+            // Another host may have read on, and what it read may be gone by now: only our own chain can miss events.
+            let nonce = survey.marker.as_ref().map(|stored| stored.marker.nonce);
+            let is_ours = |nonce: u128| nonce == head.marker.nonce || nonce >> RUN_SHIFT == life >> RUN_SHIFT;
+            if nonce.is_some_and(is_ours) {
+                return self.halt(halted);
+            }
+            running.jumped_at = look.jumped_at.or(running.jumped_at);
+            return;
+        }
+        let read = running.engine.position().sequence;
+        let is_read = |proof: &AllDelivered| proof.delivered <= read || self.config.mutants.delivered_is_read;
+        if let Some(proof) = survey.all_delivered.filter(is_read) {
+            running.all_delivered = proof;
+        }
+        // A quiet partition says so before the messages around its position expire: twice per retention time.
+        let StreamFacts { first_sequence: first, last_sequence: last, .. } = survey.input;
+        let is_stale = first > 1 && head.marker.seen < first + last.saturating_sub(first) / 2;
+        if is_stale && is_still && head.marker.seen < running.seen(running.last_fetched) {
+            running.opened_at.get_or_insert(now);
         }
     }
 }

@@ -167,6 +167,8 @@ pub struct Mutants {
     pub ignore_restart: bool,
     /// Nothing is checked between the reset of the consumer and the first event.
     pub no_second_look: bool,
+    /// What the consumer has delivered counts as read, received or not.
+    pub delivered_is_read: bool,
 }
 
 impl Config {
@@ -474,8 +476,12 @@ impl Partition {
 
     fn nonce(&mut self) -> u128 {
         self.sealed += 1;
-        let life = u128::from(self.config.session) << 64 | u128::from(self.runs) << RUN_SHIFT;
-        if self.config.mutants.no_nonce { 7 } else { life | u128::from(self.sealed) }
+        if self.config.mutants.no_nonce { 7 } else { self.life() | u128::from(self.sealed) }
+    }
+
+    /// The part that all nonces since the last recovery have in common.
+    fn life(&self) -> u128 {
+        u128::from(self.config.session) << 64 | u128::from(self.runs) << RUN_SHIFT
     }
 }
 

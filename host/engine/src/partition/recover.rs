@@ -116,12 +116,13 @@ fn recreated(local: Option<&Local>, survey: &Survey) -> Option<Halted> {
     })
 }
 
-/// Whether the input still holds what was consumed, and what follows it. `fingerprint` is that of the message at the
-/// position, when the stream still has it.
+/// Whether the input still holds what was consumed, and what follows it. `seen`: up to where nothing of this partition is
+/// unread. The survey tells the fingerprint of the message at the position, when the
+/// stream still has it.
 ///
 /// # Errors
 /// The integrity fault.
-pub fn check_input(position: crate::epoch::Position, survey: &Survey) -> Result<(), Halted> {
+pub fn check_input(position: crate::epoch::Position, seen: u64, survey: &Survey) -> Result<(), Halted> {
     let input = &survey.input;
     if position.sequence == 0 {
         return Ok(());
@@ -133,13 +134,12 @@ pub fn check_input(position: crate::epoch::Position, survey: &Survey) -> Result<
         );
         return Err(Halted::new("input-rolled-back", evidence));
     }
-    if input.first_sequence > position.sequence + 1 {
+    if input.first_sequence > seen + 1 {
         let evidence = format!(
-            "consumed up to sequence {}, but stream `{}` starts at {}: sequences {}..={} expired before they were read",
-            position.sequence,
+            "consumed up to sequence {seen}, but stream `{}` starts at {}: sequences {}..={} expired before they were read",
             input.identity.name,
             input.first_sequence,
-            position.sequence + 1,
+            seen + 1,
             input.first_sequence - 1
         );
         return Err(Halted::new("input-gap", evidence));

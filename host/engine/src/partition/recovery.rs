@@ -58,14 +58,14 @@ enum Step {
         head: Option<StoredMarker>,
         streams: (StreamFacts, StreamFacts),
         next: u64,
-        gap: Option<u64>,
+        gap: Option<(u64, u64)>,
     },
     /// The same look once more: what changed before the reset would be seen by nobody after it.
     Confirm {
         engine: Box<Engine>,
         head: Option<StoredMarker>,
         streams: (StreamFacts, StreamFacts),
-        gap: Option<u64>,
+        gap: Option<(u64, u64)>,
     },
 }
 
@@ -413,20 +413,14 @@ impl Partition {
         let position = head.as_ref().map_or(Position::default(), |head| head.marker.position);
         let mut gap = None;
         if !self.config.mutants.no_input_check
-            && let Err(halted) = check_input(position, survey)
+            && let Err(halted) = check_input(position, seen_of(head.as_ref()), survey)
         {
             if halted.code != "input-gap" || !self.config.accept_gaps {
                 return self.halt(halted);
             }
-            gap = Some(survey.input.first_sequence - 1);
+            gap = Some((seen_of(head.as_ref()) + 1, survey.input.first_sequence - 1));
         }
-        let next = if let Some(last) = gap {
-            last + 1
-        } else if position.sequence == 0 {
-            survey.input.first_sequence.max(1)
-        } else {
-            position.sequence + 1
-        };
+        let next = (position.sequence + 1).max(survey.input.first_sequence);
         let streams = (survey.input.clone(), survey.log.clone());
         let recovery = Recovery { step: Step::Survey, ..recovery };
         if self.config.mutants.no_reset && position.sequence > 0 {
@@ -453,8 +447,9 @@ impl Partition {
             return self.recover("a stream changed during recovery".into(), now, store);
         }
         let position = head.as_ref().map_or(Position::default(), |head| head.marker.position);
-        let is_known_gap = gap.is_some_and(|last| survey.input.first_sequence == last + 1);
-        if !self.config.mutants.no_input_check && !is_known_gap && check_input(position, survey).is_err() {
+        let is_known_gap = gap.is_some_and(|(_, last)| survey.input.first_sequence == last + 1);
+        let is_checked = !self.config.mutants.no_input_check && !is_known_gap;
+        if is_checked && check_input(position, seen_of(head.as_ref()), survey).is_err() {
             return self.recover("the input changed during recovery".into(), now, store);
         }
         self.start_running(recovery, now);
@@ -469,8 +464,8 @@ impl Partition {
         let epoch = head.as_ref().map_or(0, |head| head.marker.epoch);
         self.tell(Notice::Running { epoch, decision: recovery.decision });
         let mut running = Running::new(*engine, head, streams, now);
-        if let Some(last) = gap {
-            running.skip_gap(last, now);
+        if let Some(gap) = gap {
+            running.skip_gap(gap, now);
         }
         self.phase = Phase::Running(Box::new(running));
         self.pump(now);
@@ -500,6 +495,11 @@ fn outbox_reaches(store: &mut dyn Store, first: u64, last: u64) -> bool {
 /// The fence behind a marker.
 pub(super) fn fence_of(head: Option<&StoredMarker>) -> Fence {
     Fence { sequence: head.map_or(0, |head| head.sequence), slot: head.map(|head| head.marker.slot()) }
+}
+
+/// Up to where a committed marker says that nothing of the partition is unread.
+pub(super) fn seen_of(head: Option<&StoredMarker>) -> u64 {
+    head.map_or(0, |head| head.marker.seen)
 }
 
 /// Whether a change is the next link of the chain: consecutive epoch, linked nonce, rolling hash of the state.

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use crate::effects::Effects;
 use crate::epoch::{Epoch, Facts, Marker, StreamIdentity};
 use crate::event::RawBatch;
-use crate::log::{Fetched, Request, Response, StoredMarker, StreamFacts};
+use crate::log::{AllDelivered, Fetched, Request, Response, StoredMarker, StreamFacts};
 use crate::step::{Engine, Input, Progress};
 use crate::store::Store;
 use crate::time::{EventTime, Span};
 
 use super::commit::{InFlight, Sealed};
 use super::recover::Halted;
+use super::recovery::seen_of;
 use super::{Asked, Committed, Notice, Partition, Phase, Ticket, describe};
 
 /// Events asked for at a time.
@@ -45,14 +46,18 @@ pub(super) struct Running {
     queue: VecDeque<RawBatch>,
     queue_bytes: usize,
     pub(super) last_fetched: u64,
+    /// The latest proof that nothing of this partition was unread.
+    pub(super) all_delivered: AllDelivered,
+    /// Since the last look at the input: behind which sequence deliveries first left some out.
+    pub(super) jumped_at: Option<u64>,
     fetch: Option<Asked>,
     fetch_after: u64,
     pub(super) pending: u64,
     caught_up: bool,
     /// Since when the source has been silent.
     silent_since: Option<u64>,
-    /// A periodic look at both streams, and the head when it was asked.
-    pub(super) check: Option<(Asked, Option<StoredMarker>)>,
+    /// A periodic look at both streams.
+    pub(super) check: Option<Look>,
     pub(super) checked_at: u64,
     pub(super) epochs_unchecked: u64,
     pub(super) unapplied: VecDeque<(Arc<Epoch>, u64)>,
@@ -61,6 +66,13 @@ pub(super) struct Running {
     pub(super) delta_bytes: usize,
     pub(super) epochs_unsnapped: u64,
     pub(super) saving: Option<Asked>,
+}
+
+/// A periodic look at both streams, and what was known when it was asked for.
+pub(super) struct Look {
+    pub(super) asked: Asked,
+    pub(super) head: Option<StoredMarker>,
+    pub(super) jumped_at: Option<u64>,
 }
 
 impl Running {
@@ -78,6 +90,11 @@ impl Running {
             effects: Effects::default(),
             opened_at: None,
             last: head.as_ref().map(|head| head.marker.clone()),
+            all_delivered: AllDelivered {
+                delivered: position.sequence,
+                // Recovery compared the start of the stream with the head, or there is no head to compare it with.
+                last: seen_of(head.as_ref()).max(facts.0.first_sequence.saturating_sub(1)),
+            },
             head,
             sealed: None,
             inflight: None,
@@ -87,6 +104,7 @@ impl Running {
             queue: VecDeque::new(),
             queue_bytes: 0,
             last_fetched: position.sequence,
+            jumped_at: None,
             fetch: None,
             fetch_after: now,
             pending: 0,
@@ -104,11 +122,16 @@ impl Running {
         }
     }
 
-    /// Events up to `last` are gone; an operator said to go on.
-    pub(super) fn skip_gap(&mut self, last: u64, now: u64) {
-        self.engine.skip_gap(last, &mut self.effects);
+    /// Events from `first` to `last` are gone; an operator said to go on.
+    pub(super) fn skip_gap(&mut self, (first, last): (u64, u64), now: u64) {
+        self.engine.skip_gap(first, last, &mut self.effects);
         self.last_fetched = last;
         self.opened_at = Some(now);
+    }
+
+    /// Up to where nothing is unread when everything up to `reached` is read.
+    pub(super) fn seen(&self, reached: u64) -> u64 {
+        reached.max(self.all_delivered.last)
     }
 
     pub(super) fn committed(&self) -> (u64, u64) {
@@ -130,7 +153,12 @@ impl Running {
         let Fetched { mut batch, pending, caught_up, .. } = fetched;
         (self.pending, self.caught_up) = (pending, caught_up);
         let mut newest = self.last_fetched;
+        let mut seen = self.seen(newest);
         batch.events.retain(|event| {
+            if event.sequence > seen + 1 {
+                self.jumped_at.get_or_insert(seen);
+            }
+            seen = seen.max(event.sequence);
             let is_new = event.sequence > newest || keep_duplicates;
             newest = newest.max(event.sequence);
             is_new
@@ -167,7 +195,7 @@ impl Running {
         Input::Continue
     }
 
-    fn is_drained(&self) -> bool {
+    pub(super) fn is_drained(&self) -> bool {
         self.progress == Progress::NeedInput && self.queue.is_empty()
     }
 }
@@ -269,6 +297,7 @@ impl Partition {
             input: running.input.clone(),
             log: running.log.clone(),
             position,
+            seen: running.seen(position.sequence),
             watermark: watermark.0,
             modules: running.engine.digests().to_vec(),
             layout: running.engine.layout(),
@@ -373,9 +402,8 @@ impl Partition {
             }
         } else if is(running.saving) {
             running.saving = None;
-        } else if is(running.check.as_ref().map(|(asked, _)| *asked)) {
-            let head = running.check.take().and_then(|(_, head)| head);
-            self.checked(head.as_ref(), &response, now, store);
+        } else if let Some(look) = running.check.take_if(|look| is(Some(look.asked))) {
+            self.checked(look, &response, now, store);
         } else if running.inflight.as_ref().is_some_and(|inflight| is(inflight.asked())) {
             self.commit_answer(response, now, store);
         }

@@ -18,6 +18,7 @@ fn marker(text: &str, created: i64) -> Option<StoredMarker> {
         prev_nonce: 0,
         input: StreamIdentity { name: "IN".into(), created },
         position: Position { sequence: 10 * number(epoch), fingerprint: 7 },
+        seen: 10 * number(epoch),
         watermark: 0,
         modules: Vec::new(),
         layout: 0,
@@ -41,10 +42,12 @@ fn facts(name: &str, created: i64, first: u64, last: u64) -> StreamFacts {
 fn survey(theirs: &str, ours: &str, created: i64) -> Survey {
     Survey {
         input: facts("IN", created, 1, 1000),
+        is_alone: true,
         log: facts("LOG", 1, 1, 1000),
         marker: marker(theirs, 1),
         input_fingerprint: Some(7),
         marker_of_epoch: marker(ours, 1),
+        all_delivered: None,
     }
 }
 
@@ -120,24 +123,28 @@ fn an_epoch_outside_of_the_history_is_foreign() {
 
 #[test]
 fn the_input_is_checked_against_the_position() {
-    // Position, first and last sequence of the stream, fingerprint found at the position, what follows.
-    for (position, first, last, found, expected) in [
-        (0, 1, 0, None, "ok"),
-        (0, 500, 900, None, "ok"),
-        (30, 1, 30, Some(7), "ok"),
-        (30, 1, 900, Some(7), "ok"),
-        (30, 30, 900, Some(7), "ok"),
-        (30, 31, 900, None, "ok"),
-        (30, 31, 30, None, "ok"),
-        (30, 32, 900, None, "input-gap"),
-        (30, 1, 29, None, "input-rolled-back"),
-        (30, 1, 0, None, "input-rolled-back"),
-        (30, 1, 900, Some(8), "input-rolled-back"),
-        (30, 1, 30, Some(8), "input-rolled-back"),
+    // Position, what was seen, first and last sequence of the stream, fingerprint found at the position, what follows.
+    for (position, seen, first, last, found, expected) in [
+        (0, 0, 1, 0, None, "ok"),
+        (0, 0, 500, 900, None, "ok"),
+        (30, 30, 1, 30, Some(7), "ok"),
+        (30, 30, 1, 900, Some(7), "ok"),
+        (30, 30, 30, 900, Some(7), "ok"),
+        (30, 30, 31, 900, None, "ok"),
+        (30, 30, 31, 30, None, "ok"),
+        (30, 30, 32, 900, None, "input-gap"),
+        (30, 31, 32, 900, None, "ok"),
+        (30, 500, 501, 900, None, "ok"),
+        (30, 500, 502, 900, None, "input-gap"),
+        (30, 0, 32, 900, None, "input-gap"),
+        (30, 30, 1, 29, None, "input-rolled-back"),
+        (30, 30, 1, 0, None, "input-rolled-back"),
+        (30, 30, 1, 900, Some(8), "input-rolled-back"),
+        (30, 30, 1, 30, Some(8), "input-rolled-back"),
     ] {
         let survey = Survey { input: facts("IN", 1, first, last), input_fingerprint: found, ..survey("-", "-", 1) };
-        let got = check_input(Position { sequence: position, fingerprint: 7 }, &survey);
+        let got = check_input(Position { sequence: position, fingerprint: 7 }, seen, &survey);
         let code = got.as_ref().map_or_else(|halted| halted.code, |()| "ok");
-        assert_eq!(code, expected, "{position} {first}..={last} {found:?}");
+        assert_eq!(code, expected, "{position} {seen} {first}..={last} {found:?}");
     }
 }

@@ -15,6 +15,14 @@ pub struct Double {
     log: SimLog,
     clients: [Adapter; 2],
     now: u64,
+    remembered: Remembered,
+}
+
+/// Where the streams ended.
+#[derive(Default)]
+struct Remembered {
+    input_last: u64,
+    epochs: u64,
 }
 
 impl Default for Double {
@@ -29,7 +37,13 @@ impl Double {
     pub fn weakened(mutants: LogMutants) -> Double {
         let settings = Settings { lease_ttl: LEASE_TTL_MS, broken_lease: false, ack_wait: ACK_WAIT_MS, mutants };
         let clients = [Adapter::new(0, 1), Adapter::new(0, 2)];
-        Double { log: SimLog::new(1, settings, Rng::new(1, 1)), clients, now: 0 }
+        let log = SimLog::new(1, settings, Rng::new(1, 1));
+        Double { log, clients, now: 0, remembered: Remembered::default() }
+    }
+
+    /// The broker was down: every connection is lost.
+    fn restart(&mut self) {
+        self.clients.iter_mut().for_each(|client| client.broken = true);
     }
 }
 
@@ -43,27 +57,29 @@ impl LogUnderTest for Double {
         self.log.input.publish(Message { partition: 0, published: self.now as i64, payload: payload.into() })
     }
 
-    fn disturb(&mut self, what: Disturbance) -> bool {
-        let mut cut = false;
+    fn disturb(&mut self, what: Disturbance) {
+        let epochs = self.log.pipeline.entries(0).len() as u64;
         match what {
             Disturbance::ExpireInput { first } => self.log.input.expire(first),
             Disturbance::RecreateInput => {
                 self.log.input.recreate();
                 self.log.delete_consumer(0);
             }
-            Disturbance::RollBackInput { last } => {
-                self.log.input.lose_tail(last);
-                cut = true;
+            Disturbance::Remember => self.remembered = Remembered { input_last: self.log.input.last(), epochs },
+            Disturbance::RollBackInput => {
+                self.log.input.lose_tail(self.remembered.input_last);
+                self.restart();
             }
             Disturbance::RollBackLog => {
-                self.log.pipeline.lose_tail(1);
+                self.log.pipeline.lose_tail(epochs - self.remembered.epochs);
+                self.restart();
             }
             Disturbance::PurgeLog => self.log.pipeline.purge(),
+            Disturbance::RecreateLog => self.log.pipeline.recreate(),
             Disturbance::DeleteConsumer => self.log.delete_consumer(0),
+            Disturbance::Settle => {}
             Disturbance::AckWait => self.now += ACK_WAIT_MS + 1,
             Disturbance::LeaseTime => self.now += LEASE_TTL_MS + 1,
         }
-        self.clients.iter_mut().for_each(|client| client.broken |= cut);
-        true
     }
 }

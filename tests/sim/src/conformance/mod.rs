@@ -1,7 +1,8 @@
 //! One suite for the double of the log and for a real server: what the protocol takes for granted, as probes.
 //!
-//! Implement [`LogUnderTest`] and call [`run`]. Every case gets fresh streams and two clients, which stand for two
-//! processes. A disturbance that cannot be had (a real server does not roll back on request) is skipped and said.
+//! Implement [`LogUnderTest`] and give it to [`run_one`] with each of the [`cases`]. Every case gets fresh streams and
+//! two clients, which stand for two processes. Here the double runs; `host/broker/tests/jetstream/conformance.rs` runs a
+//! real server behind the production adapter. Every case runs on both: what one of them cannot do is no case.
 
 mod cases;
 mod double;
@@ -23,16 +24,20 @@ pub enum Disturbance {
     },
     /// The input stream is deleted and made again.
     RecreateInput,
-    /// The input loses everything behind this sequence.
-    RollBackInput {
-        last: u64,
-    },
-    /// The pipeline stream loses its last batch.
+    /// What both streams hold now is what a roll-back brings back.
+    Remember,
+    /// The input loses its tail: the broker was down and is as remembered.
+    RollBackInput,
+    /// The same with the pipeline stream.
     RollBackLog,
     /// The pipeline stream is purged; sequences go on.
     PurgeLog,
+    /// The pipeline stream is deleted and made again.
+    RecreateLog,
     DeleteConsumer,
-    /// Time passes: longer than the ack wait.
+    /// Deliveries that are under way arrive.
+    Settle,
+    /// Deliveries without an ack are overdue.
     AckWait,
     /// Time passes: longer than a lease.
     LeaseTime,
@@ -40,54 +45,39 @@ pub enum Disturbance {
 
 /// A broker with one partition and two clients.
 pub trait LogUnderTest {
-    /// Carries out a request of one of the clients 0 and 1.
+    /// Carries out a request of one of the clients 0 and 1; asks again while the answer is "not now".
     fn perform(&mut self, client: usize, request: Request) -> Response;
 
     /// Publishes an input message and returns its sequence.
     fn produce(&mut self, payload: &[u8]) -> u64;
 
-    /// Lets it happen; false when that cannot be had here.
-    fn disturb(&mut self, what: Disturbance) -> bool;
+    /// Lets it happen, and returns when it has.
+    fn disturb(&mut self, what: Disturbance);
 }
 
-/// How a case ended.
+/// What a case says when a rule is broken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    Kept,
-    /// The disturbance cannot be had here.
-    Skipped,
-    Broken(String),
-}
+pub struct Broken(pub String);
 
 /// A case: what must hold, and the probe.
-pub type Case = (&'static str, fn(&mut Probe<'_>) -> Result<(), Ended>);
+pub type Case = (&'static str, fn(&mut Probe<'_>) -> Result<(), Broken>);
 
-/// Runs every case on streams of its own.
-pub fn run(make: &mut dyn FnMut() -> Box<dyn LogUnderTest>) -> Vec<(&'static str, Verdict)> {
-    cases::CASES.iter().map(|(name, case)| (*name, run_one(make().as_mut(), *case))).collect()
-}
-
-/// All cases, for callers that make streams in another way.
+/// Every rule with its probe.
 #[must_use]
 pub fn cases() -> &'static [Case] {
     cases::CASES
 }
 
 /// Runs one case.
-pub fn run_one(log: &mut dyn LogUnderTest, case: fn(&mut Probe<'_>) -> Result<(), Ended>) -> Verdict {
-    match case(&mut Probe { log }) {
-        Ok(()) => Verdict::Kept,
-        Err(Ended::Skipped) => Verdict::Skipped,
-        Err(Ended::Broken(why)) => Verdict::Broken(why),
-    }
+///
+/// # Errors
+/// When the log does not keep the rule.
+pub fn run_one(log: &mut dyn LogUnderTest, (_, probe): &Case) -> Result<(), Broken> {
+    probe(&mut Probe { log })
 }
 
-/// Why a case ended early.
-#[derive(Debug)]
-pub enum Ended {
-    Skipped,
-    Broken(String),
-}
+/// Fetches after which a case gives up.
+const FETCHES_MAX: usize = 60;
 
 /// What cases use.
 pub struct Probe<'a> {
@@ -95,8 +85,8 @@ pub struct Probe<'a> {
 }
 
 /// Fails a case unless something holds.
-fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), Ended> {
-    if holds { Ok(()) } else { Err(Ended::Broken(what())) }
+fn ensure(holds: bool, what: impl FnOnce() -> String) -> Result<(), Broken> {
+    if holds { Ok(()) } else { Err(Broken(what())) }
 }
 
 impl Probe<'_> {
@@ -104,27 +94,27 @@ impl Probe<'_> {
         self.log.perform(client, request)
     }
 
-    fn disturb(&mut self, what: Disturbance) -> Result<(), Ended> {
-        if self.log.disturb(what) { Ok(()) } else { Err(Ended::Skipped) }
+    fn disturb(&mut self, what: Disturbance) {
+        self.log.disturb(what);
     }
 
-    fn publish(&mut self, epoch: &Arc<Epoch>, fence: Fence) -> Result<Published, Ended> {
+    fn publish(&mut self, epoch: &Arc<Epoch>, fence: Fence) -> Result<Published, Broken> {
         match self.ask(0, Request::Publish { epoch: epoch.clone(), fence }) {
             Response::Published(published) => Ok(published),
-            other => Err(Ended::Broken(format!("publish answered {other:?}"))),
+            other => Err(Broken(format!("publish answered {other:?}"))),
         }
     }
 
     /// Publishes behind `head` and insists on success.
-    fn commit(&mut self, epoch: &Arc<Epoch>, head: Option<&StoredMarker>) -> Result<StoredMarker, Ended> {
+    fn commit(&mut self, epoch: &Arc<Epoch>, head: Option<&StoredMarker>) -> Result<StoredMarker, Broken> {
         match self.publish(epoch, fence(head))? {
             Published::Stored { sequence } => Ok(StoredMarker { sequence, marker: epoch.marker.clone() }),
-            other => Err(Ended::Broken(format!("epoch {} was not stored: {other:?}", epoch.marker.epoch))),
+            other => Err(Broken(format!("epoch {} was not stored: {other:?}", epoch.marker.epoch))),
         }
     }
 
     /// Epochs 1 to `count`, one behind the other.
-    fn chain(&mut self, count: u64) -> Result<Vec<StoredMarker>, Ended> {
+    fn chain(&mut self, count: u64) -> Result<Vec<StoredMarker>, Broken> {
         let mut chain: Vec<StoredMarker> = Vec::new();
         for number in 1..=count {
             let stored = self.commit(&epoch(number, 100 + u128::from(number), 1), chain.last())?;
@@ -133,10 +123,10 @@ impl Probe<'_> {
         Ok(chain)
     }
 
-    fn survey(&mut self, input_sequence: Option<u64>, epoch: Option<u64>) -> Result<Survey, Ended> {
+    fn survey(&mut self, input_sequence: Option<u64>, epoch: Option<u64>) -> Result<Survey, Broken> {
         match self.ask(0, Request::Survey { input_sequence, epoch }) {
             Response::Survey(survey) => Ok(*survey),
-            other => Err(Ended::Broken(format!("survey answered {other:?}"))),
+            other => Err(Broken(format!("survey answered {other:?}"))),
         }
     }
 
@@ -144,22 +134,33 @@ impl Probe<'_> {
         (0..count).map(|idx| self.log.produce(format!("{{\"n\":{idx}}}").as_bytes())).last().unwrap_or(0)
     }
 
-    fn reset(&mut self, client: usize, next: u64) -> Result<(), Ended> {
+    fn reset(&mut self, client: usize, next: u64) -> Result<(), Broken> {
         let response = self.ask(client, Request::Reset { next });
         ensure(matches!(response, Response::Reset), || format!("reset answered {response:?}"))
     }
 
-    fn fetch(&mut self, client: usize) -> Result<Fetched, Ended> {
+    fn fetch(&mut self, client: usize) -> Result<Fetched, Broken> {
         match self.ask(client, Request::Fetch { events: 10, bytes: 1 << 20 }) {
             Response::Fetched(fetched) => Ok(fetched),
-            other => Err(Ended::Broken(format!("fetch answered {other:?}"))),
+            other => Err(Broken(format!("fetch answered {other:?}"))),
         }
     }
 
+    /// The next answer that has events.
+    fn fetch_some(&mut self, client: usize) -> Result<Fetched, Broken> {
+        for _ in 0..FETCHES_MAX {
+            let fetched = self.fetch(client)?;
+            if !fetched.batch.events.is_empty() {
+                return Ok(fetched);
+            }
+        }
+        Err(Broken("no event comes".into()))
+    }
+
     /// Fetches until `count` events are there or nothing more comes; also whether a restart was said.
-    fn drain(&mut self, client: usize, count: usize) -> Result<(Vec<u64>, bool), Ended> {
+    fn drain(&mut self, client: usize, count: usize) -> Result<(Vec<u64>, bool), Broken> {
         let (mut sequences, mut restarted) = (Vec::new(), false);
-        for _ in 0..60 {
+        for _ in 0..FETCHES_MAX {
             let fetched = self.fetch(client)?;
             restarted |= fetched.restarted;
             sequences.extend(fetched.batch.events.iter().map(|event| event.sequence));
@@ -178,9 +179,14 @@ fn fence(head: Option<&StoredMarker>) -> Fence {
 
 /// An epoch with so many records. Its nonce also stands for its process, so it decides the slot.
 fn epoch(number: u64, nonce: u128, records: usize) -> Arc<Epoch> {
+    with_headers(number, nonce, records, b"Pelton-Id: x\r\n")
+}
+
+/// The same with these headers on every record.
+fn with_headers(number: u64, nonce: u128, records: usize, headers: &[u8]) -> Arc<Epoch> {
     let mut rows = Records::default();
     for idx in 0..records {
-        rows.push(Channel::Output(0), b"out.main", b"Pelton-Id: x\r\n", format!("{number}/{idx}").as_bytes());
+        rows.push(Channel::Output(0), b"out.main", headers, format!("{number}/{idx}").as_bytes());
     }
     let delta = format!("state of epoch {number} by {nonce}").into_bytes();
     let marker = Marker {
@@ -190,6 +196,7 @@ fn epoch(number: u64, nonce: u128, records: usize) -> Arc<Epoch> {
         prev_nonce: 0,
         input: StreamIdentity { name: "IN".into(), created: 1 },
         position: Position::default(),
+        seen: 0,
         watermark: 0,
         modules: Vec::new(),
         layout: 0,

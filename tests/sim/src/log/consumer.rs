@@ -1,10 +1,11 @@
 //! Deliveries: one durable consumer per partition, and what each process believes of it.
 //!
 //! As in `broker`, a process notices a hole in the consumer's own numbering, a lost connection, or a consumer that is
-//! gone; it places the consumer behind its last delivery and answers `restarted` without events.
+//! gone or was placed by another process; it places the consumer behind its last delivery and answers `restarted`
+//! without events.
 
 use pelton_engine::event::RawBatch;
-use pelton_engine::log::{Fetched, Response};
+use pelton_engine::log::{AllDelivered, Fetched, Response};
 use pelton_engine::time::WallTime;
 
 use super::SimLog;
@@ -13,11 +14,11 @@ use super::SimLog;
 #[derive(Clone, Debug)]
 pub(super) struct Consumer {
     exists: bool,
-    /// How often it was deleted: pulls from an earlier one end with an error.
+    /// How often it was made or deleted: a process knows its own consumer from one that another process made.
     generation: u64,
     /// Next sequence to deliver.
     next: u64,
-    /// Deliveries so far.
+    /// Deliveries so far: a consumer that is made again counts from 1.
     delivered: u64,
     ack_floor: u64,
     /// When the oldest delivery without an ack went out.
@@ -63,16 +64,9 @@ impl SimLog {
 
     fn place(&mut self, adapter: &mut Adapter, next: u64) {
         let consumer = &mut self.consumers[adapter.partition as usize];
-        let delivered = if consumer.exists { consumer.delivered } else { 0 };
-        *consumer = Consumer {
-            exists: true,
-            generation: consumer.generation,
-            next,
-            delivered: delivered + 1,
-            ack_floor: next - 1,
-            unacked_since: None,
-        };
-        adapter.generation = consumer.generation;
+        let generation = consumer.generation + 1;
+        *consumer = Consumer { generation, next, ack_floor: next - 1, ..Consumer::default() };
+        adapter.generation = generation;
         adapter.cursor = Some((next - 1, consumer.delivered));
         adapter.broken = false;
     }
@@ -97,7 +91,7 @@ impl SimLog {
             self.reset(adapter, next);
             return restarted();
         };
-        let is_other = !consumer.exists || consumer.generation != adapter.generation;
+        let is_other = !consumer.exists || !self.is_own(adapter);
         if is_other || consumer.delivered != number || adapter.broken {
             if self.input.created() == adapter.created && cursor < self.input.last() + 1 {
                 self.place(adapter, cursor + 1);
@@ -139,10 +133,27 @@ impl SimLog {
         Fetched { batch, pending, caught_up, restarted: false }
     }
 
+    /// Whether a process has received everything that the input holds for its partition.
+    pub(super) fn all_delivered(&self, adapter: &Adapter) -> Option<AllDelivered> {
+        let consumer = &self.consumers[adapter.partition as usize];
+        let (delivered, number) = adapter.cursor?;
+        let last = self.input.last();
+        let is_ours = |sequence| self.input.get(sequence).is_some_and(|message| message.partition == adapter.partition);
+        let is_mine = consumer.exists && self.is_own(adapter) && consumer.delivered == number;
+        let is_all = is_mine && !(consumer.next..=last).any(is_ours);
+        is_all.then_some(AllDelivered { delivered, last })
+    }
+
+    /// Whether deliveries come from the consumer that this process placed. Numbers do not tell: they begin anew.
+    fn is_own(&self, adapter: &Adapter) -> bool {
+        let generation = self.consumers[adapter.partition as usize].generation;
+        generation == adapter.generation || self.settings.mutants.numbering_only
+    }
+
     pub(super) fn ack(&mut self, partition: u32, sequence: u64) -> Response {
         let consumer = &mut self.consumers[partition as usize];
-        if consumer.exists && sequence < consumer.next {
-            consumer.ack_floor = consumer.ack_floor.max(sequence);
+        if consumer.exists && consumer.ack_floor < sequence {
+            consumer.ack_floor = consumer.ack_floor.max(sequence.min(consumer.next - 1));
             consumer.unacked_since = None;
         }
         Response::Acked

@@ -17,7 +17,12 @@ pub(super) struct Lease {
 impl SimLog {
     pub(super) fn acquire(&mut self, adapter: &mut Adapter, now: u64) -> Response {
         let lease = self.leases[adapter.partition as usize];
-        let free = lease.holder == 0 || now >= lease.expires || lease.holder == adapter.instance;
+        let free = lease.holder == 0 || now >= lease.expires;
+        if !free && lease.holder == adapter.instance {
+            let held = adapter.lease.map_or(lease.newest, |(held, _)| held);
+            adapter.lease = Some((held, lease.newest));
+            return Response::LeaseHeld { revision: held };
+        }
         if !free && !self.settings.broken_lease {
             return Response::LeaseTaken { holder: format!("instance {}", lease.holder) };
         }
@@ -43,7 +48,7 @@ impl SimLog {
     }
 
     pub(super) fn release(&mut self, adapter: &mut Adapter, revision: u64, now: u64) -> Response {
-        if adapter.lease.take().is_some_and(|(held, _)| held == revision) {
+        if adapter.lease.take_if(|(held, _)| *held == revision).is_some() {
             let lease = &mut self.leases[adapter.partition as usize];
             if lease.holder == adapter.instance && now < lease.expires {
                 lease.holder = 0;

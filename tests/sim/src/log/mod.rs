@@ -34,6 +34,8 @@ pub struct LogMutants {
     pub torn_batch: bool,
     /// Acknowledgements are sent as soon as events are delivered, and an acknowledged event may be deleted.
     pub ack_on_delivery: bool,
+    /// A process takes deliveries for its own whose numbers go on, whoever placed the consumer.
+    pub numbering_only: bool,
     /// Snapshots of epochs that the stream has lost count among the newest two.
     pub stale_snapshots: bool,
 }
@@ -82,7 +84,7 @@ impl SimLog {
             Request::AcquireLease => self.acquire(adapter, now),
             Request::RenewLease { revision } => self.renew(adapter, *revision, now),
             Request::ReleaseLease { revision } => self.release(adapter, *revision, now),
-            Request::Survey { input_sequence, epoch } => self.survey(partition, *input_sequence, *epoch),
+            Request::Survey { input_sequence, epoch } => self.survey(adapter, *input_sequence, *epoch),
             Request::Changes { after, up_to } => {
                 let part = self.rng.range(1, 8) as usize;
                 self.pipeline.changes(partition, *after, *up_to, part)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use pelton_engine::epoch::{BATCH_MESSAGES_MAX, Epoch, MARKER_SLOTS, Marker, StreamIdentity};
 use pelton_engine::log::{Change, Fence, Published, Response, Snapshot, StoredMarker, StreamFacts, Survey};
 
-use super::{LogMutants, SimLog};
+use super::{Adapter, LogMutants, SimLog};
 
 /// Snapshots kept per partition.
 const KEPT: usize = 2;
@@ -24,6 +24,13 @@ pub struct Entry {
     pub purged: bool,
     /// Only the first so many records landed, and no marker (only by a mutant).
     pub torn: Option<usize>,
+}
+
+impl Entry {
+    /// Of the first message that is still there.
+    fn first_kept(&self) -> u64 {
+        if self.purged { self.first + u64::from(self.epoch.marker.changes) } else { self.first }
+    }
 }
 
 /// The stream and the bucket.
@@ -111,7 +118,9 @@ impl Pipeline {
     #[must_use]
     pub fn facts(&self) -> StreamFacts {
         let identity = StreamIdentity { name: "PELTON_sim".into(), created: self.created };
-        StreamFacts { identity, first_sequence: 1, last_sequence: self.last }
+        let firsts = self.partitions.iter().filter_map(|entries| entries.first()).map(Entry::first_kept);
+        let first_sequence = firsts.min().unwrap_or(self.last + 1);
+        StreamFacts { identity, first_sequence, last_sequence: self.last }
     }
 
     pub(super) fn newest(&self, partition: u32) -> Option<StoredMarker> {
@@ -217,13 +226,16 @@ fn without_run(slot: &str) -> String {
 
 impl SimLog {
     /// What both streams hold.
-    pub(super) fn survey(&self, partition: u32, input_sequence: Option<u64>, epoch: Option<u64>) -> Response {
+    pub(super) fn survey(&self, adapter: &Adapter, input_sequence: Option<u64>, epoch: Option<u64>) -> Response {
+        let partition = adapter.partition;
         Response::Survey(Box::new(Survey {
             input: self.input.facts(),
+            is_alone: self.consumers.len() == 1,
             log: self.pipeline.facts(),
             marker: self.pipeline.newest(partition),
             input_fingerprint: input_sequence.and_then(|sequence| self.input.fingerprint(sequence)),
             marker_of_epoch: epoch.and_then(|epoch| self.pipeline.of_epoch(partition, epoch)),
+            all_delivered: self.all_delivered(adapter),
         }))
     }
 }

@@ -34,6 +34,12 @@ impl World {
                 clock.offset += shown.saturating_sub(clock.read(self.now));
             }
             Fault::Outage { ms } => self.outage(ms),
+            Fault::ReadExpires => {
+                let seen = |partition| self.log.pipeline.head(partition).map_or(0, |(_, marker)| marker.seen);
+                let first = (0..self.partitions()).map(seen).min().unwrap_or(0) + 1;
+                self.tally.expiries += u64::from(first > self.log.input.first());
+                self.log.input.expire(first);
+            }
             Fault::ConsumerDeleted => {
                 self.tally.consumers_deleted += 1;
                 (0..self.partitions()).for_each(|partition| self.log.delete_consumer(partition));
@@ -133,7 +139,7 @@ impl World {
         self.cut_connections();
     }
 
-    /// The storm is over: nothing is lost any more, every host runs, the lease is honest.
+    /// The storm is over: nothing is lost any more, the lease is honest. A pause that has begun ends in its own time.
     pub(super) fn heal(&mut self) {
         self.trace.note(self.now, &[9], || "the storm is over".into());
         self.is_stormy = false;
@@ -141,7 +147,7 @@ impl World {
         self.stormy_guests.store(false, Ordering::Relaxed);
         self.log.settings.broken_lease = false;
         for host in &mut self.hosts {
-            (host.dies_in, host.frozen_until) = (None, host.frozen_until.min(self.now + 200));
+            host.dies_in = None;
             for part in &mut host.parts {
                 (part.store.dies_in, part.store.failing) = (None, 0);
             }

@@ -27,8 +27,8 @@ impl World {
             Disaster::InputAnew => &["input-recreated"],
             Disaster::InputExpired => &["input-gap"],
         };
-        let head = self.log.pipeline.head(part as u32).map_or(0, |(_, marker)| marker.position.sequence);
-        let is_gap = self.log.input.first() > head + 1;
+        let seen = self.log.pipeline.head(part as u32).map_or(0, |(_, marker)| marker.seen);
+        let is_gap = self.log.input.first() > seen + 1;
         if !allowed.contains(&halted.code) || (halted.code == "input-gap" && !is_gap) {
             self.fail(format!("host {host}/{part} halted with {}: {}", halted.code, halted.evidence));
         }
@@ -36,6 +36,8 @@ impl World {
 
     /// Waits for the work to be done, compares, starts once more to drain, compares again.
     pub(super) fn settle(&mut self) -> Result<(), String> {
+        let awake = self.hosts.iter().map(|host| host.frozen_until).fold(self.now, u64::max);
+        self.run_until(awake)?;
         if self.must_halt.contains(&true) {
             return self.settle_halted();
         }

@@ -1,0 +1,104 @@
+//! Leases and snapshots.
+
+use std::sync::Arc;
+
+use pelton_engine::log::{Request, Response, Snapshot, StoredMarker};
+
+use crate::conformance::{Broken, Disturbance, Probe, ensure, epoch};
+
+pub(super) fn lease(probe: &mut Probe<'_>) -> Result<(), Broken> {
+    let held = probe.ask(0, Request::AcquireLease);
+    let Response::LeaseHeld { revision } = held else { return Err(Broken(format!("a free lease: {held:?}"))) };
+    let taken = probe.ask(1, Request::AcquireLease);
+    ensure(matches!(taken, Response::LeaseTaken { .. }), || format!("a held lease: {taken:?}"))?;
+    let again = probe.ask(0, Request::AcquireLease);
+    ensure(matches!(again, Response::LeaseHeld { revision: same } if same == revision), || {
+        format!("a lease that is held already: {again:?}")
+    })?;
+    for _ in 0..3 {
+        let renewed = probe.ask(0, Request::RenewLease { revision });
+        ensure(matches!(renewed, Response::LeaseHeld { revision: same } if same == revision), || {
+            format!("renewal: {renewed:?}")
+        })?;
+    }
+    let wrong = probe.ask(1, Request::RenewLease { revision });
+    ensure(matches!(wrong, Response::LeaseTaken { .. }), || format!("renewal by another: {wrong:?}"))?;
+    let other = probe.ask(0, Request::ReleaseLease { revision: revision + 1_000 });
+    ensure(matches!(other, Response::LeaseReleased), || format!("release of another lease: {other:?}"))?;
+    let kept = probe.ask(0, Request::RenewLease { revision });
+    ensure(matches!(kept, Response::LeaseHeld { revision: same } if same == revision), || {
+        format!("renewal after the release of another lease: {kept:?}")
+    })?;
+    let released = probe.ask(0, Request::ReleaseLease { revision });
+    ensure(matches!(released, Response::LeaseReleased), || format!("release: {released:?}"))?;
+    let next = probe.ask(1, Request::AcquireLease);
+    ensure(matches!(next, Response::LeaseHeld { revision: later } if later > revision), || {
+        format!("a released lease: {next:?}")
+    })?;
+    let late = probe.ask(0, Request::RenewLease { revision });
+    ensure(matches!(late, Response::LeaseTaken { .. }), || format!("renewal after the release: {late:?}"))
+}
+
+pub(super) fn lease_expired(probe: &mut Probe<'_>) -> Result<(), Broken> {
+    let held = probe.ask(0, Request::AcquireLease);
+    let Response::LeaseHeld { revision } = held else { return Err(Broken(format!("a free lease: {held:?}"))) };
+    probe.disturb(Disturbance::LeaseTime);
+    let next = probe.ask(1, Request::AcquireLease);
+    ensure(matches!(next, Response::LeaseHeld { revision: later } if later > revision), || {
+        format!("an expired lease: {next:?}")
+    })?;
+    let old = probe.ask(0, Request::RenewLease { revision });
+    ensure(matches!(old, Response::LeaseTaken { .. }), || format!("renewal of a lease that was taken: {old:?}"))?;
+    let Response::LeaseHeld { revision } = next else { return Ok(()) };
+    probe.disturb(Disturbance::LeaseTime);
+    let late = probe.ask(1, Request::RenewLease { revision });
+    ensure(matches!(late, Response::LeaseTaken { .. }), || format!("renewal of an expired lease: {late:?}"))
+}
+
+pub(super) fn snapshots(probe: &mut Probe<'_>) -> Result<(), Broken> {
+    let none = probe.ask(0, Request::LoadSnapshot { epoch_max: 99 });
+    ensure(matches!(none, Response::Snapshot(None)), || format!("no snapshot: {none:?}"))?;
+    let chain = probe.chain(9)?;
+    for idx in [1, 4, 7] {
+        save(probe, &chain[idx])?;
+    }
+    for (epoch_max, expected) in [(9, Some(7)), (8, Some(7)), (7, Some(4)), (5, Some(4)), (4, None)] {
+        load(probe, epoch_max, expected.map(|idx: usize| &chain[idx]))?;
+    }
+    let after = probe.ask(0, Request::Changes { after: chain[7].sequence, up_to: chain[8].sequence });
+    let is_last = matches!(&after, Response::Changes(changes) if changes.len() == 1 && changes[0].stored == chain[8]);
+    ensure(is_last, || format!("changes behind the newest snapshot: {after:?}"))?;
+    let below = probe.ask(0, Request::Changes { after: 0, up_to: chain[8].sequence });
+    ensure(matches!(below, Response::Damaged(_)), || format!("changes below the snapshots: {below:?}"))
+}
+
+pub(super) fn stale_snapshots(probe: &mut Probe<'_>) -> Result<(), Broken> {
+    let chain = probe.chain(3)?;
+    save(probe, &chain[0])?;
+    probe.disturb(Disturbance::Remember);
+    let lost = probe.commit(&epoch(4, 104, 1), chain.last())?;
+    save(probe, &lost)?;
+    probe.disturb(Disturbance::RollBackLog);
+    // Another process takes the same sequence.
+    let other = probe.commit(&epoch(4, 50, 1), chain.last())?;
+    ensure(other.sequence == lost.sequence, || "sequences are used again after a roll-back".into())?;
+    save(probe, &chain[1])?;
+    load(probe, 99, Some(&chain[1]))?;
+    load(probe, 1, Some(&chain[0]))
+}
+
+fn save(probe: &mut Probe<'_>, stored: &StoredMarker) -> Result<(), Broken> {
+    let state = format!("state of epoch {}", stored.marker.epoch).into_bytes();
+    let snapshot = Arc::new(Snapshot { stored: stored.clone(), state });
+    let saved = probe.ask(0, Request::SaveSnapshot { snapshot });
+    ensure(matches!(saved, Response::SnapshotSaved), || format!("save: {saved:?}"))
+}
+
+fn load(probe: &mut Probe<'_>, epoch_max: u64, expected: Option<&StoredMarker>) -> Result<(), Broken> {
+    let response = probe.ask(0, Request::LoadSnapshot { epoch_max });
+    let is_found = match &response {
+        Response::Snapshot(found) => found.as_ref().map(|snapshot| &snapshot.stored) == expected,
+        _ => false,
+    };
+    ensure(is_found, || format!("snapshot at or below {epoch_max}: {response:?}"))
+}
