@@ -127,8 +127,8 @@ test CRATE="": setup guests
         exec cargo test -p "$1"
     fi
     cargo test --workspace --exclude pelton-sim
-    # The simulator wants optimised code and many seeds; the same ones each time, `just sim` runs fresh ones.
-    PELTON_SIM_SEEDS="${PELTON_SIM_SEEDS:-12000}" PELTON_SIM_FROM="${PELTON_SIM_FROM:-0}" cargo test --profile simfast -p pelton-sim
+    # The simulator wants optimised code and many seeds, other ones each time.
+    PELTON_SIM_SEEDS="${PELTON_SIM_SEEDS:-20000}" cargo test --profile simfast -p pelton-sim
 
 # Check with clippy; warnings are errors
 lint:
@@ -165,14 +165,36 @@ bench *ARGS: setup guests
 sim *SEED:
     cargo run --profile simfast -p pelton-sim -- "$@"
 
+# Fuzz what reads foreign bytes, one target or `all`, each so many seconds; finds go to `target/fuzz`: `just fuzz plan 600`
+fuzz TARGET="all" SECONDS="60":
+    #!/usr/bin/env bash
+    set -euo pipefail
+    targets=$1
+    if [ "$targets" = all ]; then targets=$(ls tests/fuzz/corpus); fi
+    for target in $targets; do
+        [ -d "tests/fuzz/corpus/$target" ] || { echo "error: no target is called \`$target\`" >&2; exit 1; }
+    done
+    # libFuzzer is C++; its counters are a pass of the stable compiler, and only this build has them.
+    command -v c++ >/dev/null || { echo "error: libFuzzer needs a C++ compiler" >&2; exit 1; }
+    export RUSTC_WORKSPACE_WRAPPER="$PWD/tests/fuzz/instrument" CARGO_INCREMENTAL=0
+    cargo build -p pelton-fuzz --features coverage --bin fuzz
+    for target in $targets; do
+        echo "=== $target: $2 s"
+        mkdir -p "target/fuzz/$target"
+        PELTON_FUZZ_TARGET=$target "${CARGO_TARGET_DIR:-target}/debug/fuzz" -max_total_time="$2" -timeout=10 \
+            -rss_limit_mb=2048 -print_final_stats=1 -artifact_prefix="target/fuzz/$target-" \
+            "target/fuzz/$target" "tests/fuzz/corpus/$target" &> "target/fuzz/$target.log" || {
+            grep -aE -A 30 'panicked at|ERROR: libFuzzer' "target/fuzz/$target.log" >&2 || tail -n 30 "target/fuzz/$target.log" >&2
+            echo "again: cargo run -p pelton-fuzz --bin replay -- $target FILE" >&2
+            exit 1
+        }
+        grep -aE '^stat::(number|new|slowest|peak)' "target/fuzz/$target.log"
+    done
+
 # Kill host and broker again and again during one run and compare with a calm one; longer: `just chaos 300 50`
 chaos KILLS="60" BROKER_KILLS="15": setup guests
     PELTON_CHAOS_KILLS={{ KILLS }} PELTON_CHAOS_BROKER_KILLS={{ BROKER_KILLS }} cargo test --test e2e chaos -- --nocapture
 
-# The long form of everything that shows that results are exactly once: seeds, mutants, kills, damaged stores
-prove: setup guests
-    cargo run --profile simfast -p pelton-sim -- run --seeds 100000
-    cargo run --profile simfast -p pelton-sim -- mutants
-    cargo run --profile simfast -p pelton-sim -- determinism
-    PELTON_DAMAGE_CASES=600 cargo test -p pelton-store
-    PELTON_CHAOS_KILLS=300 PELTON_CHAOS_BROKER_KILLS=50 cargo test --test e2e chaos -- --nocapture
+# The long form of everything that shows that results are exactly once; ends with one table. `just prove --only stores`
+prove *ARGS: setup guests
+    cargo run -p pelton-bench --bin prove -- "$@"

@@ -337,10 +337,13 @@ fn chaos_a_host_that_slept_longer_than_its_lease_changes_nothing() {
     sleeper.signal("STOP");
     let asleep = stage.broker.committed(&watcher, "fraud").expect("the broker runs");
     let mut other = Process::start(&mut stage.host("other", &["--holder", "other", "--drain"]));
-    // The lease expires, then the other one does the rest.
+    // The lease expires, then the other one does the rest. Only an epoch after its first word counts: a batch that the
+    // sleeper had sent before it fell asleep may land late.
+    other.wait_for("running");
+    let taken = stage.broker.committed(&watcher, "fraud").expect("the broker runs");
     until("the other host's first epoch", || {
         let committed = stage.broker.committed(&watcher, "fraud").unwrap_or(0);
-        let done = asleep < committed || other.ended().is_some();
+        let done = taken < committed || other.ended().is_some();
         done.then_some(())
     });
     // It wakes up while the other one works, or right after.

@@ -186,7 +186,9 @@ fn supervise(shared: &Shared, partition: u32, board: &Board) -> Result<Ended, Fa
 /// Drives one partition until it stops or halts.
 fn drive(shared: &Shared, partition: u32, mut notices: Notices, spent: &Spent) -> Result<Ended, Failure> {
     let dir = shared.options.state.join(format!("p{partition}"));
+    pass("open.before");
     let mut store = Watched(open_store(&dir)?);
+    pass("open.after");
     let log = Log::new(
         &shared.broker,
         Target::new(&shared.plan, partition),
@@ -258,8 +260,17 @@ fn take_answers(
 ) {
     let mut next = if wait.is_zero() { receiver.try_recv().ok() } else { receiver.recv_timeout(wait).ok() };
     while let Some(event) = next {
+        if let Event::Answer { response, .. } = &event {
+            pass(match response {
+                Response::Published(_) => "publish.after",
+                Response::Survey(_) => "survey.after",
+                Response::Changes(_) => "changes.after",
+                Response::Snapshot(_) => "rebuild.after",
+                Response::SnapshotSaved => "snapshot.after",
+                _ => "ask.after",
+            });
+        }
         if let Event::Answer { response: Response::Published(published), .. } = &event {
-            pass("publish.after");
             notices.published(published);
         }
         machine.handle(event, now(), store, actions);
@@ -275,17 +286,21 @@ fn ask(shared: &Shared, log: &Log, ticket: u64, request: Request, sender: &Sende
         Request::Reset { .. } => "reset.before",
         Request::Survey { .. } => "survey.before",
         Request::SaveSnapshot { .. } => "snapshot.before",
+        Request::LoadSnapshot { .. } => "rebuild.before",
+        Request::Changes { .. } => "changes.before",
         Request::AcquireLease => "lease.before",
         _ => "ask.before",
     });
-    let during = matches!(request, Request::Publish { .. });
+    let during = match &request {
+        Request::Publish { .. } => "publish.during",
+        Request::SaveSnapshot { .. } => "snapshot.during",
+        _ => "ask.during",
+    };
     let (log, sender) = (log.clone(), sender.clone());
     shared.runtime.spawn(async move {
         let response = log.perform(request).await;
         // The thread may have ended: then nobody waits for the answer.
         drop(sender.send(Event::Answer { ticket, response }));
     });
-    if during {
-        pass("publish.during");
-    }
+    pass(during);
 }
