@@ -49,9 +49,11 @@ impl Effects {
         self.records.rows.len() + records <= room.records && self.records.data.len() < room.bytes
     }
 
-    /// Counts a guest fault of a stage.
-    pub(crate) fn count_fault(&mut self, stage: usize) {
-        *self.faults_by_stage.entry(stage).or_default() += 1;
+    /// Counts guest faults of a stage.
+    pub(crate) fn count_faults(&mut self, stage: usize, faults: u64) {
+        if faults > 0 {
+            *self.faults_by_stage.entry(stage).or_default() += faults;
+        }
     }
 
     pub(crate) fn count_output(&mut self, output: usize) {

@@ -219,7 +219,7 @@ impl Chain {
                 });
             },
         )?;
-        (0..faults).for_each(|_| effects.count_fault(stage));
+        effects.count_faults(stage, faults);
         unit.flows.push(flow);
         let digest = *digest;
         let mut onward = Vec::new();

@@ -155,7 +155,7 @@ impl FoldTail {
                 }
             },
         )?;
-        (0..faults).for_each(|_| effects.count_fault(self.stage));
+        effects.count_faults(self.stage, faults);
         Ok(fates)
     }
 
@@ -209,7 +209,7 @@ impl FoldTail {
                 Err(verdict) => results[rows[0] as usize] = PaneResult::of_verdict(&verdict),
             },
         )?;
-        (0..faults).for_each(|_| effects.count_fault(self.stage));
+        effects.count_faults(self.stage, faults);
         self.judged = Judged { panes, results, next: 0 };
         Ok(())
     }

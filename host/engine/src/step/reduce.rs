@@ -193,7 +193,7 @@ impl ReduceTail {
         mut outcome: Outcome,
         effects: &mut Effects,
     ) {
-        (0..outcome.faults).for_each(|_| effects.count_fault(self.stage));
+        effects.count_faults(self.stage, outcome.faults);
         let (stage, digest) = (self.stage, self.digest);
         while unit.next < end {
             keep_row(context, unit, batch, effects, &mut |unit, row, effects| {
@@ -262,7 +262,7 @@ impl ReduceTail {
                 return Ok(true);
             }
             let mut outcome = self.fire(&due)?;
-            (0..outcome.faults).for_each(|_| effects.count_fault(self.stage));
+            effects.count_faults(self.stage, outcome.faults);
             for (idx, (key, timers)) in due.iter().enumerate() {
                 // A timer that has just been set may come before the rest.
                 if self.timers.first().is_some_and(|(at, first)| (*at, first) < (timers[0], key)) {

@@ -143,7 +143,7 @@ impl RuleTail {
                 )),
             },
         )?;
-        (0..faults).for_each(|_| effects.count_fault(stage));
+        effects.count_faults(stage, faults);
         let buried: Vec<(u32, Letter)> =
             letters.into_iter().map(|(row, letter)| (flow.origins[row as usize], letter)).collect();
         let any = !buried.is_empty();
@@ -251,7 +251,7 @@ impl RuleTail {
                 Err(verdict) => results[rows[0] as usize] = PaneResult::of_verdict(&verdict),
             },
         )?;
-        (0..faults).for_each(|_| effects.count_fault(self.stage));
+        effects.count_faults(self.stage, faults);
         self.judged = Judged { panes, results, next: 0 };
         Ok(())
     }

@@ -1,0 +1,321 @@
+//! The visitor of one event: values of wanted names go straight into their columns, all others are skipped.
+
+use std::fmt;
+
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+
+use crate::event::{Column, TextColumn, Values};
+use crate::plan::{FieldRead, TimeUnit};
+
+use super::{DecodeFault, Node, Row, Seen, Target, fault};
+
+/// Visits one JSON object and looks only at wanted names.
+pub(super) struct Object<'a> {
+    pub(super) node: &'a Node,
+    pub(super) fields: &'a [FieldRead],
+    pub(super) unit: TimeUnit,
+    pub(super) row: &'a mut Row,
+    pub(super) keys: &'a mut TextColumn,
+    pub(super) columns: &'a mut [Column],
+    pub(super) top: bool,
+}
+
+impl<'de> DeserializeSeed<'de> for Object<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        if self.top { deserializer.deserialize_map(self) } else { deserializer.deserialize_any(self) }
+    }
+}
+
+impl<'de> Visitor<'de> for Object<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let mut guess = 0;
+        while let Some(found) = map.next_key_seed(Name { node: self.node, guess })? {
+            let Some(idx) = found else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            guess = idx + 1;
+            let node = &self.node.children[idx].1;
+            if node.children.is_empty() {
+                let leaf = Leaf {
+                    targets: &node.targets,
+                    fields: self.fields,
+                    unit: self.unit,
+                    row: self.row,
+                    keys: self.keys,
+                    columns: self.columns,
+                };
+                map.next_value_seed(leaf)?;
+            } else {
+                map.next_value_seed(Object {
+                    node,
+                    fields: self.fields,
+                    unit: self.unit,
+                    row: self.row,
+                    keys: self.keys,
+                    columns: self.columns,
+                    top: false,
+                })?;
+            }
+        }
+        Ok(())
+    }
+
+    // A scalar or list where an object with wanted fields should be: those fields are simply missing.
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+}
+
+/// Finds a name among the wanted ones; events repeat their order, so the next one is tried first.
+struct Name<'a> {
+    node: &'a Node,
+    guess: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for Name<'_> {
+    type Value = Option<usize>;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Option<usize>, D::Error> {
+        deserializer.deserialize_identifier(self)
+    }
+}
+
+impl Visitor<'_> for Name<'_> {
+    type Value = Option<usize>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a field name")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Option<usize>, E> {
+        let children = &self.node.children;
+        if children.get(self.guess).is_some_and(|(known, _)| known == name) {
+            return Ok(Some(self.guess));
+        }
+        Ok(children.iter().position(|(known, _)| known == name))
+    }
+}
+
+/// Takes one wanted scalar to all its targets.
+struct Leaf<'a> {
+    targets: &'a [Target],
+    fields: &'a [FieldRead],
+    unit: TimeUnit,
+    row: &'a mut Row,
+    keys: &'a mut TextColumn,
+    columns: &'a mut [Column],
+}
+
+/// A wanted value, whatever its type.
+#[derive(Clone, Copy)]
+enum Scalar<'a> {
+    Text(&'a str),
+    Integer(i64),
+    Number(f64),
+    Boolean(bool),
+    /// An integer that does not fit into 64 bits.
+    Huge(f64),
+    Null,
+    Other(&'static str),
+}
+
+impl Scalar<'_> {
+    fn found(self) -> String {
+        match self {
+            Scalar::Text(_) => "text".into(),
+            Scalar::Integer(value) => format!("integer {value}"),
+            Scalar::Number(value) => format!("number {value}"),
+            Scalar::Boolean(value) => format!("boolean {value}"),
+            Scalar::Huge(value) => format!("an integer beyond 64 bits (about {value:e})"),
+            Scalar::Null => "null".into(),
+            Scalar::Other(name) => name.into(),
+        }
+    }
+
+    fn integer(self) -> Option<i64> {
+        /// Up to here no two integers share a float.
+        const EXACT: f64 = 9_007_199_254_740_991.0;
+        match self {
+            Scalar::Integer(value) => Some(value),
+            Scalar::Number(value) if value.fract() == 0.0 && value.abs() <= EXACT => Some(value as i64),
+            _ => None,
+        }
+    }
+}
+
+impl Leaf<'_> {
+    fn take(self, value: Scalar<'_>) {
+        for target in self.targets {
+            let fault = match target {
+                Target::Key => take_key_value(value, self.row, self.keys),
+                Target::Time => take_time_value(value, self.unit, self.row),
+                Target::Field(idx) => take_field(value, *idx, &self.fields[*idx], self.row, &mut self.columns[*idx]),
+            };
+            if self.row.fault.is_none() {
+                self.row.fault = fault.map(|fault| (*target, fault));
+            }
+        }
+        self.row.reading = None;
+    }
+}
+
+/// Notes that a field has occurred; a fault when it had before.
+fn occurs(seen: &mut Seen, value: Scalar<'_>) -> Option<DecodeFault> {
+    let before = std::mem::replace(seen, if matches!(value, Scalar::Null) { Seen::Null } else { Seen::Value });
+    (before != Seen::No).then(|| fault("json-duplicate", "the field occurs more than once".into()))
+}
+
+fn take_key_value(value: Scalar<'_>, row: &mut Row, keys: &mut TextColumn) -> Option<DecodeFault> {
+    if let Some(twice) = occurs(&mut row.key_seen, value) {
+        return Some(twice);
+    }
+    match value {
+        Scalar::Null => {}
+        Scalar::Text(text) => keys.push(text.as_bytes()),
+        Scalar::Integer(value) => keys.push(value.to_string().as_bytes()),
+        other => {
+            let message = format!("the key is not a text: expected text, found {}", other.found());
+            return Some(fault("key-type", message));
+        }
+    }
+    None
+}
+
+fn take_time_value(value: Scalar<'_>, unit: TimeUnit, row: &mut Row) -> Option<DecodeFault> {
+    if let Some(twice) = occurs(&mut row.time_seen, value) {
+        return Some(twice);
+    }
+    row.time = match (unit, value) {
+        (_, Scalar::Null) => return None,
+        (TimeUnit::Rfc3339, Scalar::Text(text)) => {
+            text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond)
+        }
+        (TimeUnit::Rfc3339, _) => None,
+        (TimeUnit::Seconds, value) => value.integer().and_then(|at| at.checked_mul(1000)),
+        (TimeUnit::Millis, value) => value.integer(),
+        (TimeUnit::Micros, value) => value.integer().map(|at| at.div_euclid(1000)),
+        (TimeUnit::Nanos, value) => value.integer().map(|at| at.div_euclid(1_000_000)),
+    };
+    if row.time.is_some() {
+        return None;
+    }
+    let expected = if unit == TimeUnit::Rfc3339 { "an RFC 3339 text" } else { "an integer" };
+    let message = format!("the time is not usable: expected {expected}, found {}", value.found());
+    Some(fault("time-type", message))
+}
+
+fn take_field(
+    value: Scalar<'_>,
+    idx: usize,
+    field: &FieldRead,
+    row: &mut Row,
+    column: &mut Column,
+) -> Option<DecodeFault> {
+    if let Some(twice) = occurs(&mut row.seen[idx], value) {
+        return Some(twice);
+    }
+    let taken = match (&mut column.values, value) {
+        (_, Scalar::Null) => true,
+        (Values::Text(texts), Scalar::Text(text)) => {
+            texts.push(text.as_bytes());
+            true
+        }
+        (Values::Integers(values), value) => value.integer().map(|value| values.push(value)).is_some(),
+        (Values::Numbers(values), Scalar::Number(value) | Scalar::Huge(value)) => {
+            values.push(value);
+            true
+        }
+        (Values::Numbers(values), Scalar::Integer(value)) => {
+            values.push(value as f64);
+            true
+        }
+        (Values::Booleans(values), Scalar::Boolean(value)) => {
+            values.push(value);
+            true
+        }
+        _ => false,
+    };
+    if taken {
+        return None;
+    }
+    let message =
+        format!("field `{}` has the wrong type: expected {}, found {}", field.name, field.kind.name(), value.found());
+    Some(DecodeFault { stage: Some(field.stage), ..fault("field-type", message) })
+}
+
+impl<'de> DeserializeSeed<'de> for Leaf<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        self.row.reading = self.targets.first().copied();
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Leaf<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
+        self.take(Scalar::Boolean(value));
+        Ok(())
+    }
+    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
+        self.take(Scalar::Integer(value));
+        Ok(())
+    }
+    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
+        self.take(i64::try_from(value).map_or(Scalar::Huge(value as f64), Scalar::Integer));
+        Ok(())
+    }
+    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
+        self.take(Scalar::Number(value));
+        Ok(())
+    }
+    fn visit_str<E>(self, value: &str) -> Result<(), E> {
+        self.take(Scalar::Text(value));
+        Ok(())
+    }
+    // null is the same as missing.
+    fn visit_unit<E>(self) -> Result<(), E> {
+        self.take(Scalar::Null);
+        Ok(())
+    }
+    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
+        while list.next_element::<IgnoredAny>()?.is_some() {}
+        self.take(Scalar::Other("a list"));
+        Ok(())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        self.take(Scalar::Other("an object"));
+        Ok(())
+    }
+}
