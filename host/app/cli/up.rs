@@ -42,11 +42,22 @@ pub(super) struct ProvisionArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
     replicas: u8,
     /// How long a partition stays leased by a host that is gone
-    #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = when::parse_span)]
+    #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = parse_lease)]
     lease: i64,
     /// Bound of the pipeline stream in bytes; when it is full, the pipeline pauses [default: none]
     #[arg(long, value_name = "BYTES")]
     log_max_bytes: Option<u64>,
+}
+
+/// A host renews every 3 s.
+const LEASE_MIN_MS: i64 = 4_000;
+
+fn parse_lease(text: &str) -> Result<i64, String> {
+    let lease = when::parse_span(text)?;
+    if lease < LEASE_MIN_MS {
+        return Err("hosts renew their leases every 3 s: at least 4s".to_owned());
+    }
+    Ok(lease)
 }
 
 impl ProvisionArgs {
