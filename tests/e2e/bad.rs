@@ -2,9 +2,10 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::broker::Broker;
 use crate::dump::Dump;
@@ -30,12 +31,15 @@ fn every_problem_of_a_pipeline_file_is_told_at_once() {
 fn modules_that_are_none_are_refused_before_anything_runs() {
     let scene = Scene::new();
     let fraud = std::fs::read(module("fraud")).unwrap();
-    let cases: [(&str, Option<&[u8]>, &str); 6] = [
+    // A component that imports an empty instance of this name.
+    let wasi = b"\0asm\x0d\0\x01\0\x07\x03\x01\x42\0\x0a\x1f\x01\0\x1awasi:cli/environment@0.2.3\x05\0";
+    let cases: [(&str, Option<&[u8]>, &str); 7] = [
         ("missing", None, "no such file"),
         ("empty", Some(b""), "the file is empty"),
         ("text", Some(b"This is not wasm, whatever its name says."), "cannot load the module"),
         ("truncated", Some(&fraud[..fraud.len() / 2]), "cannot load the module"),
         ("core", Some(b"\0asm\x01\0\0\0"), "component"),
+        ("wasi", Some(wasi), "wasi:cli/environment@0.2.3"),
         ("elf", Some(b"\x7fELF\x02\x01\x01\0"), "cannot load the module"),
     ];
     for (name, bytes, why) in cases {
@@ -103,7 +107,7 @@ fn a_running_host_can_be_watched_and_is_alone() {
     finish(&mut broker.pelton(&args)).code(4).says(&["`pelton up PIPELINE` creates what is missing"]);
     broker.up(&pipeline);
     assert!(broker.up(&pipeline).stdout.contains("nothing to do"));
-    broker.publish("zoo", 1..=500);
+    broker.publish("zoo", events(1..=500));
     let mut host = Process::start(&mut broker.pelton(&args));
     host.wait_for("/metrics");
     let said = host.stderr();
@@ -145,11 +149,17 @@ fn get(address: &str, path: &str) -> String {
     text
 }
 
+/// Events `numbers`, one each millisecond of event time.
+fn events(numbers: RangeInclusive<u64>) -> impl Iterator<Item = String> {
+    let event = |number| json!({ "user": format!("u{}", number % 7), "ts": 1_767_225_600_000 + number, "n": number });
+    numbers.map(move |number| event(number).to_string())
+}
+
 /// A pipeline of which 300 events are committed, and no host runs.
 fn committed(scene: &Scene, broker: &Broker) -> String {
     let pipeline = scene.single("zoo", "echo", "");
     broker.up(&pipeline);
-    broker.publish("zoo", 1..=300);
+    broker.publish("zoo", events(1..=300));
     drain(scene, broker, &pipeline, &[], 0);
     pipeline
 }
@@ -166,7 +176,7 @@ fn drain(scene: &Scene, broker: &Broker, pipeline: &str, more: &[&str], code: i3
 fn an_input_that_lost_unread_events_is_refused_until_the_loss_is_accepted() {
     let (scene, broker) = (Scene::new(), Broker::start());
     let pipeline = committed(&scene, &broker);
-    broker.publish("zoo", 301..=500);
+    broker.publish("zoo", events(301..=500));
     broker.ask(async |context| {
         let stream = context.get_stream("ZOO").await.unwrap();
         stream.purge().sequence(401).await.unwrap();
@@ -185,7 +195,7 @@ fn an_input_that_was_made_again_is_refused() {
     let pipeline = committed(&scene, &broker);
     broker.ask(async |context| context.delete_stream("ZOO").await.unwrap());
     broker.up(&pipeline);
-    broker.publish("zoo", 1..=600);
+    broker.publish("zoo", events(1..=600));
     let said = drain(&scene, &broker, &pipeline, &[], 3);
     assert!(said.contains("ZOO") && said.contains("halted"), "{said}");
     assert_eq!(Dump::read(&broker, "zoo").count("out."), 300, "nothing was added");
@@ -201,7 +211,7 @@ fn a_stream_deleted_under_a_running_host_halts_it() {
         host.wait_for("running");
         broker.ask(async |context| context.delete_stream(stream).await.unwrap());
         if stream == "PELTON_zoo" {
-            broker.publish("zoo", 301..=310);
+            broker.publish("zoo", events(301..=310));
         }
         host.wait().code(3).says(&[stream, "halted"]);
     }

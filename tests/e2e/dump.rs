@@ -57,6 +57,12 @@ impl Dump {
         self.of(channel).len()
     }
 
+    /// What lies in a channel, in order.
+    pub(crate) fn payloads(&self, channel: &str) -> Vec<String> {
+        let text = |record: &Record| String::from_utf8(record.payload.clone()).expect("payloads of tests are text");
+        self.of(channel).into_iter().map(text).collect()
+    }
+
     /// Sorted.
     pub(crate) fn alerts(&self) -> Vec<Alert> {
         alerts(self.of("out.").into_iter().map(|record| record.payload.as_slice()))
@@ -85,6 +91,15 @@ impl Dump {
         }
         let order = |dump: &Dump| dump.records.iter().map(|record| record.subject.clone()).collect::<Vec<_>>();
         assert_eq!(order(self), order(other), "order over all subjects");
+    }
+
+    /// Asserts that no epoch is lost or another one that was seen in the stream before.
+    #[track_caller]
+    pub(crate) fn assert_holds(&self, seen: &BTreeMap<u64, u128>) {
+        let held: BTreeMap<u64, u128> = self.markers.iter().map(|marker| (marker.epoch, marker.nonce)).collect();
+        for (epoch, nonce) in seen {
+            assert_eq!(held.get(epoch), Some(nonce), "epoch {epoch} was committed, and is not what it was");
+        }
     }
 
     /// Asserts that the markers are one chain that accounts for every event.

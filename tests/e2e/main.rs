@@ -2,9 +2,13 @@
 
 mod bad;
 mod broker;
+mod cluster;
 mod dump;
 mod file;
 mod guests;
+mod network;
 mod process;
+mod proxy;
 mod scene;
+mod stage;
 mod stream;

@@ -144,4 +144,10 @@ impl Dice {
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0.next_u64() % bound.max(1)
     }
+
+    pub(crate) fn shuffle<T>(&mut self, items: &mut [T]) {
+        for idx in (1..items.len()).rev() {
+            items.swap(idx, self.below(idx as u64 + 1) as usize);
+        }
+    }
 }

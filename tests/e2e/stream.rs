@@ -5,34 +5,39 @@
 
 use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::Command;
-use std::time::{Duration, Instant};
-
-use async_nats::jetstream::Context;
 
 use crate::broker::Broker;
 use crate::dump::Dump;
-use crate::process::{GLANCE, PATIENCE, Process, finish, until};
-use crate::scene::{Dice, Scene, Truth, alerts};
+use crate::process::{Process, until};
+use crate::scene::Dice;
+use crate::stage::{Blows, Rounds, Stage, pause, setting};
 
 /// Moments that come with nearly every epoch.
-const FREQUENT: [&str; 7] =
-    ["apply.before", "apply.after", "publish.before", "publish.during", "publish.after", "ack.before", "sync.before"];
-/// Moments of starts, snapshots and rebuilds.
-const RARE: [&str; 9] = [
+const FREQUENT: [&str; 6] =
+    ["apply.before", "apply.after", "publish.before", "publish.during", "publish.after", "ack.before"];
+/// Moments of a start, its recovery, snapshots, and the end.
+const RARE: [&str; 13] = [
+    "open.before",
+    "open.after",
     "load.before",
-    "survey.before",
-    "reset.before",
     "lease.before",
+    "survey.before",
+    "survey.after",
+    "reset.before",
     "snapshot.before",
+    "snapshot.during",
+    "snapshot.after",
     "compact.before",
     "compact.after",
-    "rebase.before",
-    "rebase.after",
+    "sync.before",
 ];
-const KILLS: u64 = 40;
-const BROKER_KILLS: u64 = 10;
+/// Moments of a start that has lost its local state.
+const REBUILD: [&str; 6] =
+    ["rebuild.before", "rebuild.after", "changes.before", "changes.after", "rebase.before", "rebase.after"];
+const KILLS: u64 = 60;
+const BROKER_KILLS: u64 = 15;
 const EVENTS: u64 = 100_000;
+const EPOCH_EVENTS: u64 = 2000;
 /// Longest time after a start at which a host is killed.
 const LIFE_MS: u64 = 700;
 
@@ -49,115 +54,28 @@ enum Blow {
     Broker(u64),
 }
 
-/// The pipeline, its broker and its input, before any run.
-struct Stage {
-    scene: Scene,
-    broker: Broker,
-    pipeline: String,
-    truth: Truth,
-    events: u64,
-}
-
-impl Stage {
-    fn new(events: u64, seed: u64) -> Stage {
-        let scene = Scene::new();
-        let broker = Broker::start();
-        let pipeline = scene.fraud();
-        // Small epochs: many commits to kill between.
-        let text = scene.read("fraud.toml");
-        scene.write("fraud.toml", [&text, &b"\n[limits]\nepoch_events = 2000\n"[..]].concat());
-        broker.up(&pipeline);
-        let (count, seed, truth) = (events.to_string(), seed.to_string(), scene.arg("truth.json"));
-        let mut args = vec!["generate", "plays", "--publish", "--pipeline", &pipeline, "--events", &count];
-        args.extend(["--seed", &seed, "--farms", "5", "--bad", "0.001", "--late", "0.002", "--truth", &truth]);
-        finish(&mut broker.pelton(&args)).code(0);
-        let truth = serde_json::from_slice(&scene.read("truth.json")).expect("the truth reads back");
-        Stage { scene, broker, pipeline, truth, events }
-    }
-
-    /// A host; its state lies in a folder of this name.
-    fn host(&self, state: &str, more: &[&str]) -> Command {
-        let state = self.scene.arg(state);
-        let mut args = vec!["run", &self.pipeline, "--state", &state, "--listen", "off"];
-        args.extend(more);
-        let mut command = self.broker.pelton(&args);
-        command.env("PELTON_TEST_SNAPSHOT_EPOCHS", "3");
-        command
-    }
-
-    /// An undisturbed run, compared with the truth of the generator; the pipeline is as new afterwards.
-    fn calm(&self) -> Dump {
-        finish(&mut self.host("calm", &["--drain"])).code(0);
-        let calm = Dump::read(&self.broker, "fraud");
-        calm.assert_chain(self.events);
-        assert_eq!(calm.alerts(), self.truth.alerts(false), "alerts against the truth");
-        assert_eq!(calm.count("dlq.") as u64, self.truth.bad_records(), "dead letters: {:?}", calm.dead());
-        assert_eq!(calm.count("late.") as u64, self.truth.late_rows, "late rows");
-        self.renew();
-        calm
-    }
-
-    /// Asserts that the public stream, which the broker fills by itself, gets exactly the alerts.
-    fn assert_public(&self, dump: &Dump) {
-        let public = until("all alerts in the public stream", || {
-            let messages = self.broker.messages("FRAUD_ALERTS");
-            (dump.count("out.") <= messages.len()).then_some(messages)
-        });
-        assert_eq!(public.len(), dump.count("out."), "alerts in the public stream");
-        assert_eq!(alerts(public.iter().map(|message| &message.payload[..])), dump.alerts());
-    }
-
-    /// Forgets all results, keeps the input.
-    fn renew(&self) {
-        finish(&mut self.broker.pelton(&["down", &self.pipeline, "--yes", "--public"])).code(0);
-        self.broker.up(&self.pipeline);
-    }
-}
-
 /// The disturbed runs.
 struct Chaos<'a> {
-    stage: &'a Stage,
-    calm: &'a Dump,
-    watcher: Context,
-    host: Option<Process>,
-    round: u64,
+    rounds: Rounds<'a>,
     /// Deaths of hosts by what killed them.
     deaths: BTreeMap<String, u64>,
     broker_kills: u64,
-    epochs: usize,
 }
 
 impl Chaos<'_> {
-    fn state(&self) -> String {
-        format!("round-{}", self.round)
-    }
-
-    fn start(&mut self, moment: Option<String>) {
-        let mut command = self.stage.host(&self.state(), &["--drain"]);
-        command.envs(moment.map(|moment| ("PELTON_FAILPOINT", moment)));
-        self.host = Some(Process::start(&mut command));
-    }
-
-    /// Starts a host unless one is running.
-    fn ensure_host(&mut self) {
-        if self.host.is_none() {
-            self.start(None);
-        }
-    }
-
     fn count(&mut self, what: &str) {
         *self.deaths.entry(what.to_owned()).or_default() += 1;
+        self.rounds.stage.broker.evict("fraud");
     }
 
     /// SIGKILL for the host, if it runs; a host that is done ends the round.
     fn kill(&mut self, what: &str) {
-        let Some(mut host) = self.host.take() else { return };
+        let Some(mut host) = self.rounds.host.take() else { return };
         if host.kill() {
             self.count(what);
-            self.stage.broker.evict("fraud");
         } else {
             host.wait().code(0);
-            self.finish_round();
+            self.rounds.finish_round();
         }
     }
 
@@ -165,85 +83,51 @@ impl Chaos<'_> {
         match blow {
             Blow::Named(moment, count) => self.strike_named(moment, count),
             Blow::Progress(events) => {
-                let from = self.committed();
-                self.ensure_host();
-                self.watch(from + events);
+                let from = self.rounds.committed();
+                if self.rounds.host.is_none() {
+                    self.rounds.start(None);
+                }
+                self.rounds.watch(from + events);
                 self.kill("random progress");
             }
             Blow::Life(millis) => {
                 self.kill("before a new start");
-                self.start(None);
+                self.rounds.start(None);
                 pause(millis);
                 self.kill("random moment");
             }
-            Blow::Broker(millis) => self.strike_broker(millis),
+            Blow::Broker(millis) => {
+                self.rounds.ensure_work();
+                self.rounds.stage.broker.kill_and_restart(millis);
+                self.broker_kills += 1;
+                self.rounds.committed();
+            }
         }
     }
 
     fn strike_named(&mut self, moment: &'static str, count: u64) {
-        self.kill("before a new start");
-        // When the run is done before the moment comes, it comes in the next one.
-        for _ in 0..2 {
-            if moment.starts_with("rebase") {
-                // Without its local state, the host rebuilds it from the stream.
-                drop(std::fs::remove_dir_all(self.stage.scene.path(&self.state())));
+        // When a run is done before the moment comes, it comes in the next one.
+        for _ in 0..3 {
+            let rebuild = REBUILD.contains(&moment);
+            if rebuild {
+                // There must be something to rebuild.
+                self.rounds.ensure_work();
             }
-            self.start(Some(format!("{moment}:{count}")));
-            let said = self.host.take().expect("started above").wait();
+            self.kill("before a new start");
+            if rebuild {
+                drop(std::fs::remove_dir_all(self.rounds.stage.scene.path(&self.rounds.state())));
+            }
+            self.rounds.start(Some(format!("{moment}:{count}")));
+            let said = self.rounds.host.take().expect("started above").wait();
             // abort()
             if said.status.signal() == Some(6) {
                 self.count(moment);
-                self.stage.broker.evict("fraud");
                 return;
             }
             said.code(0);
-            self.finish_round();
+            self.rounds.finish_round();
         }
-    }
-
-    fn strike_broker(&mut self, millis: u64) {
-        let from = self.committed();
-        self.ensure_host();
-        self.watch(from + 1);
-        self.stage.broker.kill_and_restart(millis);
-        self.broker_kills += 1;
-        self.committed();
-    }
-
-    /// Waits until so many events are committed, or the host has ended.
-    fn watch(&mut self, target: u64) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.committed() < target {
-            let host = self.host.as_mut().expect("a host is watched");
-            if let Some(status) = host.ended() {
-                assert!(status.success(), "the host ended with {status}:\n{}", host.stderr());
-                return;
-            }
-            assert!(Instant::now() < deadline, "no progress to event {target}:\n{}", host.stderr());
-            std::thread::sleep(GLANCE);
-        }
-    }
-
-    fn committed(&self) -> u64 {
-        until("an answer of the broker", || self.stage.broker.committed(&self.watcher, "fraud"))
-    }
-
-    /// The host is done: compares, and begins anew.
-    fn finish_round(&mut self) {
-        let dump = Dump::read(&self.stage.broker, "fraud");
-        dump.assert_chain(self.stage.events);
-        dump.assert_same(self.calm);
-        self.stage.assert_public(&dump);
-        self.epochs += dump.markers.len();
-        self.round += 1;
-        self.stage.renew();
-    }
-
-    /// Lets the last host come to its end.
-    fn finish(&mut self) {
-        self.ensure_host();
-        self.host.take().expect("ensured above").wait().code(0);
-        self.finish_round();
+        panic!("{moment} did not come in three runs");
     }
 
     fn kills(&self) -> u64 {
@@ -251,33 +135,24 @@ impl Chaos<'_> {
     }
 }
 
-/// The moment of a blow, not a wait for something.
-fn pause(millis: u64) {
-    std::thread::sleep(Duration::from_millis(millis));
-}
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text}: not a number")))
-}
-
 /// All blows in random order.
 fn schedule(dice: &mut Dice, kills: u64, broker_kills: u64, events: u64) -> Vec<Blow> {
-    let named = (FREQUENT.len() + RARE.len()) as u64;
-    let mut blows: Vec<Blow> = (0..kills)
-        .map(|idx| match (idx % (2 * named)) as usize {
-            // Release builds have no named moments.
-            at if cfg!(debug_assertions) && at < FREQUENT.len() => Blow::Named(FREQUENT[at], 1 + dice.below(3)),
-            at if cfg!(debug_assertions) && at < FREQUENT.len() + RARE.len() => {
-                Blow::Named(RARE[at - FREQUENT.len()], 1)
-            }
-            at if at % 2 == 0 => Blow::Progress(1 + dice.below(events / 20)),
-            _ => Blow::Life(dice.below(LIFE_MS)),
+    // Release builds have no named moments.
+    let named: Vec<Blow> = if cfg!(debug_assertions) {
+        let frequent = FREQUENT.iter().map(|moment| Blow::Named(moment, 1 + dice.below(3)));
+        frequent.chain(RARE.iter().chain(&REBUILD).map(|moment| Blow::Named(moment, 1))).collect()
+    } else {
+        Vec::new()
+    };
+    let mut blows: Vec<Blow> = (0..kills as usize)
+        .map(|idx| match named.get(idx % (2 * named.len().max(1))) {
+            Some(blow) => *blow,
+            None if idx % 2 == 0 => Blow::Progress(1 + dice.below(events / 20)),
+            None => Blow::Life(dice.below(LIFE_MS)),
         })
         .collect();
     blows.extend((0..broker_kills).map(|_| Blow::Broker(dice.below(300))));
-    for idx in (1..blows.len()).rev() {
-        blows.swap(idx, dice.below(idx as u64 + 1) as usize);
-    }
+    dice.shuffle(&mut blows);
     blows
 }
 
@@ -286,21 +161,11 @@ fn chaos_kills_of_host_and_broker_leave_no_trace() {
     let (kills, broker_kills) =
         (setting("PELTON_CHAOS_KILLS", KILLS), setting("PELTON_CHAOS_BROKER_KILLS", BROKER_KILLS));
     let (events, seed) = (setting("PELTON_CHAOS_EVENTS", EVENTS), setting("PELTON_CHAOS_SEED", 1));
-    let began = Instant::now();
-    let stage = Stage::new(events, seed);
+    println!("PELTON_CHAOS_SEED={seed}");
+    let stage = Stage::new(Broker::start(), events, EPOCH_EVENTS, seed);
     let calm = stage.calm();
     let mut dice = Dice::new(seed);
-    let watcher = stage.broker.watcher();
-    let mut chaos = Chaos {
-        stage: &stage,
-        calm: &calm,
-        watcher,
-        host: None,
-        round: 0,
-        deaths: BTreeMap::new(),
-        broker_kills: 0,
-        epochs: 0,
-    };
+    let mut chaos = Chaos { rounds: Rounds::new(&stage, &calm), deaths: BTreeMap::new(), broker_kills: 0 };
     for blow in schedule(&mut dice, kills, broker_kills, events) {
         chaos.strike(blow);
     }
@@ -308,26 +173,16 @@ fn chaos_kills_of_host_and_broker_leave_no_trace() {
     while chaos.kills() < kills {
         chaos.strike(Blow::Life(dice.below(LIFE_MS)));
     }
-    chaos.finish();
-    println!(
-        "chaos (seed {seed}): {} kills of the host {:?}, {} of the broker, {} runs of {events} events, {} epochs, \
-         {:.0} s: {} alerts, {} dead letters, {} late rows equal byte for byte",
-        chaos.kills(),
-        chaos.deaths,
-        chaos.broker_kills,
-        chaos.round,
-        chaos.epochs,
-        began.elapsed().as_secs_f64(),
-        calm.count("out."),
-        calm.count("dlq."),
-        calm.count("late."),
-    );
-    assert!(chaos.kills() >= kills && chaos.broker_kills >= broker_kills);
+    chaos.rounds.ensure_work();
+    chaos.rounds.end_host();
+    let blows = Blows { host_kills: chaos.kills(), broker_kills: chaos.broker_kills, ..Blows::default() };
+    chaos.rounds.tell(&format!("host and broker killed (seed {seed}): {:?}", chaos.deaths), &blows);
+    assert!(blows.host_kills >= kills && blows.broker_kills >= broker_kills);
 }
 
 #[test]
 fn chaos_a_host_that_slept_longer_than_its_lease_changes_nothing() {
-    let stage = Stage::new(60_000, 2);
+    let stage = Stage::new(Broker::start(), 60_000, EPOCH_EVENTS, 2);
     let calm = stage.calm();
     let watcher = stage.broker.watcher();
     let mut sleeper = Process::start(&mut stage.host("sleeper", &["--holder", "sleeper"]));
@@ -361,5 +216,6 @@ fn chaos_a_host_that_slept_longer_than_its_lease_changes_nothing() {
     dump.assert_chain(stage.events);
     dump.assert_same(&calm);
     stage.assert_public(&dump);
-    println!("zombie: asleep at event {asleep}, {} epochs, equal", dump.markers.len());
+    let epochs = dump.markers.len();
+    Blows::default().tell(&format!("epochs={epochs}; a host slept from event {asleep} on, longer than its lease"));
 }

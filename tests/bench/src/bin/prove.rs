@@ -57,8 +57,12 @@ fn parts(options: &Options) -> Vec<Part> {
         part("modules", format!("PELTON_MODULES={modules} {}", test("--test sandbox generated")), &["modules in"]),
         part("foreign bytes", test("--test corpus"), &["test result"]),
         part(
-            "kills of the real program and broker",
-            format!("PELTON_CHAOS_KILLS={kills} PELTON_CHAOS_BROKER_KILLS={broker_kills} {}", test("--test e2e chaos")),
+            "the real program: kills, a bad network, a cluster",
+            format!(
+                "PELTON_CHAOS_KILLS={kills} PELTON_CHAOS_BROKER_KILLS={broker_kills} PELTON_CHAOS_FAULTS=40 \
+                 PELTON_CHAOS_NODE_KILLS=9 {}",
+                test("--test e2e chaos")
+            ),
             &["chaos:"],
         ),
     ]
