@@ -13,6 +13,7 @@
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use pelton_engine::store::StoreError;
 
@@ -25,6 +26,9 @@ const POINTER: &str = "CURRENT";
 /// that lost its pointer.
 const MAKING: &str = "making";
 const REASON_CHARS_MAX: usize = 40;
+/// A lock may outlive its handle for a moment: a process that dies, or one that is just being started by another thread
+/// and has a copy of every file until it runs its own program.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Which generation counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -192,13 +196,19 @@ fn lock(path: &Path) -> Result<File, StoreError> {
     let context = |error: io::Error| io_error("opening the lock file", &error);
     let mut options = File::options();
     let mut file = options.create(true).truncate(false).read(true).write(true).open(path).map_err(context)?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let holder = fs::read_to_string(path).unwrap_or_default();
-            return Err(StoreError::InUse(format!("{} is held by {}", path.display(), holder.trim())));
+    let give_up = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::WouldBlock) if Instant::now() < give_up => {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Err(TryLockError::WouldBlock) => {
+                let holder = fs::read_to_string(path).unwrap_or_default();
+                return Err(StoreError::InUse(format!("{} is held by {}", path.display(), holder.trim())));
+            }
+            Err(TryLockError::Error(error)) => return Err(context(error)),
         }
-        Err(TryLockError::Error(error)) => return Err(context(error)),
     }
     // Only for people: the lock itself is the kernel's and ends with the process.
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
