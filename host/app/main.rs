@@ -6,10 +6,6 @@ mod generate;
 mod pipeline;
 mod run;
 
-/// Messages are made on one thread and dropped on another, a million times a second.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> std::process::ExitCode {
     cli::main()
 }

@@ -214,6 +214,9 @@ fn a_changed_input_is_refused() {
     // As it was, it goes on.
     scene.write("plays.jsonl", &plays[..half]);
     finish(&mut run(&scene, &pipeline, &input, "out")).code(0);
+    // Its end has closed all windows: what is appended later must not be passed over in silence.
+    scene.write("plays.jsonl", &plays);
+    finish(&mut run(&scene, &pipeline, &input, "out")).code(3).says(&["has grown to", "hint:"]);
     scene.write("other.jsonl", &plays);
     let other = scene.arg("other.jsonl");
     finish(&mut run(&scene, &pipeline, &other, "out")).code(2).says(&["the state belongs to input"]);

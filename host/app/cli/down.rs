@@ -12,8 +12,9 @@ use super::{print, run};
 use crate::pipeline::{self, Pipeline};
 
 const AFTER: &str = "\
-The pipeline stream holds all results, dead letters and the state: after `down` they are gone, and a run starts again
-from the first event. The input stream and the public streams stay unless they are named.
+The pipeline stream holds all results, dead letters and the state: after `down` they are gone. Remove the state folder as
+well, then `up` and `run` start again from the first event. The input stream and the public streams stay unless they are
+named: what starts again is added to the public streams once more.
 
 Examples:
   pelton down pipelines/fraud.toml
@@ -53,7 +54,10 @@ pub(super) async fn run(args: DownArgs) -> Result<(), Failure> {
     if let Ok(state) = run::state_home().map(|home| home.join(name))
         && state.exists()
     {
-        eprintln!("note: the working state in {} is of no use any more; it may be deleted", state.display());
+        eprintln!(
+            "note: the working state in {} belongs to the streams that are gone: remove it before the next run",
+            state.display()
+        );
     }
     Ok(())
 }

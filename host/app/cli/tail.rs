@@ -22,7 +22,7 @@ Prints the payload of each record; for dead letters and late rows, why and where
 Examples:
   pelton tail pipelines/fraud.toml                              # all outputs, from now on
   pelton tail pipelines/fraud.toml --output alerts --from-start -n 10
-  pelton tail pipelines/fraud.toml --dlq --from-start --json | jq -r .headers.\"Pelton-Dlq-Code\" | sort | uniq -c";
+  pelton tail pipelines/fraud.toml --dlq --no-follow --json | jq -r '.headers[\"Pelton-Dlq-Code\"]' | sort | uniq -c";
 
 /// Print outputs as they come
 #[derive(Debug, Args)]
@@ -67,6 +67,13 @@ struct Line<'a> {
 
 pub(super) async fn run(args: TailArgs) -> Result<(), Failure> {
     let draft = pipeline::read(&args.pipeline)?;
+    if let Some(output) = &args.output
+        && !draft.outputs().any(|name| name == output)
+    {
+        let names: Vec<&str> = draft.outputs().collect();
+        return Err(Failure::usage(format!("pipeline `{}` has no output `{output}`", draft.name()))
+            .hint(format!("its outputs: {}", names.join(", "))));
+    }
     let broker = args.connection.connect().await?;
     let name = draft.name();
     let channel = if args.dlq {

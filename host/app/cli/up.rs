@@ -13,7 +13,9 @@ use super::{print, when};
 use crate::pipeline::{self, Pipeline};
 
 const AFTER: &str = "\
-Doing it twice changes nothing. What exists and differs is reported and left as it is; the exit code is then 4.
+Doing it twice changes nothing. What exists and differs from what the pipeline file wants is reported and left as it is;
+the exit code is then 4. --replicas, --lease and --log-max-bytes count for streams that are made, not for those that
+exist; the leases of all pipelines are one bucket.
 
 Examples:
   pelton up pipelines/fraud.toml

@@ -71,6 +71,9 @@ pub(crate) fn run(options: FileOptions) -> Result<(), Failure> {
         Failure::new(exit_of(&error), error).hint("to start over, remove both the output and its state folder")
     })?;
     if progress.done {
+        if let Some(path) = &options.input {
+            check_end(path, &progress)?;
+        }
         info!(input = name, "all of this input is done; remove the state folder to run it again");
         return Ok(());
     }
@@ -144,6 +147,23 @@ fn check_input(path: &Path, progress: &Progress, last: Option<&Marker>) -> Resul
         path.display()
     );
     Err(Failure::halted(message).hint("remove the output and its state folder to start over"))
+}
+
+/// Whether a finished input still ends where it ended: its end has closed all windows, nothing can come after it.
+fn check_end(path: &Path, progress: &Progress) -> Result<(), Failure> {
+    let found = path
+        .metadata()
+        .map_err(|error| Failure::new(Exit::Environment, error).context(format!("reading {}", path.display())))?;
+    if found.len() <= progress.offset {
+        return Ok(());
+    }
+    let message = format!(
+        "{} has grown to {} bytes; the run was done at {}, and its end has closed all windows",
+        path.display(),
+        found.len(),
+        progress.offset
+    );
+    Err(Failure::halted(message).hint("remove the output and its state folder to run all of it again"))
 }
 
 /// The computing side of a run.

@@ -67,6 +67,11 @@ impl Draft {
         &self.stages
     }
 
+    /// Names of the outputs.
+    pub fn outputs(&self) -> impl Iterator<Item = &str> {
+        self.outputs.iter().map(|output| output.name.as_str())
+    }
+
     /// Bounds that guests run under.
     #[must_use]
     pub fn limits(&self) -> &Limits {
