@@ -197,4 +197,5 @@ chaos KILLS="60" BROKER_KILLS="15": setup guests
 
 # The long form of everything that shows that results are exactly once; ends with one table. `just prove --only stores`
 prove *ARGS: setup guests
-    cargo run -p pelton-bench --bin prove -- "$@"
+    cargo build --workspace --exclude pelton-sim --bins
+    target/debug/prove "$@"
