@@ -197,5 +197,4 @@ chaos KILLS="60" BROKER_KILLS="15": setup guests
 
 # The long form of everything that shows that results are exactly once; ends with one table. `just prove --only stores`
 prove *ARGS: setup guests
-    cargo build --workspace --exclude pelton-sim --bins
-    target/debug/prove "$@"
+    cargo run -p pelton-bench --bin prove -- "$@"
