@@ -11,9 +11,6 @@ use pelton_sim::scenario::{self, EPOCH_MS, Scenario};
 use pelton_sim::world::Weakness;
 use pelton_sim::{mutants, oracle, runner, simulate};
 
-/// Mutants that need more seeds than this are left to `sim mutants`.
-const MUTANT_SEEDS_MAX: u64 = 2_000;
-
 #[test]
 fn regression_seeds_hold() {
     let seeds = include_str!("../regressions.txt").lines().filter(|line| !line.starts_with('#'));
@@ -41,7 +38,7 @@ fn fresh_seeds_hold() {
 
 #[test]
 fn mutants_are_caught() {
-    for mutant in mutants::all().into_iter().filter(|mutant| mutant.within <= MUTANT_SEEDS_MAX) {
+    for mutant in mutants::all() {
         let summary = runner::run(0, mutant.within, &mutant.weakness, 1);
         assert!(!summary.failures.is_empty(), "`{}` is not noticed within {} seeds", mutant.name, mutant.within);
     }
