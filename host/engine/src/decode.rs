@@ -9,10 +9,12 @@
 //! - An event that is not JSON at all is refused as such, whatever its fields held up to there.
 //! - The key may be a text or an integer (its decimal digits); an empty key is missing.
 
+mod stored;
 mod visit;
 
 use serde::de::DeserializeSeed;
 
+use crate::effects::{key_text, key_token};
 use crate::event::{Column, RawEvent, TextColumn, Values};
 use crate::plan::{FieldRead, Key, Source, TimeUnit};
 use crate::time::EventTime;
@@ -85,7 +87,17 @@ pub struct Decoder {
     max_future: i64,
     max_past: i64,
     payload_max: u64,
+    /// Where the broker puts each key, when it is the one that does.
+    place: Option<KeyPlace>,
     row: Row,
+}
+
+/// The partition that is read, of how many: keys come here because the broker maps the last token of the subject that
+/// producers publish to, and that token has to be the key.
+#[derive(Clone, Copy, Debug)]
+struct KeyPlace {
+    partition: u32,
+    partitions: u32,
 }
 
 /// What the visitor has found in the event at hand.
@@ -124,6 +136,7 @@ impl Decoder {
         let row = Row { seen: vec![Seen::No; fields.len()], ..Row::default() };
         Decoder {
             root,
+            place: None,
             key: source.key.clone(),
             time_pointer: source.time.field.clone(),
             unit: source.time.unit,
@@ -133,6 +146,14 @@ impl Decoder {
             fields,
             row,
         }
+    }
+
+    /// Refuses keys that the broker puts into another partition of `source` than this one, when it does that.
+    #[must_use]
+    pub fn in_partition(mut self, source: &Source, partition: u32) -> Decoder {
+        let is_mapped = source.create.as_ref().is_some_and(|create| create.ingest.is_some()) && source.partitions > 1;
+        self.place = is_mapped.then_some(KeyPlace { partition, partitions: source.partitions });
+        self
     }
 
     /// A decoder for records between two stages: they bring their key and time with them. Only fields that are
@@ -146,6 +167,7 @@ impl Decoder {
         let row = Row { seen: vec![Seen::No; fields.len()], ..Row::default() };
         Decoder {
             root,
+            place: None,
             key: Key::SubjectToken(0),
             time_pointer: Vec::new(),
             unit: TimeUnit::Millis,
@@ -175,9 +197,16 @@ impl Decoder {
         payload: &[u8],
         out: &mut Decoded,
     ) -> Result<(), DecodeFault> {
+        if event.unreadable {
+            return Err(fault("header", stored::what_is_wrong(headers)));
+        }
         let rows = out.len();
         let result = self.read(payload, &mut out.keys, &mut out.columns).and_then(|()| {
             self.take_key(subject, headers, rows, &mut out.keys)?;
+            // Lines of a file come without a subject, and all partitions' keys are in one file.
+            if let Some(place) = self.place.filter(|_| !subject.is_empty()) {
+                place.check(out.keys.get(rows))?;
+            }
             self.take_time(event.published.0)
         });
         match result {
@@ -327,6 +356,37 @@ impl Decoder {
         }
         Ok(EventTime(time))
     }
+}
+
+impl KeyPlace {
+    /// Refuses a key that the broker would have put into another partition. Keys that are no token of a subject as they
+    /// are stay unjudged: how a producer writes them into one is its own affair.
+    fn check(self, key: &[u8]) -> Result<(), DecodeFault> {
+        let own = partition_of(key, self.partitions);
+        if own == self.partition
+            || !is_token(key)
+            || partition_of(key_token(key).as_bytes(), self.partitions) == self.partition
+        {
+            return Ok(());
+        }
+        let KeyPlace { partition, .. } = self;
+        let key = key_text(key);
+        let message = format!(
+            "key `{key}` belongs to partition {own}, and came to {partition}: the last token of its subject was not the key"
+        );
+        Err(fault("key-partition", message))
+    }
+}
+
+/// The partition that JetStream's `partition(n, token)` chooses: 32-bit FNV-1a, modulo n.
+#[must_use]
+pub fn partition_of(token: &[u8], partitions: u32) -> u32 {
+    token.iter().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)) % partitions
+}
+
+/// Whether every producer writes a key the same way into a subject: as it is.
+fn is_token(key: &[u8]) -> bool {
+    !key.is_empty() && key.iter().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'.' | b'*' | b'>'))
 }
 
 impl Node {

@@ -1,10 +1,19 @@
 //! What one epoch brings about: records, counts, and at its end the state delta.
+//!
+//! Every record is made here, and none leaves here that the broker cannot take: outputs are weighed before
+//! (`step::output`), dead letters and late rows keep what fits (`letter`).
+
+mod headers;
+mod letter;
 
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 
-use crate::epoch::{Channel, EPOCH_BYTES_MAX, EPOCH_RECORDS_MAX, Records};
-use crate::event::{RawBatch, RawEvent};
+pub use headers::key_token;
+pub(crate) use headers::{Headers, KEY_BYTES_MAX, key_text};
+pub(crate) use letter::DeadLetter;
+
+use crate::epoch::{Channel, EPOCH_BYTES_MAX, EPOCH_RECORDS_MAX, HEADER_BYTES_MAX, RECORD_BYTES_MAX, Record, Records};
+use crate::event::RawEvent;
 use crate::totals::Totals;
 
 /// How much one epoch may bring about before it must be cut.
@@ -12,11 +21,29 @@ use crate::totals::Totals;
 pub struct Room {
     pub records: usize,
     pub bytes: usize,
+    /// Largest record, header block and payload together: what the broker takes, less what the batch adds to it.
+    /// A dead letter needs 9 KiB of it for what the host says.
+    pub record_bytes: usize,
+    /// Largest header block of a record.
+    pub header_bytes: usize,
 }
 
 impl Default for Room {
     fn default() -> Room {
-        Room { records: EPOCH_RECORDS_MAX, bytes: EPOCH_BYTES_MAX }
+        Room {
+            records: EPOCH_RECORDS_MAX,
+            bytes: EPOCH_BYTES_MAX,
+            record_bytes: RECORD_BYTES_MAX,
+            header_bytes: HEADER_BYTES_MAX,
+        }
+    }
+}
+
+impl Room {
+    /// Bytes that one event, pane or timer may bring about: these records cannot be cut apart, so they have to fit into
+    /// one epoch whatever its other bounds are.
+    pub(crate) fn bytes_at_once(&self) -> usize {
+        self.bytes.max(EPOCH_BYTES_MAX)
     }
 }
 
@@ -31,6 +58,9 @@ pub struct Effects {
     pub records_by_output: Vec<u64>,
     /// Guest faults by stage: traps, limits and broken replies, before any retry.
     pub faults_by_stage: BTreeMap<usize, u64>,
+    /// Of the event at hand: where its records begin, and how many late rows it has.
+    event_start: usize,
+    event_late: u32,
 }
 
 impl Effects {
@@ -41,12 +71,23 @@ impl Effects {
         self.dead_by_code.clear();
         self.records_by_output.clear();
         self.faults_by_stage.clear();
+        (self.event_start, self.event_late) = (0, 0);
     }
 
     /// Whether `records` more records still fit.
     #[must_use]
     pub fn fits(&self, room: &Room, records: usize) -> bool {
         self.records.rows.len() + records <= room.records && self.records.data.len() < room.bytes
+    }
+
+    /// Whether `records` more records of about `bytes` together still fit.
+    pub(crate) fn fits_bytes(&self, room: &Room, records: usize, bytes: usize) -> bool {
+        self.fits(room, records) && self.records.data.len().saturating_add(bytes) <= room.bytes
+    }
+
+    /// The records that follow are those of the next event.
+    pub(crate) fn begin_event(&mut self) {
+        (self.event_start, self.event_late) = (self.records.data.len(), 0);
     }
 
     /// Counts guest faults of a stage.
@@ -62,37 +103,31 @@ impl Effects {
         }
         self.records_by_output[output] += 1;
     }
+
+    /// Appends a record: the only way by which the engine makes one. Subject and headers are written in place; the
+    /// latter say how much of the payload is kept.
+    pub(crate) fn push(
+        &mut self,
+        channel: Channel,
+        subject: impl FnOnce(&mut Vec<u8>),
+        headers: impl FnOnce(&mut Headers<'_>) -> usize,
+        payload: &[u8],
+    ) {
+        let data = &mut self.records.data;
+        let start = offset(data);
+        subject(data);
+        let subject_end = offset(data);
+        let kept = headers(&mut Headers::new(data));
+        let headers_end = offset(data);
+        data.extend_from_slice(&payload[..kept]);
+        let (subject, headers) = (start..subject_end, subject_end..headers_end);
+        self.records.rows.push(Record { channel, subject, headers, payload: headers_end..offset(data) });
+    }
 }
 
-/// Builds header blocks: `name: value\r\n`, with line breaks in values made visible.
-#[derive(Default)]
-pub(crate) struct Headers {
-    text: String,
-}
-
-impl Headers {
-    pub(crate) fn clear(&mut self) -> &mut Headers {
-        self.text.clear();
-        self
-    }
-
-    pub(crate) fn put(&mut self, name: &str, value: impl std::fmt::Display) -> &mut Headers {
-        self.text.push_str(name);
-        self.text.push_str(": ");
-        let start = self.text.len();
-        write!(self.text, "{value}").expect("writing to a string does not fail");
-        if self.text[start..].contains(['\r', '\n']) {
-            let clean = self.text[start..].replace('\r', "\\r").replace('\n', "\\n");
-            self.text.truncate(start);
-            self.text.push_str(&clean);
-        }
-        self.text.push_str("\r\n");
-        self
-    }
-
-    pub(crate) fn bytes(&self) -> &[u8] {
-        self.text.as_bytes()
-    }
+/// Where the arena ends. [`Room`] keeps it far below 4 GiB.
+fn offset(data: &[u8]) -> u32 {
+    u32::try_from(data.len()).expect("records of an epoch are bounded")
 }
 
 /// Who writes: the parts of ids and headers that are the same for every record of a partition.
@@ -104,111 +139,7 @@ pub struct Origin {
     pub source: String,
 }
 
-/// A data fault of one input event, on its way to the dead letters.
-pub(crate) struct DeadLetter<'a> {
-    pub(crate) stage: &'a str,
-    /// sha256 of the module, when a module was involved.
-    pub(crate) digest: Option<[u8; 32]>,
-    /// decode, schema, reject, trap, limit, contract.
-    pub(crate) class: &'a str,
-    pub(crate) code: &'a str,
-    pub(crate) path: &'a str,
-    pub(crate) message: &'a str,
-}
-
-/// Longest message kept in a header, bytes.
-const MESSAGE_MAX: usize = 1024;
-
-impl Effects {
-    /// Keeps an input event as a dead letter: its bytes and headers untouched, the reason beside them.
-    pub(crate) fn push_dead(&mut self, origin: &Origin, letter: &DeadLetter<'_>, batch: &RawBatch, event: &RawEvent) {
-        let mut headers = Headers::default();
-        put_reason(&mut headers, origin, letter);
-        headers.put("Pelton-Dlq-Stream", &origin.source).put("Pelton-Dlq-Sequence", event.sequence);
-        let subject = batch.slice(&event.subject);
-        if !subject.is_empty() {
-            headers.put("Pelton-Dlq-Subject", String::from_utf8_lossy(subject));
-        }
-        headers.put("Pelton-Dlq-Seen", event.published.0);
-        let mut block = headers.bytes().to_vec();
-        block.extend_from_slice(batch.slice(&event.headers));
-        let payload = batch.slice(&event.payload);
-        self.push_letter(letter, &block, payload);
-    }
-
-    /// Keeps a row that is not an input event (a pane, a timer) as a dead letter; `payload` describes it as JSON.
-    pub(crate) fn push_dead_row(&mut self, origin: &Origin, letter: &DeadLetter<'_>, payload: &[u8]) {
-        let mut headers = Headers::default();
-        put_reason(&mut headers, origin, letter);
-        self.push_letter(letter, headers.bytes(), payload);
-    }
-
-    fn push_letter(&mut self, letter: &DeadLetter<'_>, headers: &[u8], payload: &[u8]) {
-        let subject = format!("dlq.{}.{}", letter.stage, letter.code);
-        self.records.push(Channel::DeadLetter, subject.as_bytes(), headers, payload);
-        *self.dead_by_code.entry(letter.code.to_string()).or_default() += 1;
-    }
-
-    /// Keeps an input event that came too late for every window.
-    pub(crate) fn push_late(
-        &mut self,
-        origin: &Origin,
-        stage: &str,
-        time: i64,
-        watermark: i64,
-        batch: &RawBatch,
-        event: &RawEvent,
-    ) {
-        let mut headers = Headers::default();
-        headers
-            .put("Pelton-Id", format_args!("{}/{}/{}", origin.pipeline, origin.partition, event.sequence))
-            .put("Pelton-Late-Stage", stage)
-            .put("Pelton-Time", time)
-            .put("Pelton-Watermark", watermark)
-            .put("Pelton-Stream", &origin.source)
-            .put("Pelton-Sequence", event.sequence);
-        let mut block = headers.bytes().to_vec();
-        block.extend_from_slice(batch.slice(&event.headers));
-        let subject = format!("late.{stage}");
-        self.records.push(Channel::Late, subject.as_bytes(), &block, batch.slice(&event.payload));
-    }
-}
-
-fn put_reason(headers: &mut Headers, origin: &Origin, letter: &DeadLetter<'_>) {
-    headers
-        .put("Pelton-Dlq-Pipeline", &origin.pipeline)
-        .put("Pelton-Dlq-Partition", origin.partition)
-        .put("Pelton-Dlq-Stage", letter.stage)
-        .put("Pelton-Dlq-Class", letter.class)
-        .put("Pelton-Dlq-Code", letter.code);
-    if !letter.path.is_empty() {
-        headers.put("Pelton-Dlq-Path", letter.path);
-    }
-    let mut end = letter.message.len().min(MESSAGE_MAX);
-    while !letter.message.is_char_boundary(end) {
-        end -= 1;
-    }
-    headers.put("Pelton-Dlq-Message", &letter.message[..end]);
-    if let Some(digest) = &letter.digest {
-        headers.put("Pelton-Dlq-Module", crate::hex::encode(digest));
-    }
-}
-
-/// A key as one subject token: letters, digits, `-` and `_` stay, other bytes become `%XX`; never empty.
-/// A very long key keeps its first 64 bytes and a hash.
-#[must_use]
-pub fn key_token(key: &[u8]) -> String {
-    const KEPT: usize = 64;
-    let mut token = String::with_capacity(key.len());
-    for &byte in key.iter().take(if key.len() > 2 * KEPT { KEPT } else { key.len() }) {
-        if byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' {
-            token.push(byte as char);
-        } else {
-            write!(token, "%{byte:02X}").expect("writing to a string does not fail");
-        }
-    }
-    if key.len() > 2 * KEPT {
-        write!(token, "%{:016x}", crate::epoch::fingerprint(0, key)).expect("writing to a string does not fail");
-    }
-    if token.is_empty() { "%".into() } else { token }
+/// Roughly what a dead letter or late row of an event takes.
+pub(crate) fn letter_bytes(event: &RawEvent) -> usize {
+    1024 + event.headers.len() + event.payload.len()
 }

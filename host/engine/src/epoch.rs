@@ -23,6 +23,13 @@ pub const EPOCH_RECORDS_MAX: usize = 900;
 /// Payload and header bytes of one epoch's records at which it is cut.
 pub const EPOCH_BYTES_MAX: usize = 16 << 20;
 
+/// What an atomic batch adds to each of its messages: the header line of the protocol, batch id, number and commit.
+pub const BATCH_HEADER_BYTES: usize = 512;
+/// Largest record where nothing else is known: the broker's usual payload limit of 1 MiB, less what the batch adds.
+pub const RECORD_BYTES_MAX: usize = (1 << 20) - BATCH_HEADER_BYTES;
+/// Largest header block of a record: JetStream takes 64 KiB of headers.
+pub const HEADER_BYTES_MAX: usize = (63 << 10) - BATCH_HEADER_BYTES;
+
 const _: () = assert!(EPOCH_RECORDS_MAX + EPOCH_BYTES_MAX / CHANGE_BYTES_MAX + 2 < BATCH_MESSAGES_MAX);
 
 /// A stream, told apart from another one of the same name by when it was created.
@@ -40,6 +47,11 @@ pub struct Position {
     /// [`fingerprint`] of that event: tells a rolled-back stream that re-used its sequences.
     #[serde(with = "hex64")]
     pub fingerprint: u64,
+}
+
+/// sha256 of some bytes.
+pub(crate) fn sha256(bytes: &[u8]) -> [u8; 32] {
+    Sha256::digest(bytes).into()
 }
 
 /// Identity of a stored message: the first 8 bytes of sha256 over its payload and its publish time.
@@ -74,6 +86,8 @@ pub struct Marker {
     /// The input holds no event of this partition in `(position, seen]`: other partitions of the stream may go on, and
     /// its old messages may expire, while this one is quiet.
     pub seen: u64,
+    /// When the broker stored the message at the position, milliseconds since the Unix epoch; 0 before the first.
+    pub published: i64,
     /// Event time in milliseconds; `i64::MIN` before the first event.
     pub watermark: i64,
     /// sha256 of each stage's module.
@@ -111,6 +125,12 @@ impl Marker {
         let run = (self.nonce >> RUN_SHIFT) as u64 ^ (self.nonce >> 96) as u64;
         let run = run.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
         format!("{}-{run:08x}.{}", self.lease, self.epoch % MARKER_SLOTS)
+    }
+
+    /// Whether no event was taken yet: it only says where the partition begins.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.position.sequence == 0 && self.totals_sum.received == 0
     }
 
     /// The marker as JSON, for the stream and for people.
@@ -179,16 +199,6 @@ impl Records {
         self.rows.push(Record { channel, subject, headers, payload });
     }
 
-    /// Appends a record whose subject is already in the arena, from `subject_start` to its end.
-    pub fn push_behind(&mut self, subject_start: u32, channel: Channel, headers: &[u8], payload: &[u8]) {
-        let subject = subject_start..self.data.len() as u32;
-        self.data.extend_from_slice(headers);
-        let headers = subject.end..self.data.len() as u32;
-        self.data.extend_from_slice(payload);
-        let payload = headers.end..self.data.len() as u32;
-        self.rows.push(Record { channel, subject, headers, payload });
-    }
-
     /// Empties the arena and keeps its allocations.
     pub fn clear(&mut self) {
         self.data.clear();
@@ -203,6 +213,7 @@ pub struct Facts {
     pub log: StreamIdentity,
     pub position: Position,
     pub seen: u64,
+    pub published: i64,
     pub watermark: i64,
     pub modules: Vec<[u8; 32]>,
     pub layout: u64,
@@ -223,7 +234,7 @@ impl Epoch {
     /// The next link of the chain after `last`.
     #[must_use]
     pub fn seal(last: Option<&Marker>, facts: Facts, records: Records, delta: Vec<u8>) -> Epoch {
-        let Facts { nonce, input, log, position, seen, watermark, modules, layout, lease, totals } = facts;
+        let Facts { nonce, input, log, position, seen, published, watermark, modules, layout, lease, totals } = facts;
         let mut totals_sum = last.map_or(Totals::default(), |last| last.totals_sum);
         totals_sum.add(&totals);
         if let Some(last) = last {
@@ -239,6 +250,7 @@ impl Epoch {
             log,
             position,
             seen,
+            published,
             watermark,
             modules,
             layout,
@@ -339,3 +351,6 @@ mod hex_digests {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -26,6 +26,9 @@ pub struct RawEvent {
     /// `name: value\r\n` per header; empty when there are none.
     pub headers: Range<u32>,
     pub payload: Range<u32>,
+    /// `headers` is the block as it was stored, because it is not one that a NATS client can read: the event becomes a
+    /// dead letter that keeps those bytes.
+    pub unreadable: bool,
 }
 
 impl RawBatch {
@@ -43,7 +46,13 @@ impl RawBatch {
             start..self.data.len() as u32
         };
         let (subject, headers, payload) = (put(subject), put(headers), put(payload));
-        self.events.push(RawEvent { sequence, published, subject, headers, payload });
+        self.events.push(RawEvent { sequence, published, subject, headers, payload, unreadable: false });
+    }
+
+    /// Cuts off the events from index `at` on. Both parts keep the whole arena: this is for the rare batch with a hole.
+    #[must_use]
+    pub fn split_off(&mut self, at: usize) -> RawBatch {
+        RawBatch { data: self.data.clone(), events: self.events.split_off(at) }
     }
 
     /// Empties the batch and keeps its allocations.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::epoch::{Epoch, Marker, StreamIdentity};
 use crate::event::RawBatch;
+use crate::time::WallTime;
 
 /// A question to the broker about one partition.
 #[derive(Clone, Debug)]
@@ -23,16 +24,21 @@ pub enum Request {
         input_sequence: Option<u64>,
         /// Epoch whose latest marker is wanted.
         epoch: Option<u64>,
+        /// Also look for traces of earlier work that no marker tells of: [`Survey::snapshot_epoch`].
+        history: bool,
     },
     /// Markers and deltas stored after the sequence `after` (of a marker, or 0), up to and including the marker at `up_to`,
     /// in order. May answer with a part; the caller asks again.
     Changes { after: u64, up_to: u64 },
-    /// The newest stored snapshot that decodes and whose epoch is at most `epoch_max`.
-    LoadSnapshot { epoch_max: u64 },
-    /// Store a snapshot; afterwards changes below the older of the last two may be purged.
+    /// The newest stored snapshot whose epoch is at most `epoch_max`.
+    FindSnapshot { epoch_max: u64 },
+    /// The bytes of a snapshot's state from `offset` on: as many as one answer takes, at least one.
+    ReadSnapshot { found: Arc<FoundSnapshot>, offset: u64 },
+    /// Store a snapshot; afterwards changes and markers below the older of the last two may be purged.
     SaveSnapshot { snapshot: Arc<Snapshot> },
     /// Let the consumer deliver from sequence `next` on. The caller has checked it against the stream's bounds.
-    Reset { next: u64 },
+    /// Up to `read_through` (at least `next - 1`) nothing of this partition is unread: what is gone there is no hole.
+    Reset { next: u64, read_through: u64 },
     /// Events after the last delivered one. Answers when there are some, or after a short wait with none.
     Fetch { events: u32, bytes: u32 },
     /// Publish one epoch as one atomic batch.
@@ -67,6 +73,26 @@ pub struct StreamFacts {
     pub last_sequence: u64,
 }
 
+/// Sequences of the input that are gone without having been delivered, and that no other message explains. Where the
+/// partition shares its stream with other subjects, some of them may have been of those.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole {
+    pub first: u64,
+    /// At least `first`.
+    pub last: u64,
+    pub cause: HoleCause,
+}
+
+/// How a hole came to be, as far as the stream shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HoleCause {
+    /// Below the first sequence of the stream, or where a limit per subject deletes: retention or a purge took what was
+    /// not read yet. A loss.
+    Expired,
+    /// Inside the stream: the message's own time to live, or somebody's delete. A wish.
+    Deleted,
+}
+
 /// What the consumer of a partition says when it has nothing left to deliver: the input holds no event of this partition
 /// behind `delivered` up to and including `last`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -94,6 +120,12 @@ pub struct Survey {
     pub marker_of_epoch: Option<StoredMarker>,
     /// `None` while the consumer has more to deliver, or is not there.
     pub all_delivered: Option<AllDelivered>,
+    /// Input sequence up to which the consumer is acknowledged; 0 when there is none.
+    pub ack_floor: u64,
+    /// The broker's clock when it was asked, milliseconds since the Unix epoch.
+    pub broker_time: WallTime,
+    /// Epoch of the newest stored snapshot, when `history` was asked for and there is one.
+    pub snapshot_epoch: Option<u64>,
 }
 
 /// One epoch as read back from the stream.
@@ -111,6 +143,18 @@ pub struct Snapshot {
     pub state: Vec<u8>,
 }
 
+/// A stored snapshot before its state is read.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FoundSnapshot {
+    pub stored: StoredMarker,
+    /// Length of the state.
+    pub bytes: u64,
+    /// sha256 of the state.
+    pub digest: [u8; 32],
+    /// Where the adapter finds the bytes.
+    pub object: String,
+}
+
 /// What became of a published batch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Published {
@@ -122,6 +166,9 @@ pub enum Published {
     Unknown(String),
     /// Refused for a reason of the environment (no space, no leader, too many batches): nothing was stored.
     Refused(String),
+    /// Refused for what the batch itself is (too large, not allowed on this stream): nothing was stored, and the same
+    /// bytes will be refused for ever.
+    Permanent(String),
 }
 
 /// An answer of the broker.
@@ -139,7 +186,9 @@ pub enum Response {
     Survey(Box<Survey>),
     /// In order, without gaps. Empty only when nothing is left.
     Changes(Vec<Change>),
-    Snapshot(Option<Box<Snapshot>>),
+    SnapshotFound(Option<Box<FoundSnapshot>>),
+    /// Bytes of the state from the offset that was asked for.
+    SnapshotPart(Vec<u8>),
     SnapshotSaved,
     Reset,
     Fetched(Fetched),
@@ -159,6 +208,9 @@ pub enum Response {
 #[derive(Clone, Debug, Default)]
 pub struct Fetched {
     pub batch: RawBatch,
+    /// In order and apart from each other; each lies behind everything delivered before, before or between the events
+    /// of `batch`, or behind them when nothing is left.
+    pub holes: Vec<Hole>,
     /// Messages of this partition that the broker holds behind this batch, as far as it said.
     pub pending: u64,
     /// The broker said that there is nothing more right now.

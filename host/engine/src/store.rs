@@ -53,6 +53,15 @@ pub enum StoreError {
     InUse(String),
 }
 
+/// What becomes of a store's content when it is dropped, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Discard<'a> {
+    /// It cannot be trusted: set aside for people to look at; a few are kept.
+    Damaged(&'a str),
+    /// It is sound, but the stream has gone on without it: deleted.
+    Outdated(&'a str),
+}
+
 /// The local working store of one partition. One writer; every write is visible entirely or not at all.
 pub trait Store: Send {
     /// Everything needed to rebuild the state in memory, verified; `None` for an empty store.
@@ -74,11 +83,10 @@ pub trait Store: Send {
     fn compact(&mut self, snapshot: &Snapshot) -> Result<(), StoreError>;
 
     /// Drops everything and starts again from `snapshot` (`None`: from nothing), with an empty outbox.
-    /// The old content is set aside for people to look at, not deleted.
     ///
     /// # Errors
     /// `Environment`.
-    fn rebase(&mut self, snapshot: Option<&Snapshot>, reason: &str) -> Result<(), StoreError>;
+    fn rebase(&mut self, snapshot: Option<&Snapshot>, old: Discard<'_>) -> Result<(), StoreError>;
 
     /// An epoch of the outbox, with the bytes it was published with; `None` when it is no longer kept.
     ///

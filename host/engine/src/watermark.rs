@@ -47,12 +47,17 @@ impl Watermark {
         self.current
     }
 
-    /// The source has been silent: since the newest event `silent` of wall time have passed, so event time is taken to
-    /// have passed too.
-    pub fn idle(&mut self, silent: Span) {
-        if self.newest != EventTime::MIN {
-            self.current = self.current.max(self.newest.plus(silent).minus(self.delay));
-        }
+    /// Where it would stand after `silent` of wall time without an event: event time is taken to have passed, too.
+    /// `None` before the first event, and when it stands there already.
+    #[must_use]
+    pub fn after_silence(&self, silent: Span) -> Option<EventTime> {
+        let then = self.newest.plus(silent).minus(self.delay);
+        (self.newest != EventTime::MIN && then > self.current).then_some(then)
+    }
+
+    /// Moves on without an event; never back.
+    pub fn advance(&mut self, to: EventTime) {
+        self.current = self.current.max(to);
     }
 
     /// No event will ever come: everything closes.

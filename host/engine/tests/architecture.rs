@@ -17,8 +17,11 @@ fn root() -> PathBuf {
 const ALLOWED: [(&str, &str); 5] = [
     ("pelton-engine", "serde serde_json toml_edit rustc-hash thiserror sha2 base64 jiff"),
     ("pelton-sandbox", "pelton-engine wasmtime wasmparser sha2 thiserror tracing"),
-    ("pelton-store", "pelton-engine sled crc32c thiserror tracing serde serde_json sha2 rustix"),
-    ("pelton-broker", "pelton-engine async-nats bytes futures-util serde serde_json thiserror tokio tracing"),
+    ("pelton-store", "pelton-engine sled crc32c rand thiserror tracing serde serde_json sha2 rustix"),
+    (
+        "pelton-broker",
+        "pelton-engine async-nats base64 bytes futures-util jiff serde serde_json sha2 thiserror tokio tracing",
+    ),
     ("pelton-serve", "pelton-engine axum prometheus-client serde serde_json thiserror tokio tracing"),
 ];
 
@@ -125,4 +128,18 @@ fn the_engine_is_held_to_purity() {
             assert!(!text.contains(module), "{} uses {module}", path.display());
         }
     }
+}
+
+/// Records are bounded where they are made, so they are made in one place.
+#[test]
+fn records_are_made_in_one_place() {
+    let engine = sources().into_iter().filter(|path| path.to_string_lossy().contains("host/engine/src/"));
+    let makers = engine.filter(|path| !path.ends_with("tests.rs")).filter(|path| {
+        let text = std::fs::read_to_string(path).expect("readable");
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        ["rows.push(Record {", "records.push(Channel", "Records::push"].iter().any(|maker| text.contains(maker))
+    });
+    let mut names: Vec<String> = makers.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect();
+    names.sort();
+    assert_eq!(names, ["effects.rs", "epoch.rs"]);
 }

@@ -274,6 +274,54 @@ fn keys_from_headers_and_subjects() {
     }
 }
 
+/// Two partitions, one key each: what the broker put into the wrong one is noticed.
+#[test]
+fn a_key_of_another_partition_is_refused() {
+    let event = RawEvent { published: WallTime(NOW), ..RawEvent::default() };
+    let create = crate::plan::CreateStream { ingest: Some("s.in.*".into()), max_age: None, max_bytes: None };
+    let source = Source { partitions: 2, create: Some(create), ..source(TimeUnit::Millis) };
+    let ask = |source: &Source, partition: u32, subject: &str, key: &str| {
+        let mut decoder = Decoder::new(source, Vec::new(), 1 << 20).in_partition(source, partition);
+        let mut out = Decoded::default();
+        let payload = format!(r#"{{"k":"{key}","t":{NOW}}}"#);
+        let result = decoder.decode(&event, subject.as_bytes(), b"", payload.as_bytes(), &mut out);
+        assert_eq!(out.len(), usize::from(result.is_ok()));
+        result.map_err(|fault| format!("{} {}", fault.code, fault.message))
+    };
+    // `a` hashes to an even number, `b` to an odd one.
+    assert_eq!((partition_of(b"a", 2), partition_of(b"b", 2)), (0, 1));
+    assert_eq!((ask(&source, 0, "s.0", "a"), ask(&source, 1, "s.1", "b")), (Ok(()), Ok(())));
+    let said = ask(&source, 1, "s.1", "a").unwrap_err();
+    let expected =
+        "key-partition key `a` belongs to partition 0, and came to 1: the last token of its subject was not the key";
+    assert_eq!(said, expected);
+    // Each of these is at home in one partition, and no producer can write it as a token, or not all do so alike.
+    for key in ["a.b", "a b", "*", ">", "ä", "a\\tb"] {
+        assert_eq!([0, 1].map(|partition| ask(&source, partition, "s.0", key).is_ok()), [true, true], "{key}");
+    }
+    // As it is in one partition, as the host writes it into subjects in the other.
+    let escaped = (0..100).map(|number| format!("u@{number}"));
+    let mut escaped =
+        escaped.filter(|key| partition_of(key.as_bytes(), 2) != partition_of(key_token(key.as_bytes()).as_bytes(), 2));
+    let key = escaped.next().expect("one of a hundred");
+    assert_eq!([0, 1].map(|partition| ask(&source, partition, "s.0", &key).is_ok()), [true, true], "{key}");
+    // A file has no subjects, and keys of all partitions.
+    assert_eq!(ask(&source, 1, "", "a"), Ok(()));
+    // Nobody but the producers decides where keys are.
+    let own = Source { create: None, ..source.clone() };
+    assert_eq!(ask(&own, 1, "s.1", "a"), Ok(()));
+    let alone = Source { partitions: 1, ..source };
+    assert_eq!(ask(&alone, 0, "s", "b"), Ok(()));
+}
+
+#[test]
+fn partitions_are_those_of_fnv_1a() {
+    // From the table of the function's authors.
+    for (token, hash) in [("", 0x811c_9dc5), ("a", 0xe40c_292c), ("foobar", 0xbf9c_f968)] {
+        assert_eq!(partition_of(token.as_bytes(), u32::MAX), hash, "{token}");
+    }
+}
+
 /// Pieces that events are put together from, so that many of them are nearly right.
 fn payload() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop::sample::select(vec![

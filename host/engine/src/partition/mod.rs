@@ -17,13 +17,13 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use recover::{Decision, Halted, check_input, decide};
+pub use recover::{Decision, Halted, check_input, check_position, decide};
 use recovery::Recovery;
 use run::Running;
 
 use crate::epoch::{Epoch, RUN_SHIFT};
 use crate::judge::StepError;
-use crate::log::{Request, Response};
+use crate::log::{Hole, Request, Response};
 use crate::plan::Plan;
 use crate::step::Engine;
 use crate::store::Store;
@@ -81,6 +81,33 @@ pub enum Notice {
     Paused {
         reason: String,
     },
+    /// A snapshot is being read.
+    Loading {
+        bytes: u64,
+        of: u64,
+    },
+    /// A snapshot cannot be used; an older one is tried.
+    SnapshotPassedOver {
+        epoch: u64,
+        reason: String,
+    },
+    /// A snapshot was not stored; it is tried again.
+    SnapshotNotSaved {
+        reason: String,
+    },
+    /// Recovery came back to the same position again and again without a commit.
+    Stuck {
+        /// Input sequence of the position.
+        position: u64,
+        attempts: u32,
+        reason: String,
+    },
+    /// Input that is gone: it is counted as a gap, or the partition halts.
+    Hole(Hole),
+    /// The lease is given back because this host cannot work; another one may.
+    Yielded {
+        reason: String,
+    },
     /// The local store was set aside.
     Quarantined {
         reason: String,
@@ -120,7 +147,10 @@ pub struct Config {
     pub drain: bool,
     /// Go on behind input that expired before it was read; the gap becomes a record.
     pub accept_gaps: bool,
+    /// How often both streams are looked at when nothing else asks for it.
     pub idle_check_ms: u64,
+    /// A quiet partition commits how far it has read at most this often.
+    pub quiet_ms: u64,
     pub renew_ms: u64,
     pub retry_ms: u64,
     /// An answer that takes longer is given up.
@@ -130,6 +160,10 @@ pub struct Config {
     pub snapshot_bytes: usize,
     /// Snapshot after this many epochs.
     pub snapshot_epochs: u64,
+    /// After a snapshot that was not saved, the next one is taken so much later.
+    pub snapshot_retry_ms: u64,
+    /// The lease is given back when the local store has refused to work for so long: another host may do better.
+    pub yield_ms: u64,
     /// Test-only weakenings of the protocol; all off in production.
     pub mutants: Mutants,
 }
@@ -169,6 +203,46 @@ pub struct Mutants {
     pub no_second_look: bool,
     /// What the consumer has delivered counts as read, received or not.
     pub delivered_is_read: bool,
+    /// A doubtful epoch is published again behind the marker in memory, not behind the one just read.
+    pub stale_fence: bool,
+    /// A doubt is resolved whatever has become of the input.
+    pub doubt_ignores_input: bool,
+    /// Changes are believed without their hash.
+    pub no_state_hash: bool,
+    /// Holes are not noticed.
+    pub no_holes: bool,
+    /// Holes are passed without a record.
+    pub uncounted_gaps: bool,
+    /// Lost input is a gap also when no operator said to go on.
+    pub skip_unasked: bool,
+    /// Of what one answer holds twice both are taken.
+    pub repeats_in_batch: bool,
+    /// A lease that another host has is no reason to stop.
+    pub no_lease: bool,
+    /// A pipeline stream that was made again is taken for the old one.
+    pub any_log: bool,
+    /// A partition that has nothing to do does not say how far it has read.
+    pub quiet_says_nothing: bool,
+    /// A broker that does not answer is a silent source.
+    pub outage_is_silence: bool,
+    /// A drained run ends with work open.
+    pub drain_early: bool,
+    /// State of another layout is read.
+    pub any_layout: bool,
+    /// Silence moves the watermark also when nothing is due.
+    pub idle_always: bool,
+    /// The bytes of a snapshot are believed without their hash.
+    pub trust_snapshot: bool,
+    /// What is refused for good is sent again.
+    pub retry_permanent: bool,
+    /// The outbox is published again before the input is checked.
+    pub republish_unchecked: bool,
+    /// Each recovery begins to count anew what no snapshot covers.
+    pub unsnapped_reset: bool,
+    /// A partition does not commit where it began.
+    pub no_first_marker: bool,
+    /// A store that refuses is no reason to give the lease back.
+    pub keep_useless_lease: bool,
 }
 
 impl Config {
@@ -181,16 +255,30 @@ impl Config {
             drain: false,
             accept_gaps: false,
             idle_check_ms: 5_000,
+            quiet_ms: 10_000,
             renew_ms: 3_000,
             retry_ms: 200,
             answer_ms: 10_000,
             sync_ms: 1_000,
             snapshot_bytes: 64 << 20,
             snapshot_epochs: 2_000,
+            snapshot_retry_ms: 30_000,
+            yield_ms: 10_000,
             mutants: Mutants::default(),
         }
     }
+
+    /// How long to wait after so many fruitless attempts: doubles from `retry_ms` up to [`BACKOFF_MS_MAX`].
+    fn backoff_ms(&self, attempts: u32) -> u64 {
+        (self.retry_ms << attempts.saturating_sub(1).min(16)).min(BACKOFF_MS_MAX.max(self.retry_ms))
+    }
 }
+
+/// Attempts without a commit after which a partition counts as stuck.
+const FRUITLESS_MAX: u32 = 3;
+const BACKOFF_MS_MAX: u64 = 5_000;
+/// After the lease was given back, others get so long to take it.
+const YIELD_PAUSE_MS: u64 = 3_000;
 
 /// Makes an engine with empty state and fresh guests.
 pub type MakeEngine = Box<dyn FnMut() -> Result<Engine, StepError> + Send>;
@@ -210,6 +298,12 @@ pub struct Partition {
     stopping: Option<u64>,
     /// Nonce of the marker to which the changes did not lead in the last recoveries, and in how many.
     unreached: Option<(u128, u32)>,
+    /// Input sequence of the last committed position, as far as this machine knows it.
+    position: u64,
+    /// Recoveries since the last commit, or since there was nothing left to read.
+    fruitless: u32,
+    /// Since when the local store has refused every attempt.
+    refused_since: Option<u64>,
     actions: Vec<Action>,
 }
 
@@ -262,6 +356,9 @@ impl Partition {
             lease: None,
             stopping: None,
             unreached: None,
+            position: 0,
+            fruitless: 0,
+            refused_since: None,
             actions: Vec::new(),
         }
     }
@@ -279,7 +376,16 @@ impl Partition {
     /// Whether [`Partition::work`] has something to do now.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        matches!(&self.phase, Phase::Running(running) if running.has_work()) && self.stopping.is_none()
+        matches!(&self.phase, Phase::Running(running) if running.has_work())
+            && self.stopping.is_none()
+            && !self.must_halt_at_hole()
+    }
+
+    /// Revision of the lease, while this machine believes that it holds one. A driver whose thread is busy for long
+    /// renews it meanwhile.
+    #[must_use]
+    pub fn lease_revision(&self) -> Option<u64> {
+        self.lease.as_ref().map(|lease| lease.revision)
     }
 
     /// Whether the machine stands still for an operator.
@@ -288,7 +394,7 @@ impl Partition {
         matches!(self.phase, Phase::Halted)
     }
 
-    /// Position and epoch of the committed state, while running. For assertions of tests.
+    /// Position and epoch of the committed state, while running.
     #[must_use]
     pub fn committed(&self) -> Option<(u64, u64)> {
         match &self.phase {
@@ -307,8 +413,8 @@ impl Partition {
     }
 
     /// Does one bounded piece of computation.
-    pub fn work(&mut self, now: u64, store: &mut dyn Store, actions: &mut Vec<Action>) {
-        self.run(now, store);
+    pub fn work(&mut self, now: u64, actions: &mut Vec<Action>) {
+        self.run(now);
         actions.append(&mut self.actions);
     }
 
@@ -334,6 +440,27 @@ impl Partition {
         self.phase = Phase::Paused { until: now + self.config.retry_ms };
     }
 
+    /// The local store does not do what is asked of it: no space, no folder, no rights.
+    fn store_refuses(&mut self, reason: String, now: u64) {
+        self.refused_since.get_or_insert(now);
+        self.tell(Notice::Paused { reason });
+    }
+
+    /// Gives the lease back when the local store has refused for long: a host that can do nothing must not keep another
+    /// one from it. Without another one this host tries again after a moment.
+    fn yield_if_useless(&mut self, now: u64) {
+        let Some(since) = self.refused_since.filter(|_| !self.config.mutants.keep_useless_lease) else { return };
+        if now < since + self.config.yield_ms || matches!(self.phase, Phase::Halted | Phase::Standby { .. }) {
+            return;
+        }
+        let Some(lease) = self.lease.take() else { return };
+        self.refused_since = None;
+        let seconds = now.saturating_sub(since) / 1_000;
+        self.tell(Notice::Yielded { reason: format!("the local store has refused to work for {seconds} s") });
+        self.ask(Request::ReleaseLease { revision: lease.revision }, now);
+        self.phase = Phase::Standby { asked: None, retry_at: now + YIELD_PAUSE_MS.max(self.config.retry_ms) };
+    }
+
     fn step_failed(&mut self, error: StepError, now: u64) {
         match error {
             StepError::Retry { .. } => self.pause(error.to_string(), now),
@@ -346,6 +473,7 @@ impl Partition {
             return self.tick_stopping(since, now, store);
         }
         self.tick_lease(now);
+        self.yield_if_useless(now);
         match &mut self.phase {
             Phase::Standby { asked, retry_at } => {
                 let lost = asked.is_some_and(|asked| now >= asked.at + self.config.answer_ms);
@@ -354,7 +482,7 @@ impl Partition {
                     self.phase = Phase::Standby { asked: Some(asked), retry_at: now };
                 }
             }
-            Phase::Paused { until } if now >= *until => self.recover("after a pause".into(), now, store),
+            Phase::Paused { until } if now >= *until => self.start_over(now, store),
             Phase::Recovering(_) => self.tick_recovery(now, store),
             Phase::Running(_) => self.tick_running(now, store),
             Phase::Paused { .. } | Phase::Halted | Phase::Releasing { .. } | Phase::Stopped => {}
@@ -397,7 +525,8 @@ impl Partition {
         match response {
             Response::LeaseHeld { revision } => {
                 self.lease = Some(Lease { revision, renewed_at: now, renewal: None });
-                self.recover("start".into(), now, store);
+                self.tell(Notice::Recovering { cause: "start".into() });
+                self.start_over(now, store);
             }
             Response::LeaseTaken { holder } => {
                 self.tell(Notice::Standby { holder });
@@ -417,6 +546,7 @@ impl Partition {
                     lease.renewed_at = now;
                 }
             }
+            Response::LeaseTaken { .. } if self.config.mutants.no_lease => {}
             Response::LeaseTaken { holder } => {
                 let reason = format!("lease taken over by {holder}");
                 self.lose_lease(reason, now);

@@ -1,5 +1,6 @@
 //! The recovery table: what the local store and the stream say, and what follows from it. A pure function.
 
+use crate::epoch::Position;
 use crate::log::{StoredMarker, Survey};
 use crate::store::Local;
 
@@ -42,11 +43,17 @@ pub fn decide(local: Option<&Local>, survey: &Survey, outbox_reaches: &mut dyn F
         return Decision::Halt(halted);
     }
     match (local, &survey.marker) {
-        (None, None) => Decision::Start,
+        (None, None) => consumed_without_marker(survey).map_or(Decision::Start, Decision::Halt),
         (None, Some(marker)) => Decision::Rebuild { marker: marker.clone(), reason: "the local store is empty" },
+        // Nothing but where the partition began: it begins again, unless another host has gone on from there.
+        (Some(local), None) if local.head.marker.is_fresh() => {
+            consumed_without_marker(survey).map_or(Decision::Start, Decision::Halt)
+        }
         (Some(local), None) => {
             let last = local.head.marker.epoch;
-            if outbox_reaches(1, last) {
+            // A stream that has lost its tail ends before our marker; one that goes on behind it has deleted it.
+            let is_tail = survey.log.last_sequence < local.head.sequence;
+            if is_tail && outbox_reaches(1, last) {
                 return Decision::Republish { first: 1, last, base: None };
             }
             let evidence =
@@ -94,10 +101,28 @@ fn compare(
     }
 }
 
+/// No marker, and yet a message that is still in the input was acknowledged, or a snapshot was stored: the pipeline
+/// stream was emptied or made again, and to begin at the start would bring everything about twice.
+fn consumed_without_marker(survey: &Survey) -> Option<Halted> {
+    let evidence = if survey.ack_floor >= survey.input.first_sequence && survey.ack_floor > 0 {
+        format!("input stream `{}` is acknowledged up to sequence {}", survey.input.identity.name, survey.ack_floor)
+    } else {
+        format!("the bucket holds a snapshot of epoch {}", survey.snapshot_epoch?)
+    };
+    let evidence =
+        format!("pipeline stream `{}` holds no marker of this partition, but {evidence}", survey.log.identity.name);
+    Some(Halted::new("markers-gone", evidence))
+}
+
 fn recreated(local: Option<&Local>, survey: &Survey) -> Option<Halted> {
     let known = local.map(|local| &local.head).or(survey.marker.as_ref())?;
-    let (stored, found) = (&known.marker.input, &survey.input.identity);
-    if let Some(local) = local.filter(|local| local.head.marker.log != survey.log.identity) {
+    // Before an event was read there is nothing to lose.
+    if known.marker.is_fresh() {
+        return None;
+    }
+    if let Some(local) = local.filter(|local| local.head.marker.log != survey.log.identity)
+        && !holds(&local.head, survey)
+    {
         let (stored, found) = (&local.head.marker.log, &survey.log.identity);
         let evidence = format!(
             "epoch {} was committed to pipeline stream `{}` created at {} ns; found `{}` created at {} ns",
@@ -105,6 +130,7 @@ fn recreated(local: Option<&Local>, survey: &Survey) -> Option<Halted> {
         );
         return Some(Halted::new("log-recreated", evidence));
     }
+    let (stored, found) = (&known.marker.input, &survey.input.identity);
     (stored != found).then(|| {
         Halted::new(
             "input-recreated",
@@ -116,13 +142,22 @@ fn recreated(local: Option<&Local>, survey: &Survey) -> Option<Halted> {
     })
 }
 
-/// Whether the input still holds what was consumed, and what follows it. `seen`: up to where nothing of this partition is
-/// unread. The survey tells the fingerprint of the message at the position, when the
-/// stream still has it.
+/// Whether the stream holds our head: then it is the same history, as after a restore, whenever it was created.
+fn holds(head: &StoredMarker, survey: &Survey) -> bool {
+    let is_ours = |stored: &Option<StoredMarker>| {
+        stored
+            .as_ref()
+            .is_some_and(|stored| stored.marker.epoch == head.marker.epoch && stored.marker.nonce == head.marker.nonce)
+    };
+    is_ours(&survey.marker) || is_ours(&survey.marker_of_epoch)
+}
+
+/// Whether the input still holds what was consumed. The survey tells the fingerprint of the message at the position, when
+/// the stream still has it.
 ///
 /// # Errors
 /// The integrity fault.
-pub fn check_input(position: crate::epoch::Position, seen: u64, survey: &Survey) -> Result<(), Halted> {
+pub fn check_position(position: Position, survey: &Survey) -> Result<(), Halted> {
     let input = &survey.input;
     if position.sequence == 0 {
         return Ok(());
@@ -133,16 +168,6 @@ pub fn check_input(position: crate::epoch::Position, seen: u64, survey: &Survey)
             position.sequence, input.identity.name, input.last_sequence
         );
         return Err(Halted::new("input-rolled-back", evidence));
-    }
-    if input.first_sequence > seen + 1 {
-        let evidence = format!(
-            "consumed up to sequence {seen}, but stream `{}` starts at {}: sequences {}..={} expired before they were read",
-            input.identity.name,
-            input.first_sequence,
-            seen + 1,
-            input.first_sequence - 1
-        );
-        return Err(Halted::new("input-gap", evidence));
     }
     match survey.input_fingerprint {
         Some(found) if found != position.fingerprint => {
@@ -155,4 +180,27 @@ pub fn check_input(position: crate::epoch::Position, seen: u64, survey: &Survey)
         }
         _ => Ok(()),
     }
+}
+
+/// Whether the input still holds what was consumed and everything that comes after it. `seen`: up to where nothing of
+/// this partition is unread.
+///
+/// # Errors
+/// The integrity fault.
+pub fn check_input(position: Position, seen: u64, survey: &Survey) -> Result<(), Halted> {
+    check_position(position, survey)?;
+    let first = survey.input.first_sequence;
+    if first > seen + 1 { Err(input_gap((seen + 1, first - 1), survey)) } else { Ok(()) }
+}
+
+/// Input from `first` to `last` is gone without having been read.
+pub(super) fn input_gap((first, last): (u64, u64), survey: &Survey) -> Halted {
+    let input = &survey.input;
+    let shared =
+        if survey.is_alone { "" } else { "; the stream has other subjects, some of these may have been theirs" };
+    let evidence = format!(
+        "sequences {first}..={last} of stream `{}` expired before they were read; it holds {}..={} now{shared}",
+        input.identity.name, input.first_sequence, input.last_sequence
+    );
+    Halted::new("input-gap", evidence)
 }

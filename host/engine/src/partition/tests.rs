@@ -4,6 +4,7 @@ use super::recover::{Decision, check_input, decide};
 use crate::epoch::{Marker, Position, StreamIdentity};
 use crate::log::{StoredMarker, StreamFacts, Survey};
 use crate::store::{Local, Past};
+use crate::time::WallTime;
 use crate::totals::Totals;
 
 /// A marker as `EPOCH/NONCE@SEQUENCE`; `-` for none.
@@ -19,6 +20,7 @@ fn marker(text: &str, created: i64) -> Option<StoredMarker> {
         input: StreamIdentity { name: "IN".into(), created },
         position: Position { sequence: 10 * number(epoch), fingerprint: 7 },
         seen: 10 * number(epoch),
+        published: 0,
         watermark: 0,
         modules: Vec::new(),
         layout: 0,
@@ -43,11 +45,15 @@ fn survey(theirs: &str, ours: &str, created: i64) -> Survey {
     Survey {
         input: facts("IN", created, 1, 1000),
         is_alone: true,
-        log: facts("LOG", 1, 1, 1000),
+        // Where there is no marker, the stream has lost all that it held.
+        log: facts("LOG", 1, 1, marker(theirs, 1).map_or(0, |stored| stored.sequence)),
         marker: marker(theirs, 1),
         input_fingerprint: Some(7),
         marker_of_epoch: marker(ours, 1),
         all_delivered: None,
+        ack_floor: 0,
+        broker_time: WallTime(0),
+        snapshot_epoch: None,
     }
 }
 
@@ -113,6 +119,47 @@ fn the_recovery_table() {
     }
 }
 
+#[test]
+fn a_marker_that_was_deleted_is_not_a_lost_tail() {
+    let local = local("3/103@30");
+    let survey = Survey { log: facts("LOG", 1, 31, 30), ..survey("-", "-", 1) };
+    assert_eq!(text(&decide(local.as_ref(), &survey, &mut |_, _| true)), "halt markers-gone");
+}
+
+#[test]
+fn traces_of_earlier_work_without_a_marker_are_no_start() {
+    let fresh = || survey("-", "-", 1);
+    let decided = |survey: &Survey| text(&decide(None, survey, &mut |_, _| true));
+    assert_eq!(decided(&Survey { ack_floor: 7, ..fresh() }), "halt markers-gone");
+    assert_eq!(decided(&Survey { snapshot_epoch: Some(3), ..fresh() }), "halt markers-gone");
+    // A consumer that was placed where the stream begins has acknowledged nothing.
+    assert_eq!(decided(&Survey { ack_floor: 499, input: facts("IN", 1, 500, 900), ..fresh() }), "start");
+}
+
+#[test]
+fn a_stream_made_again_is_the_same_history_where_it_holds_our_head() {
+    let local = local("3/103@30");
+    let anew = |theirs, ours| Survey { log: facts("LOG", 2, 1, 90), ..survey(theirs, ours, 1) };
+    let decided = |survey: &Survey| text(&decide(local.as_ref(), survey, &mut |_, _| true));
+    assert_eq!(decided(&anew("3/103@30", "3/103@30")), "continue 3");
+    assert_eq!(decided(&anew("5/105@50", "3/103@30")), "replay after 30 to 5");
+    assert_eq!(decided(&anew("5/105@50", "-")), "halt log-recreated");
+    assert_eq!(decided(&anew("-", "-")), "halt log-recreated");
+}
+
+#[test]
+fn before_the_first_event_there_is_nothing_to_lose() {
+    let mut local = local("1/101@10").expect("has a head");
+    local.head.marker.position = Position::default();
+    for (log, input) in [(1, 1), (2, 1), (1, 2), (2, 2)] {
+        let survey = Survey { log: facts("LOG", log, 1, 0), ..survey("-", "-", input) };
+        assert_eq!(text(&decide(Some(&local), &survey, &mut |_, _| true)), "start", "{log} {input}");
+    }
+    // Another host has gone on from there, and what it committed was deleted.
+    let acknowledged = Survey { ack_floor: 7, ..survey("-", "-", 1) };
+    assert_eq!(text(&decide(Some(&local), &acknowledged, &mut |_, _| true)), "halt markers-gone");
+}
+
 /// An epoch that left the history is not one of ours, however small its distance.
 #[test]
 fn an_epoch_outside_of_the_history_is_foreign() {
@@ -126,7 +173,9 @@ fn the_input_is_checked_against_the_position() {
     // Position, what was seen, first and last sequence of the stream, fingerprint found at the position, what follows.
     for (position, seen, first, last, found, expected) in [
         (0, 0, 1, 0, None, "ok"),
-        (0, 0, 500, 900, None, "ok"),
+        (0, 499, 500, 900, None, "ok"),
+        // Before its first event a partition has said where it began.
+        (0, 0, 500, 900, None, "input-gap"),
         (30, 30, 1, 30, Some(7), "ok"),
         (30, 30, 1, 900, Some(7), "ok"),
         (30, 30, 30, 900, Some(7), "ok"),

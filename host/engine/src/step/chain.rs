@@ -29,14 +29,17 @@ pub(crate) struct Unit {
     /// Next event to account for, and its first act.
     pub(crate) next: usize,
     pub(crate) next_act: usize,
+    /// Per event, about how many bytes it brings about.
+    pub(crate) weights: Vec<usize>,
     /// Samples of a window rule that extracts, see `rule`.
     pub(crate) samples: super::rule::UnitSamples,
 }
 
-/// A dead letter by a stage.
+/// A dead letter of an event that could be read.
 pub(crate) struct Letter {
-    pub(crate) stage: usize,
-    pub(crate) digest: [u8; 32],
+    /// `None` when no stage is to blame.
+    pub(crate) stage: Option<usize>,
+    pub(crate) digest: Option<[u8; 32]>,
     pub(crate) class: &'static str,
     pub(crate) code: String,
     pub(crate) message: String,
@@ -71,9 +74,19 @@ pub(crate) enum ActKind {
 /// Where bytes of an act lie.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Bytes {
-    Own { start: u32, end: u32 },
-    Payload { flow: u32, row: u32 },
-    Key { flow: u32, row: u32 },
+    /// In the unit's arena, which may outgrow 32 bits when a module writes much for every event.
+    Own {
+        start: usize,
+        end: usize,
+    },
+    Payload {
+        flow: u32,
+        row: u32,
+    },
+    Key {
+        flow: u32,
+        row: u32,
+    },
 }
 
 /// Decoder and transforms.
@@ -107,6 +120,7 @@ struct Onward {
 impl Chain {
     pub(crate) fn new(
         plan: &Arc<Plan>,
+        partition: u32,
         guests: Vec<Box<dyn Guest>>,
         fields: Vec<FieldRead>,
         descriptors: &[Descriptor],
@@ -123,7 +137,7 @@ impl Chain {
             })
             .collect();
         Chain {
-            decoder: Decoder::new(&plan.source, fields, plan.limits.payload),
+            decoder: Decoder::new(&plan.source, fields, plan.limits.payload).in_partition(&plan.source, partition),
             stages,
             has_tail,
             spare: Vec::new(),
@@ -341,9 +355,9 @@ impl Unit {
 
     /// Appends bytes that a module made.
     fn own(&mut self, bytes: &[u8]) -> Bytes {
-        let start = self.arena.len() as u32;
+        let start = self.arena.len();
         self.arena.extend_from_slice(bytes);
-        Bytes::Own { start, end: self.arena.len() as u32 }
+        Bytes::Own { start, end: self.arena.len() }
     }
 
     /// Adds a dead letter by a stage.
@@ -368,6 +382,7 @@ impl Unit {
             Ok(reply) => reply,
             Err(Verdict { class, code, message }) => {
                 let origin = origin_of(self, rows[0]);
+                let (stage, digest) = (Some(stage), Some(digest));
                 return self.bury(origin, Letter { stage, digest, class, code: code.into(), message });
             }
         };
@@ -413,5 +428,6 @@ impl Unit {
 
 /// The dead letter of a reject.
 pub(crate) fn letter_of(stage: usize, digest: [u8; 32], reject: &crate::guest::Reject) -> Letter {
-    Letter { stage, digest, class: "reject", code: reject.code.clone(), message: reject.detail.clone() }
+    let (code, message) = (reject.code.clone(), reject.detail.clone());
+    Letter { stage: Some(stage), digest: Some(digest), class: "reject", code, message }
 }

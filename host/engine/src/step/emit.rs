@@ -1,13 +1,15 @@
 //! From a unit's acts to records: outputs, dead letters, and the fate of each event.
 
-use crate::effects::{DeadLetter, Effects, Headers, key_token};
-use crate::epoch::Channel;
+use std::ops::Range;
+
+use crate::effects::{DeadLetter, Effects, key_text, letter_bytes};
 use crate::event::RawBatch;
 use crate::guest::{OF_SOURCE, Output, Panes};
 use crate::judge::Verdict;
 
 use super::Context;
-use super::chain::{Act, ActKind, Bytes, Unit};
+use super::chain::{Act, ActKind, Bytes, Letter, Unit};
+use super::output::{Cause, Outgoing, Refusal, Scale};
 
 /// Whether outputs carry headers. Dead letters and late rows always do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +40,64 @@ impl Fate {
     }
 }
 
+/// Numbers the records of one event per stage; acts of an event are ordered by stage.
+#[derive(Default)]
+struct Numbering {
+    stage: usize,
+    next: usize,
+}
+
+impl Numbering {
+    fn take(&mut self, stage: usize) -> usize {
+        if self.stage != stage {
+            *self = Numbering { stage, next: 0 };
+        }
+        self.next += 1;
+        self.next - 1
+    }
+}
+
+/// Weighs what each event of a fresh unit brings about, and puts a dead letter in the place of records that cannot be
+/// kept. `digests` are those of the stages' modules.
+pub(crate) fn weigh_unit(context: &Context, digests: &[[u8; 32]], unit: &mut Unit, batch: &RawBatch) {
+    let mut weights = std::mem::take(&mut unit.weights);
+    weights.clear();
+    let mut refused: Vec<(u32, Refusal)> = Vec::new();
+    let mut first = 0;
+    for (idx, event) in unit.events.iter().enumerate() {
+        let acts = unit.acts_of(idx, first);
+        first = acts.end;
+        let letter = letter_bytes(event);
+        // Mostly an event goes on to the stage with state, and nothing has to be weighed yet.
+        let is_light = unit.acts[acts.clone()].iter().all(|act| !matches!(act.kind, ActKind::Emit { .. }));
+        if is_light && acts.len() <= context.room.records {
+            weights.push(letter.saturating_mul(acts.len()).min(context.room.bytes_at_once()));
+            continue;
+        }
+        let weighed = Scale::weigh(context, |scale| unit.put_on(context, batch, acts.clone(), scale));
+        weights.push(match weighed {
+            Ok(scale) => {
+                let letters = acts.len() - scale.outputs;
+                scale.bytes.saturating_add(letter.saturating_mul(letters).min(context.room.bytes_at_once()))
+            }
+            Err(refusal) => {
+                refused.push((idx as u32, refusal));
+                letter
+            }
+        });
+    }
+    unit.weights = weights;
+    if refused.is_empty() {
+        return;
+    }
+    unit.acts.retain(|act| refused.binary_search_by_key(&act.origin, |(origin, _)| *origin).is_err());
+    for (origin, Refusal { code, stage, message }) in refused {
+        let digest = stage.map(|stage| digests[stage]);
+        unit.bury(origin, Letter { stage, digest, class: "limit", code: code.into(), message });
+    }
+    unit.acts.sort_by_key(|act| act.origin);
+}
+
 /// Keeps the acts of the unit's next event. `item` places a row that reached the stage with state.
 /// False when they do not fit into the epoch: then nothing has happened.
 pub(crate) fn take_row(
@@ -47,17 +107,12 @@ pub(crate) fn take_row(
     effects: &mut Effects,
     item: &mut dyn FnMut(&Unit, u32, &mut Effects) -> Fate,
 ) -> bool {
-    let count = next_acts(unit);
-    if !effects.fits(&context.room, count) && !effects.records.rows.is_empty() {
+    let acts = unit.acts_of(unit.next, unit.next_act);
+    if !effects.fits_bytes(&context.room, acts.len(), unit.weights[unit.next]) && !effects.records.rows.is_empty() {
         return false;
     }
-    keep_row(context, unit, batch, effects, item);
+    keep_acts(context, unit, batch, acts, effects, item);
     true
-}
-
-/// How many acts the unit's next event has.
-fn next_acts(unit: &Unit) -> usize {
-    unit.acts[unit.next_act..].iter().take_while(|act| act.origin as usize == unit.next).count()
 }
 
 /// Keeps the acts of the unit's next event, for which there is room.
@@ -68,106 +123,84 @@ pub(crate) fn keep_row(
     effects: &mut Effects,
     item: &mut dyn FnMut(&Unit, u32, &mut Effects) -> Fate,
 ) {
-    let (first, count) = (unit.next_act, next_acts(unit));
+    let acts = unit.acts_of(unit.next, unit.next_act);
+    keep_acts(context, unit, batch, acts, effects, item);
+}
+
+/// Keeps the unit's next event, whose acts are `acts`.
+fn keep_acts(
+    context: &Context,
+    unit: &mut Unit,
+    batch: &RawBatch,
+    acts: Range<usize>,
+    effects: &mut Effects,
+    item: &mut dyn FnMut(&Unit, u32, &mut Effects) -> Fate,
+) {
+    effects.begin_event();
+    unit.next_act = acts.end;
     let mut fate = Fate::Filtered;
-    if count > context.room.records {
-        let message = too_many(context, count);
-        let letter =
-            DeadLetter { stage: "pipeline", digest: None, class: "limit", code: TOO_MANY, path: "", message: &message };
-        effects.push_dead(&context.origin, &letter, batch, &unit.events[unit.next]);
-        fate = Fate::Dead;
-    } else {
-        let mut nth = 0;
-        for idx in first..first + count {
-            fate = fate.max(match unit.acts[idx].kind {
-                ActKind::Item { row } => item(unit, row, effects),
-                _ => keep_act(context, unit, batch, &unit.acts[idx], &mut nth, effects),
-            });
-        }
+    let mut numbering = Numbering::default();
+    for idx in acts {
+        fate = fate.max(match unit.acts[idx].kind {
+            ActKind::Item { row } => item(unit, row, effects),
+            _ => keep_act(context, unit, batch, &unit.acts[idx], &mut numbering, effects),
+        });
     }
     fate.count(effects);
     unit.next += 1;
-    unit.next_act = first + count;
 }
 
-/// Code of what gives more records than an epoch may hold.
-pub(crate) const TOO_MANY: &str = "too-many-records";
-
-pub(crate) fn too_many(context: &Context, count: usize) -> String {
-    format!("{count} records come of it, limit {}", context.room.records)
+/// Keeps one dead letter in the place of everything that the unit's next event brings about.
+pub(crate) fn refuse_row(
+    context: &Context,
+    unit: &mut Unit,
+    batch: &RawBatch,
+    letter: &DeadLetter<'_>,
+    effects: &mut Effects,
+) {
+    effects.begin_event();
+    effects.push_dead(&context.room, &context.origin, letter, batch, &unit.events[unit.next]);
+    Fate::Dead.count(effects);
+    unit.next_act = unit.acts_of(unit.next, unit.next_act).end;
+    unit.next += 1;
 }
 
 /// Keeps an act that needs no state.
-pub(crate) fn keep_act(
+fn keep_act(
     context: &Context,
     unit: &Unit,
     batch: &RawBatch,
     act: &Act,
-    nth: &mut u32,
+    numbering: &mut Numbering,
     effects: &mut Effects,
 ) -> Fate {
-    let event = &unit.events[act.origin as usize];
-    match &act.kind {
+    let stage_name = |stage: usize| context.plan.stages[stage].name.as_str();
+    let letter = match &act.kind {
         ActKind::Refused(idx) => {
             let fault = &unit.refused[*idx as usize];
-            let stage = fault.stage.map_or("source", |stage| &context.plan.stages[stage].name);
+            let stage = fault.stage.map_or("source", stage_name);
             let (code, path, message) = (fault.code, fault.path.as_str(), fault.message.as_str());
-            let letter = DeadLetter { stage, digest: None, class: "decode", code, path, message };
-            effects.push_dead(&context.origin, &letter, batch, event);
-            Fate::Dead
+            DeadLetter { stage, digest: None, class: "decode", code, path, message }
         }
         ActKind::Dead(idx) => {
             let letter = &unit.letters[*idx as usize];
-            let letter = DeadLetter {
-                stage: &context.plan.stages[letter.stage].name,
-                digest: Some(letter.digest),
+            DeadLetter {
+                stage: letter.stage.map_or("pipeline", stage_name),
+                digest: letter.digest,
                 class: letter.class,
                 code: &letter.code,
                 path: "",
                 message: &letter.message,
-            };
-            effects.push_dead(&context.origin, &letter, batch, event);
-            Fate::Dead
-        }
-        ActKind::Emit { output, key, payload, time } => {
-            let key = unit.bytes(*key, batch);
-            let payload = unit.bytes(*payload, batch);
-            let mut headers = Headers::default();
-            if context.envelope == Envelope::Headers {
-                let origin = &context.origin;
-                let id = format_args!("{}/{}/{}/{nth}", origin.pipeline, origin.partition, event.sequence);
-                headers.put("Pelton-Id", id).put("Pelton-Key", String::from_utf8_lossy(key)).put("Pelton-Time", time);
             }
-            *nth += 1;
-            push_output(context, usize::from(*output), key, headers.bytes(), payload, effects);
-            Fate::Processed
         }
-        ActKind::Item { .. } => Fate::Filtered,
-    }
-}
-
-/// Appends a record of an output.
-pub(crate) fn push_output(
-    context: &Context,
-    output: usize,
-    key: &[u8],
-    headers: &[u8],
-    payload: &[u8],
-    effects: &mut Effects,
-) {
-    let plan = &context.plan.outputs[output];
-    let channel = Channel::Output(output as u16);
-    if plan.publish.as_ref().is_some_and(|publish| publish.subject.contains("{key}")) {
-        let subject = format!("out.{}.{}", plan.name, key_token(key));
-        effects.records.push(channel, subject.as_bytes(), headers, payload);
-    } else {
-        // Without an allocation: this is every record of a pipeline with plain outputs.
-        let start = effects.records.data.len() as u32;
-        effects.records.data.extend_from_slice(b"out.");
-        effects.records.data.extend_from_slice(plan.name.as_bytes());
-        effects.records.push_behind(start, channel, headers, payload);
-    }
-    effects.count_output(output);
+        ActKind::Emit { .. } => {
+            unit.outgoing(context, batch, act, numbering).expect("it is one").push(context, effects);
+            return Fate::Processed;
+        }
+        ActKind::Item { .. } => return Fate::Filtered,
+    };
+    effects.push_dead(&context.room, &context.origin, &letter, batch, &unit.events[act.origin as usize]);
+    Fate::Dead
 }
 
 /// Records of judged panes that wait for room in an epoch.
@@ -230,13 +263,6 @@ impl PaneResult {
     pub(crate) fn of_verdict(verdict: &Verdict) -> PaneResult {
         PaneResult::Dead { class: verdict.class, code: verdict.code.into(), message: verdict.message.clone() }
     }
-
-    fn len(&self) -> usize {
-        match self {
-            PaneResult::Records(records) => records.len(),
-            PaneResult::Dead { .. } => 1,
-        }
-    }
 }
 
 impl Judged {
@@ -244,13 +270,8 @@ impl Judged {
     pub(crate) fn keep(&mut self, context: &Context, stage: usize, digest: [u8; 32], effects: &mut Effects) -> usize {
         let first = self.next;
         while self.next < self.results.len() {
-            let count = self.results[self.next].len();
-            if count > context.room.records {
-                let message = too_many(context, count);
-                self.results[self.next] = PaneResult::Dead { class: "limit", code: TOO_MANY.into(), message };
-            }
-            let result = &self.results[self.next];
-            if result.len() > 0 && !effects.fits(&context.room, result.len()) && !effects.records.rows.is_empty() {
+            let (count, bytes) = self.weigh_next(context, stage);
+            if count > 0 && !effects.fits_bytes(&context.room, count, bytes) && !effects.records.rows.is_empty() {
                 break;
             }
             self.keep_pane(context, stage, digest, effects);
@@ -262,6 +283,40 @@ impl Judged {
     /// Whether every judged pane's records are kept.
     pub(crate) fn is_done(&self) -> bool {
         self.next == self.results.len()
+    }
+
+    /// How many records the next pane has, and their bytes. Records that cannot be kept become one dead letter.
+    fn weigh_next(&mut self, context: &Context, stage: usize) -> (usize, usize) {
+        let idx = self.next;
+        let PaneResult::Records(records) = &self.results[idx] else { return (1, 0) };
+        let weighed = Scale::weigh(context, |scale| {
+            self.outgoing(context, stage, idx, records).for_each(|record| scale.add(&record));
+        });
+        match weighed {
+            Ok(scale) => (scale.records, scale.bytes),
+            Err(Refusal { code, message, .. }) => {
+                self.results[idx] = PaneResult::Dead { class: "limit", code: code.into(), message };
+                (1, 0)
+            }
+        }
+    }
+
+    /// The records of a pane that an output takes.
+    fn outgoing<'a>(
+        &'a self,
+        context: &'a Context,
+        stage: usize,
+        idx: usize,
+        records: &'a [PaneRecord],
+    ) -> impl Iterator<Item = Outgoing<'a>> {
+        records.iter().enumerate().filter_map(move |(nth, record)| {
+            Some(Outgoing {
+                output: context.route(stage, record.port)?,
+                key: record.key.as_deref().unwrap_or_else(|| self.panes.keys.get(idx)),
+                payload: &record.payload,
+                cause: Cause::Pane { panes: &self.panes, idx, nth },
+            })
+        })
     }
 
     fn keep_pane(&self, context: &Context, stage: usize, digest: [u8; 32], effects: &mut Effects) {
@@ -279,38 +334,8 @@ impl Judged {
                 effects.push_dead_row(&context.origin, &letter, &self.describe(idx));
             }
             PaneResult::Records(records) => {
-                let mut headers = Headers::default();
-                for (nth, record) in records.iter().enumerate() {
-                    let Some(output) = context.route(stage, record.port) else { continue };
-                    let key = record.key.as_deref().unwrap_or_else(|| self.panes.keys.get(idx));
-                    if context.envelope == Envelope::Headers {
-                        self.head(context, stage, (idx, nth), key, headers.clear());
-                    }
-                    push_output(context, output, key, headers.bytes(), &record.payload, effects);
-                }
+                self.outgoing(context, stage, idx, records).for_each(|record| record.push(context, effects));
             }
-        }
-    }
-
-    /// The pane contract: what any sink needs to upsert correctly.
-    fn head(&self, context: &Context, stage: usize, (idx, nth): (usize, usize), key: &[u8], headers: &mut Headers) {
-        let panes = &self.panes;
-        let pane_key = key_token(panes.keys.get(idx));
-        let (start, number) = (panes.starts[idx], panes.numbers[idx]);
-        let origin = &context.origin;
-        let stage = &context.plan.stages[stage].name;
-        let base = format!("{}/{}/{stage}/{pane_key}/{start}", origin.pipeline, origin.partition);
-        headers
-            .put("Pelton-Id", format_args!("{base}/{number}/{nth}"))
-            .put("Pelton-Key", String::from_utf8_lossy(key))
-            .put("Pelton-Window-Start", start)
-            .put("Pelton-Window-End", panes.ends[idx])
-            .put("Pelton-Pane", number)
-            .put("Pelton-Firing", panes.firings[idx].name())
-            .put("Pelton-Final", panes.finals[idx])
-            .put("Pelton-Watermark", panes.watermarks[idx]);
-        if let Some(before) = number.checked_sub(1) {
-            headers.put("Pelton-Replaces", format_args!("{base}/{before}/{nth}"));
         }
     }
 
@@ -318,7 +343,7 @@ impl Judged {
     fn describe(&self, idx: usize) -> Vec<u8> {
         let panes = &self.panes;
         serde_json::json!({
-            "key": String::from_utf8_lossy(panes.keys.get(idx)),
+            "key": key_text(panes.keys.get(idx)),
             "window_start": panes.starts[idx],
             "window_end": panes.ends[idx],
             "pane": panes.numbers[idx],
@@ -337,10 +362,47 @@ impl Context {
 }
 
 impl Unit {
+    /// The acts of event `event`, of which `first` is the first, if it has any.
+    pub(crate) fn acts_of(&self, event: usize, first: usize) -> Range<usize> {
+        let count = self.acts[first..].iter().take_while(|act| act.origin as usize == event).count();
+        first..first + count
+    }
+
+    /// Puts what one event brings about on the scale, as far as it is known without the stage with state.
+    pub(crate) fn put_on(&self, context: &Context, batch: &RawBatch, acts: Range<usize>, scale: &mut Scale<'_>) {
+        let mut numbering = Numbering::default();
+        for act in &self.acts[acts] {
+            match self.outgoing(context, batch, act, &mut numbering) {
+                Some(record) => scale.add(&record),
+                None => scale.add_letters(1),
+            }
+        }
+    }
+
+    /// The record that an act is, when it is one.
+    fn outgoing<'a>(
+        &'a self,
+        context: &Context,
+        batch: &'a RawBatch,
+        act: &Act,
+        numbering: &mut Numbering,
+    ) -> Option<Outgoing<'a>> {
+        let ActKind::Emit { output, key, payload, time } = act.kind else { return None };
+        let output = usize::from(output);
+        let nth = numbering.take(context.plan.outputs[output].stage);
+        let sequence = self.events[act.origin as usize].sequence;
+        Some(Outgoing {
+            output,
+            key: self.bytes(key, batch),
+            payload: self.bytes(payload, batch),
+            cause: Cause::Event { sequence, nth, time },
+        })
+    }
+
     /// Resolves bytes of an act.
     pub(crate) fn bytes<'a>(&'a self, bytes: Bytes, batch: &'a RawBatch) -> &'a [u8] {
         match bytes {
-            Bytes::Own { start, end } => &self.arena[start as usize..end as usize],
+            Bytes::Own { start, end } => &self.arena[start..end],
             Bytes::Payload { flow, row } => self.flows[flow as usize].payload(row as usize, batch, &self.events),
             Bytes::Key { flow, row } => self.flows[flow as usize].decoded.keys.get(row as usize),
         }

@@ -80,11 +80,13 @@ impl FoldTail {
                 let event = &unit.events[flow.origins[at] as usize];
                 match fates.remove(&row) {
                     Some(RowFate::Late(mark)) => {
-                        effects.push_late(&context.origin, name, flow.decoded.timestamps[at], mark.0, batch, event);
+                        let (room, origin) = (&context.room, &context.origin);
+                        effects.push_late(room, origin, name, flow.decoded.timestamps[at], mark.0, batch, event);
                         Fate::Late
                     }
                     Some(RowFate::Guilty(verdict)) => {
-                        effects.push_dead(&context.origin, &guilty(context, stage, digest, &verdict), batch, event);
+                        let letter = guilty(context, stage, digest, &verdict);
+                        effects.push_dead(&context.room, &context.origin, &letter, batch, event);
                         Fate::Dead
                     }
                     None => Fate::Processed,

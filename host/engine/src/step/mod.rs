@@ -7,6 +7,7 @@
 mod chain;
 mod emit;
 mod fold;
+mod output;
 mod reduce;
 mod rule;
 mod run;
@@ -36,8 +37,8 @@ pub enum Input {
     Batch(RawBatch),
     /// Go on with what is there.
     Continue,
-    /// The source has had nothing for this long since its newest event.
-    Idle(Span),
+    /// The source is silent, and the watermark moves on to this instant by the clock.
+    Idle(EventTime),
     /// The input has ended: every window closes.
     End,
 }
@@ -118,7 +119,7 @@ impl Engine {
         };
         let layout = layout_of(&plan, descriptors.last(), &tail);
         let watermark = Watermark::new(plan.source.watermark.delay);
-        let chain = Chain::new(&plan, guests, fields, &descriptors);
+        let chain = Chain::new(&plan, options.origin.partition, guests, fields, &descriptors);
         let Options { origin, room, envelope } = options;
         let context = Context { plan, origin, room, envelope };
         Ok(Engine {
@@ -166,8 +167,29 @@ impl Engine {
         self.layout
     }
 
+    /// Where the watermark would stand after this long without an event, when something is due by then.
+    #[must_use]
+    pub fn due_in_silence(&self, silent: Span) -> Option<EventTime> {
+        let then = self.watermark.after_silence(silent)?;
+        self.next_due().filter(|due| *due <= then).map(|_| then)
+    }
+
+    /// The earliest instant at which a window or a timer is due.
+    fn next_due(&self) -> Option<EventTime> {
+        match &self.tail {
+            Tail::None => None,
+            Tail::Rule(tail) => tail.windows.next_due(),
+            Tail::Fold(tail) => tail.windows.next_due(),
+            Tail::Reduce(tail) => tail.next_due(),
+        }
+    }
+
     /// Reports sequences that were gone before they could be read: they count as gaps, and a record tells which.
-    pub fn skip_gap(&mut self, first: u64, last: u64, effects: &mut Effects) {
+    /// False when the epoch is full: then nothing has happened.
+    pub fn skip_gap(&mut self, first: u64, last: u64, effects: &mut Effects) -> bool {
+        if !effects.fits(&self.context.room, 1) {
+            return false;
+        }
         let is_behind = self.position.sequence < first && first <= last;
         assert!(self.is_idle() && is_behind, "a gap lies behind the position");
         let letter = DeadLetter {
@@ -184,6 +206,7 @@ impl Engine {
         effects.totals.gaps += last - first + 1;
         (self.batch, self.next) = (RawBatch::default(), 0);
         self.position = Position { sequence: last, fingerprint: 0 };
+        true
     }
 
     /// Rough memory of the typed state, bytes.
@@ -213,8 +236,10 @@ impl Engine {
                 self.next = 0;
             }
             Input::Continue => {}
-            Input::Idle(silent) if self.is_idle() => self.watermark.idle(silent),
-            Input::Idle(_) => {}
+            Input::Idle(to) => {
+                assert!(self.is_idle(), "silence comes after the last event");
+                self.watermark.advance(to);
+            }
             Input::End => {
                 assert!(self.is_idle(), "the input ends after its last event");
                 self.watermark.end();
@@ -241,6 +266,7 @@ impl Engine {
             if let Tail::Rule(tail) = &mut self.tail {
                 tail.extract(&mut unit, &self.batch, effects)?;
             }
+            emit::weigh_unit(&self.context, &self.digests, &mut unit, &self.batch);
             self.unit = Some(unit);
         }
         let mut unit = self.unit.take().expect("made above");
@@ -291,7 +317,7 @@ impl Engine {
             Tail::Fold(tail) if !tail.windows.has_due(watermark) => Ok(true),
             Tail::Fold(tail) => tail.drain_due(&self.context, watermark, effects),
             Tail::Reduce(tail) if !tail.has_due(watermark) => Ok(true),
-            Tail::Reduce(tail) => tail.drain_due(&self.context, watermark, effects),
+            Tail::Reduce(tail) => tail.drain_due(&self.context, watermark, self.position.sequence, effects),
         }
     }
 

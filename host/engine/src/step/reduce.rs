@@ -6,7 +6,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use crate::codec::{Damaged, Reader, put_bytes, put_i64, put_u64};
-use crate::effects::{DeadLetter, Effects, Headers};
+use crate::effects::{DeadLetter, Effects, key_text, letter_bytes};
 use crate::event::{Events, RawBatch};
 use crate::guest::{Change, Fault, Groups, Guest, Metering, OF_SOURCE, Reduced};
 use crate::judge::{StepError, Verdict, judge};
@@ -15,15 +15,18 @@ use crate::time::EventTime;
 use crate::watermark::Watermark;
 
 use super::Context;
-use super::chain::{ActKind, Unit, columns_of};
-use super::emit::{Envelope, Fate, TOO_MANY, keep_row, push_output, too_many};
+use super::chain::{Unit, columns_of};
+use super::emit::{Fate, keep_row, refuse_row};
 use super::fold::guilty;
-use super::run;
+use super::output::{Cause, Outgoing, Refusal, Scale};
+use super::run::{self, Run};
 
 /// Keys whose timers fire in one call.
 const TIMER_GROUPS: usize = 256;
 /// Calls for timers in one step; a module that sets timers for ever is cut into epochs, and the host stays responsive.
 const TIMER_ROUNDS: usize = 64;
+/// Timers that a dead letter names.
+const TIMERS_TOLD: usize = 256;
 /// Rough bytes of one entry besides key, state and timers.
 const ENTRY_BYTES: usize = 96;
 
@@ -67,11 +70,39 @@ struct Outcome {
     overlay: Overlay,
     /// Records per flow row, or per timer group.
     records: BTreeMap<u32, Vec<Emitted>>,
-    count: usize,
     guilty: BTreeMap<u32, Verdict>,
     rejected: BTreeMap<u32, Vec<(String, String)>>,
     earliest_timer: Option<i64>,
     faults: u64,
+}
+
+/// What a run brings about, in numbers.
+#[derive(Default)]
+struct Weight {
+    records: usize,
+    bytes: usize,
+    /// Why the only event of the run is a dead letter.
+    refusal: Option<Refusal>,
+}
+
+/// Due timers of one key, and the event that has made them due.
+#[derive(Clone, Copy)]
+struct Firing<'a> {
+    key: &'a [u8],
+    timers: &'a [i64],
+    sequence: u64,
+}
+
+impl Firing<'_> {
+    /// As JSON: the payload of its dead letter.
+    fn describe(&self) -> String {
+        let told = &self.timers[..self.timers.len().min(TIMERS_TOLD)];
+        let mut row = serde_json::json!({"key": key_text(self.key), "timers": told});
+        if told.len() < self.timers.len() {
+            row["timers_count"] = self.timers.len().into();
+        }
+        row.to_string()
+    }
 }
 
 impl ReduceTail {
@@ -99,6 +130,11 @@ impl ReduceTail {
         self.timers.first().is_some_and(|(at, _)| *at <= watermark.0)
     }
 
+    /// The earliest timer.
+    pub(crate) fn next_due(&self) -> Option<EventTime> {
+        self.timers.first().map(|(at, _)| EventTime(*at))
+    }
+
     /// Accounts for a run of the unit's events; false when the next one does not fit into the epoch.
     ///
     /// A run must not reach beyond a moment at which a timer of its own is due: then it is cut there and done again,
@@ -119,7 +155,7 @@ impl ReduceTail {
                 return Ok(false);
             };
             let events = run.end - unit.next;
-            let mut outcome = self.reduce(unit, batch, &run.rows)?;
+            let outcome = self.reduce(unit, batch, &run.rows)?;
             if let Some(timer) = outcome.earliest_timer {
                 let due_after = run.after.iter().position(|mark| timer <= mark.0).map_or(events, |idx| idx + 1);
                 if due_after < events {
@@ -128,10 +164,16 @@ impl ReduceTail {
                     continue;
                 }
             }
-            let acts = unit.acts[unit.next_act..].iter().take_while(|act| (act.origin as usize) < run.end);
-            let others = acts.filter(|act| !matches!(act.kind, ActKind::Item { .. })).count();
-            let count = outcome.count + outcome.guilty.len() + others;
-            if !effects.fits(&context.room, count) {
+            let weight = match self.weigh(context, unit, batch, &run, &outcome) {
+                Ok(weight) => weight,
+                // What comes before the event goes its way, then it is alone.
+                Err((before, _)) if events > 1 => {
+                    limit = before.max(1);
+                    continue;
+                }
+                Err((_, refusal)) => Weight { records: 1, bytes: 0, refusal: Some(refusal) },
+            };
+            if !effects.fits_bytes(&context.room, weight.records, weight.bytes) {
                 if events > 1 {
                     limit = events / 2;
                     continue;
@@ -139,17 +181,81 @@ impl ReduceTail {
                 if !effects.records.rows.is_empty() {
                     return Ok(false);
                 }
-                if count > context.room.records {
-                    outcome = Outcome::refused(&run.rows, too_many(context, count), outcome.faults);
-                }
             }
             let start = unit.next;
-            self.keep(context, unit, batch, run.end, outcome, effects);
+            match weight.refusal {
+                Some(refusal) => {
+                    effects.count_faults(self.stage, outcome.faults);
+                    let letter = too_large(context, self.stage, self.digest, &refusal);
+                    refuse_row(context, unit, batch, &letter, effects);
+                }
+                None => self.keep(context, unit, batch, run.end, outcome, effects),
+            }
             for time in unit.times[start..run.end].iter().flatten() {
                 watermark.observe(EventTime(*time));
             }
             return Ok(true);
         }
+    }
+
+    /// Weighs what the run brings about. An event whose records cannot be kept is an error: how many events of the run
+    /// are before it, and why.
+    fn weigh(
+        &self,
+        context: &Context,
+        unit: &Unit,
+        batch: &RawBatch,
+        run: &Run,
+        outcome: &Outcome,
+    ) -> Result<Weight, (usize, Refusal)> {
+        let flow = unit.flows.last().expect("decoding made one");
+        let mut weight = Weight::default();
+        let (mut act, mut row) = (unit.next_act, 0);
+        for idx in unit.next..run.end {
+            let acts = unit.acts_of(idx, act);
+            act = acts.end;
+            let count = run.rows[row..].iter().take_while(|row| flow.origins[**row as usize] as usize == idx).count();
+            let rows = &run.rows[row..row + count];
+            row += count;
+            let scale = Scale::weigh(context, |scale| {
+                let others = acts.start..acts.end - count;
+                unit.put_on(context, batch, others, scale);
+                for &row in rows {
+                    self.outgoing(context, unit, batch, row, outcome).for_each(|record| scale.add(&record));
+                    let rejected = outcome.rejected.get(&row).map_or(0, Vec::len);
+                    scale.add_letters(rejected + usize::from(outcome.guilty.contains_key(&row)));
+                }
+            });
+            let scale = scale.map_err(|refusal| (idx - unit.next, refusal))?;
+            let letters = (scale.records - scale.outputs).saturating_mul(letter_bytes(&unit.events[idx]));
+            weight.records += scale.records;
+            weight.bytes = weight.bytes.saturating_add(scale.bytes).saturating_add(letters);
+        }
+        Ok(weight)
+    }
+
+    /// The records that the module made of a row, as far as an output takes them.
+    fn outgoing<'a>(
+        &'a self,
+        context: &'a Context,
+        unit: &'a Unit,
+        batch: &'a RawBatch,
+        row: u32,
+        outcome: &'a Outcome,
+    ) -> impl Iterator<Item = Outgoing<'a>> {
+        let flow = unit.flows.last().expect("decoding made one");
+        let at = row as usize;
+        let sequence = unit.events[flow.origins[at] as usize].sequence;
+        let records = outcome.records.get(&row).map_or(&[][..], Vec::as_slice);
+        records.iter().enumerate().filter_map(move |(nth, record)| {
+            let time = record.time.unwrap_or(flow.decoded.timestamps[at]);
+            Some(Outgoing {
+                output: context.route(self.stage, record.port)?,
+                key: record.key.as_deref().unwrap_or_else(|| flow.decoded.keys.get(at)),
+                payload: record.payload.as_deref().unwrap_or_else(|| flow.payload(at, batch, &unit.events)),
+                cause: Cause::Event { sequence, nth, time },
+            })
+        })
     }
 
     /// Calls the module over the run's rows, on an overlay.
@@ -190,31 +296,25 @@ impl ReduceTail {
         unit: &mut Unit,
         batch: &RawBatch,
         end: usize,
-        mut outcome: Outcome,
+        outcome: Outcome,
         effects: &mut Effects,
     ) {
         effects.count_faults(self.stage, outcome.faults);
-        let (stage, digest) = (self.stage, self.digest);
+        let (this, stage, digest) = (&*self, self.stage, self.digest);
         while unit.next < end {
             keep_row(context, unit, batch, effects, &mut |unit, row, effects| {
                 let flow = unit.flows.last().expect("decoding made one");
                 let event = &unit.events[flow.origins[row as usize] as usize];
-                if let Some(verdict) = outcome.guilty.remove(&row) {
-                    effects.push_dead(&context.origin, &guilty(context, stage, digest, &verdict), batch, event);
+                if let Some(verdict) = outcome.guilty.get(&row) {
+                    let letter = guilty(context, stage, digest, verdict);
+                    effects.push_dead(&context.room, &context.origin, &letter, batch, event);
                     return Fate::Dead;
                 }
-                let (key, time) = (flow.decoded.keys.get(row as usize), flow.decoded.timestamps[row as usize]);
-                for (nth, record) in outcome.records.remove(&row).unwrap_or_default().iter().enumerate() {
-                    let payload =
-                        record.payload.as_deref().unwrap_or_else(|| flow.payload(row as usize, batch, &unit.events));
-                    let id =
-                        format!("{}/{}/{}/{nth}", context.origin.pipeline, context.origin.partition, event.sequence);
-                    emit(context, stage, record, key, time, payload, &id, effects);
-                }
+                this.outgoing(context, unit, batch, row, &outcome).for_each(|record| record.push(context, effects));
                 let mut fate = Fate::Processed;
-                for (code, detail) in outcome.rejected.remove(&row).unwrap_or_default() {
-                    let letter = rejection(context, stage, digest, &code, &detail);
-                    effects.push_dead(&context.origin, &letter, batch, event);
+                for (code, detail) in outcome.rejected.get(&row).into_iter().flatten() {
+                    let letter = rejection(context, stage, digest, code, detail);
+                    effects.push_dead(&context.room, &context.origin, &letter, batch, event);
                     fate = Fate::Dead;
                 }
                 fate
@@ -250,10 +350,12 @@ impl ReduceTail {
     }
 
     /// Fires due timers in order of time and key; false when the epoch is full before all have fired.
+    /// `sequence` is the event that has made them due.
     pub(crate) fn drain_due(
         &mut self,
         context: &Context,
         watermark: EventTime,
+        sequence: u64,
         effects: &mut Effects,
     ) -> Result<bool, StepError> {
         for _ in 0..TIMER_ROUNDS {
@@ -269,44 +371,22 @@ impl ReduceTail {
                     break;
                 }
                 let idx = idx as u32;
-                let mut records = outcome.records.remove(&idx).unwrap_or_default();
-                let mut rejected = outcome.rejected.remove(&idx).unwrap_or_default();
-                if records.len() + rejected.len() > context.room.records {
-                    let message = too_many(context, records.len() + rejected.len());
-                    outcome.guilty.insert(idx, Verdict { class: "limit", code: TOO_MANY, message });
-                    (records, rejected) = (Vec::new(), Vec::new());
-                }
-                let count = records.len() + rejected.len() + usize::from(outcome.guilty.contains_key(&idx));
-                if !effects.fits(&context.room, count) && !effects.records.rows.is_empty() {
+                let firing = Firing { key, timers, sequence };
+                let (count, bytes) = self.weigh_firing(context, &firing, idx, &mut outcome);
+                if !effects.fits_bytes(&context.room, count, bytes) && !effects.records.rows.is_empty() {
                     return Ok(false);
                 }
-                let last = *timers.last().expect("a due group has timers");
-                let describe =
-                    || serde_json::json!({"key": String::from_utf8_lossy(key), "timers": timers}).to_string();
-                for (code, detail) in rejected {
-                    let letter = rejection(context, self.stage, self.digest, &code, &detail);
-                    effects.push_dead_row(&context.origin, &letter, describe().as_bytes());
-                }
-                if let Some(verdict) = outcome.guilty.remove(&idx) {
-                    let letter = guilty(context, self.stage, self.digest, &verdict);
-                    effects.push_dead_row(&context.origin, &letter, describe().as_bytes());
+                if let Some(verdict) = outcome.guilty.get(&idx) {
+                    let letter = guilty(context, self.stage, self.digest, verdict);
+                    effects.push_dead_row(&context.origin, &letter, firing.describe().as_bytes());
                     outcome.overlay.insert(key.clone(), self.without_timers(key, timers));
-                }
-                for (nth, record) in records.iter().enumerate() {
-                    let token = crate::effects::key_token(key);
-                    let origin = &context.origin;
-                    let id =
-                        format!("{}/{}/{}/{token}/timer/{last}/{nth}", origin.pipeline, origin.partition, self.name);
-                    emit(
-                        context,
-                        self.stage,
-                        record,
-                        key,
-                        last,
-                        record.payload.as_deref().unwrap_or_default(),
-                        &id,
-                        effects,
-                    );
+                } else {
+                    for (code, detail) in outcome.rejected.get(&idx).into_iter().flatten() {
+                        let letter = rejection(context, self.stage, self.digest, code, detail);
+                        effects.push_dead_row(&context.origin, &letter, firing.describe().as_bytes());
+                    }
+                    let records = outcome.records.get(&idx).map_or(&[][..], Vec::as_slice);
+                    self.fired(context, &firing, records).for_each(|record| record.push(context, effects));
                 }
                 let entry = outcome.overlay.remove(key).unwrap_or_else(|| self.without_timers(key, timers));
                 self.put(key, entry);
@@ -314,6 +394,42 @@ impl ReduceTail {
             }
         }
         Ok(false)
+    }
+
+    /// How many records a firing has, and their bytes. When they cannot be kept, the firing is guilty.
+    fn weigh_firing(&self, context: &Context, firing: &Firing<'_>, idx: u32, outcome: &mut Outcome) -> (usize, usize) {
+        let records = outcome.records.get(&idx).map_or(&[][..], Vec::as_slice);
+        let letters = outcome.rejected.get(&idx).map_or(0, Vec::len) + usize::from(outcome.guilty.contains_key(&idx));
+        let weighed = Scale::weigh(context, |scale| {
+            self.fired(context, firing, records).for_each(|record| scale.add(&record));
+            scale.add_letters(letters);
+        });
+        match weighed {
+            Ok(scale) => (scale.records, scale.bytes),
+            Err(Refusal { code, message, .. }) => {
+                outcome.guilty.insert(idx, Verdict { class: "limit", code, message });
+                (1, 0)
+            }
+        }
+    }
+
+    /// The records of a firing, as far as an output takes them.
+    fn fired<'a>(
+        &'a self,
+        context: &'a Context,
+        firing: &'a Firing<'a>,
+        records: &'a [Emitted],
+    ) -> impl Iterator<Item = Outgoing<'a>> {
+        let Firing { key, timers, sequence } = *firing;
+        let at = *timers.last().expect("a due group has timers");
+        records.iter().enumerate().filter_map(move |(nth, record)| {
+            Some(Outgoing {
+                output: context.route(self.stage, record.port)?,
+                key: record.key.as_deref().unwrap_or(key),
+                payload: record.payload.as_deref().unwrap_or_default(),
+                cause: Cause::Timer { key, at, sequence, nth, time: record.time.unwrap_or(at) },
+            })
+        })
     }
 
     fn without_timers(&self, key: &[u8], timers: &[i64]) -> Entry {
@@ -425,13 +541,6 @@ impl ReduceTail {
 }
 
 impl Outcome {
-    /// Every row is a dead letter, and nothing else has happened.
-    fn refused(rows: &[u32], message: String, faults: u64) -> Outcome {
-        let verdict = Verdict { class: "limit", code: TOO_MANY, message };
-        let guilty = rows.iter().map(|&row| (row, verdict.clone())).collect();
-        Outcome { guilty, faults, ..Outcome::default() }
-    }
-
     /// Takes one call's reply; `row_of` gives the row of a source below the number of rows.
     fn take(
         &mut self,
@@ -474,11 +583,9 @@ impl Outcome {
                 time: output.timestamps.get(idx).copied(),
             };
             self.records.entry(row_of(source)).or_default().push(record);
-            self.count += 1;
         }
         for reject in &output.rejects {
             self.rejected.entry(row_of(reject.source)).or_default().push((reject.code.clone(), reject.detail.clone()));
-            self.count += 1;
         }
     }
 }
@@ -492,6 +599,13 @@ fn rejection<'a>(
 ) -> DeadLetter<'a> {
     let stage = &context.plan.stages[stage].name;
     DeadLetter { stage, digest: Some(digest), class: "reject", code, path: "", message: detail }
+}
+
+/// The dead letter of an event whose records cannot be kept.
+fn too_large<'a>(context: &'a Context, stage: usize, digest: [u8; 32], refusal: &'a Refusal) -> DeadLetter<'a> {
+    let stage = &context.plan.stages[stage].name;
+    let (code, message) = (refusal.code, refusal.message.as_str());
+    DeadLetter { stage, digest: Some(digest), class: "limit", code, path: "", message }
 }
 
 /// Calls the module and holds it to its limits.
@@ -540,27 +654,4 @@ fn group<'a>(
         groups.timer_ends.push(0);
     }
     (groups, keys)
-}
-
-#[expect(clippy::too_many_arguments, reason = "the parts of a record come from five places")]
-fn emit(
-    context: &Context,
-    stage: usize,
-    record: &Emitted,
-    key: &[u8],
-    time: i64,
-    payload: &[u8],
-    id: &str,
-    effects: &mut Effects,
-) {
-    let Some(output) = context.route(stage, record.port) else { return };
-    let key = record.key.as_deref().unwrap_or(key);
-    let mut headers = Headers::default();
-    if context.envelope == Envelope::Headers {
-        headers
-            .put("Pelton-Id", id)
-            .put("Pelton-Key", String::from_utf8_lossy(key))
-            .put("Pelton-Time", record.time.unwrap_or(time));
-    }
-    push_output(context, output, key, headers.bytes(), payload, effects);
 }

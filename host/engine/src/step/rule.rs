@@ -6,7 +6,7 @@ use crate::effects::Effects;
 use crate::event::{Column, Events, Kind, RawBatch, Values};
 use crate::flow::{append_column, empty_columns};
 use crate::guest::{Aggregate, AggregateColumn, Guest, Metering, Operator, Output, Panes, RulePlan, Samples};
-use crate::judge::{StepError, judge};
+use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
 use crate::window::{Placed, Shape, Value, Windows, column};
@@ -137,10 +137,10 @@ impl RuleTail {
                         letters.push((rows[reject.source as usize], letter_of(stage, digest, reject)));
                     }
                 }
-                Err(verdict) => letters.push((
-                    rows[0],
-                    Letter { stage, digest, class: verdict.class, code: verdict.code.into(), message: verdict.message },
-                )),
+                Err(Verdict { class, code, message }) => {
+                    let (stage, digest) = (Some(stage), Some(digest));
+                    letters.push((rows[0], Letter { stage, digest, class, code: code.into(), message }));
+                }
             },
         )?;
         effects.count_faults(stage, faults);
@@ -192,7 +192,8 @@ impl RuleTail {
                     Input::Derived(column) => value_at(&derived[column], sample),
                 });
                 if placed == Placed::Late {
-                    effects.push_late(&context.origin, &self.name, time.0, watermark.0, batch, event);
+                    let (room, origin) = (&context.room, &context.origin);
+                    effects.push_late(room, origin, &self.name, time.0, watermark.0, batch, event);
                     return Fate::Late;
                 }
                 fate = Fate::Processed;

@@ -32,11 +32,12 @@ pub(crate) fn plan(
     let mut run = Run { end: unit.next, rows: Vec::new(), before: Vec::new(), after: Vec::new() };
     let mut mark = watermark.clone();
     let mut act = unit.next_act;
-    let mut records = 0;
+    let (mut records, mut bytes) = (0, 0_usize);
     while run.end < unit.events.len() && run.end - unit.next < limit {
-        let acts = unit.acts[act..].iter().take_while(|act| act.origin as usize == run.end).count();
+        let acts = unit.acts_of(run.end, act);
+        bytes = bytes.saturating_add(unit.weights[run.end]);
         let is_first = run.end == unit.next;
-        let fits = effects.fits(&context.room, records + acts);
+        let fits = effects.fits_bytes(&context.room, records + acts.len(), bytes);
         let must = is_first && effects.records.rows.is_empty();
         if !fits && !must {
             break;
@@ -46,11 +47,8 @@ pub(crate) fn plan(
         if let Some(time) = unit.times[run.end] {
             mark.observe(EventTime(time));
         }
-        for act in &unit.acts[act..act + acts] {
-            // An event with more acts than an epoch may hold is refused whole.
-            if let ActKind::Item { row } = act.kind
-                && acts <= context.room.records
-            {
+        for act in &unit.acts[acts.clone()] {
+            if let ActKind::Item { row } = act.kind {
                 run.rows.push(row);
                 run.before.push(before);
                 stop |= stops(Some(row), before, mark.current());
@@ -58,8 +56,8 @@ pub(crate) fn plan(
         }
         stop |= stops(None, before, mark.current());
         run.after.push(mark.current());
-        records += acts;
-        act += acts;
+        records += acts.len();
+        act = acts.end;
         run.end += 1;
         if stop {
             break;

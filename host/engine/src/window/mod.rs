@@ -232,6 +232,11 @@ impl Windows {
         (end <= watermark.0).then_some(end)
     }
 
+    /// The earliest instant at which a window fires for keys that it has; windows that end with the input are never due.
+    pub(crate) fn next_due(&self) -> Option<EventTime> {
+        if self.global { None } else { self.next_end(EventTime::MAX).map(EventTime) }
+    }
+
     /// Fills `panes` with at most `max` due panes and returns how many there are; 0 means nothing is due.
     /// They stay due until [`Windows::settle`].
     pub(crate) fn due(&mut self, watermark: EventTime, max: usize, panes: &mut Panes) -> usize {

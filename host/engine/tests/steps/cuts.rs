@@ -17,8 +17,16 @@ pub(crate) fn any_cuts() -> impl Strategy<Value = Cuts> {
     })
 }
 
+/// Room for records that are small enough for a test to write a larger one.
+pub(crate) fn small_records() -> Room {
+    Room { record_bytes: RECORD_BYTES, header_bytes: RECORD_BYTES, ..Room::default() }
+}
+
+/// Largest record of these tests.
+pub(crate) const RECORD_BYTES: usize = 16 << 10;
+
 /// The room of an epoch, down to one record.
 pub(crate) fn any_room() -> impl Strategy<Value = Room> {
     (prop_oneof![2..6usize, Just(900usize)], prop_oneof![Just(200usize), Just(16usize << 20)])
-        .prop_map(|(records, bytes)| Room { records, bytes })
+        .prop_map(|(records, bytes)| Room { records, bytes, ..small_records() })
 }

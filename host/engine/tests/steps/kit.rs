@@ -280,7 +280,26 @@ pub(crate) fn drive(setup: &Setup, events: &[String], cuts: &Cuts) -> Result<Out
     }
     cut(&mut engine, &mut effects, setup, &mut outcome);
     assert_eq!(outcome.totals.received, events.len() as u64, "every event is accounted for once");
+    outcome.assert_ids_are_unique();
     Ok(outcome)
+}
+
+impl Outcome {
+    /// The id of each record that has one.
+    pub(crate) fn ids(&self) -> Vec<&str> {
+        let lines = self.headers.iter().filter_map(|headers| headers.lines().next());
+        lines.filter_map(|line| line.strip_prefix("Pelton-Id: ")).collect()
+    }
+
+    /// A sink keeps one record per id.
+    fn assert_ids_are_unique(&self) {
+        let mut ids = self.ids();
+        ids.sort_unstable();
+        let twice: Vec<_> = ids.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
+        assert!(twice.is_empty(), "ids of more than one record: {twice:?}");
+        let with_id = self.rows.iter().filter(|row| !row.starts_with("dlq.")).count();
+        assert_eq!(ids.len(), with_id, "every output and late row has an id");
+    }
 }
 
 fn cut(engine: &mut Engine, effects: &mut Effects, setup: &Setup, outcome: &mut Outcome) -> Position {

@@ -3,7 +3,9 @@
 mod chain;
 mod codec;
 mod cuts;
+mod golden;
 mod kit;
 mod oracle;
 mod reduce;
+mod sizes;
 mod windows;

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use pelton_engine::event::{Kind, Values};
 use pelton_engine::guest::*;
 
-use crate::cuts::{any_cuts, any_room};
+use crate::cuts::{RECORD_BYTES, any_cuts, any_room, small_records};
 use crate::kit::{Cuts, NOW, Native, Setup, drive, push};
 
 /// What a handler did besides changing the state.
@@ -25,6 +25,9 @@ impl Did {
         self.cancels.remove(&at);
         self.sets.insert(at);
     }
+    fn is_huge(&self) -> bool {
+        self.records.iter().any(|record| record.len() >= RECORD_BYTES)
+    }
     fn cancel(&mut self, at: i64) {
         self.cancels.insert(at);
     }
@@ -38,6 +41,7 @@ fn on_event(op: &str, arg: i64, time: i64, state: &mut String, did: &mut Did) {
         "past" => did.set(time - arg),
         "delete" if state.len() < 150 => state.clear(),
         "emit" => (0..arg % 4).for_each(|nth| did.records.push(format!("e{nth} {state}"))),
+        "huge" => did.records.extend(["before".into(), "h".repeat(RECORD_BYTES)]),
         "flood" => (0..7).for_each(|nth| did.records.push(format!("flood{nth}"))),
         "reject" => did.reject = true,
         "big" => state.push_str(&"x".repeat(200)),
@@ -66,6 +70,7 @@ fn on_timers(timers: &[i64], state: &mut String, did: &mut Did) {
         3 => state.clear(),
         4 => did.reject = true,
         5 => did.set(last),
+        6 => did.records.push("h".repeat(RECORD_BYTES)),
         _ => {}
     }
 }
@@ -145,7 +150,7 @@ impl Event {
 fn events() -> impl Strategy<Value = Vec<Event>> {
     let op = prop::sample::select(vec![
         "set", "set", "set", "cancel", "past", "delete", "emit", "emit", "keep", "reject", "trap", "big", "flood",
-        "add",
+        "huge", "add",
     ]);
     let event = (0..4u8, 0..30i64, 0..30i64, op, 0..40i64)
         .prop_map(|(key, step, back, op, arg)| (step, back, Event { key, time: 0, op, arg }));
@@ -175,6 +180,7 @@ fn oracle(events: &[Event], delay: i64, records_max: usize) -> Vec<String> {
             let code = match event.op {
                 "trap" => Some("trap"),
                 _ if state.len() > 100 => Some("limit"),
+                _ if did.is_huge() => Some("record-size"),
                 _ if did.records.len() + usize::from(did.reject) > records_max => Some("too-many-records"),
                 _ => None,
             };
@@ -201,6 +207,7 @@ fn oracle(events: &[Event], delay: i64, records_max: usize) -> Vec<String> {
             let code = match () {
                 () if did.sets.iter().any(|at| *at <= due[due.len() - 1]) => Some("contract"),
                 () if state.len() > 100 => Some("limit"),
+                () if did.is_huge() => Some("record-size"),
                 () if did.records.len() + usize::from(did.reject) > records_max => Some("too-many-records"),
                 () => None,
             };
@@ -236,7 +243,9 @@ fn a_timer_is_due_before_a_later_event_cancels_it() {
     let event = |key, time, op, arg| Event { key, time, op, arg };
     let events = [event(1, 0, "set", 7), event(0, 8, "emit", 0), event(1, 0, "cancel", 7), event(0, 9, "emit", 1)];
     let payloads: Vec<String> = events.iter().map(Event::json).collect();
-    let rows = drive(&Setup::new(vec![reducer()]), &payloads, &Cuts::default()).unwrap().rows;
+    let rows = drive(&Setup { room: small_records(), ..Setup::new(vec![reducer()]) }, &payloads, &Cuts::default())
+        .unwrap()
+        .rows;
     assert_eq!(rows, oracle(&events, 0, 900));
     assert_eq!(rows[0], "out.0-0 timer 7 s7 ");
 }
@@ -268,6 +277,7 @@ proptest! {
 #[test]
 fn many_timers_fire_in_order_of_time_and_key() {
     let mut setup = Setup::new(vec![reducer()]);
+    setup.room = small_records();
     let mut events: Vec<Event> =
         (0..250).map(|idx| Event { key: idx as u8, time: 0, op: "set", arg: (idx * 37) % 211 }).collect();
     events.extend((0..250).map(|idx| Event { key: idx as u8, time: 0, op: "set", arg: (idx * 53) % 223 }));

@@ -1,0 +1,264 @@
+//! What the engine writes, byte by byte: state deltas and snapshots of every kind, and the records of every kind.
+//!
+//! These lie in streams and folders of running pipelines. A test here that fails says that a change of the code is a
+//! change of the format: then the state version of the layout, or new names, have to say so too.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use pelton_engine::effects::Effects;
+use pelton_engine::event::{Events, Kind, RawBatch};
+use pelton_engine::guest::*;
+use pelton_engine::plan::WindowKind;
+use pelton_engine::step::{Input, Progress};
+use pelton_engine::time::{Span, WallTime};
+
+use crate::kit::{Native, Setup, push};
+
+/// Arrival and event time of the first event: small, so that times take few bytes.
+const START: i64 = 1000;
+
+fn event(key: &str, time: i64, rest: &str) -> String {
+    format!(r#"{{"k":"{key}","t":{}{rest}}}"#, START + time)
+}
+
+/// Runs events and gives the records as text, the delta of the one epoch, and the snapshot behind it.
+fn run(setup: &Setup, events: &[String], ends: bool) -> (String, String, String) {
+    let mut engine = setup.engine();
+    let mut effects = Effects::default();
+    let mut batch = RawBatch::default();
+    for (idx, event) in events.iter().enumerate() {
+        batch.push(idx as u64 + 1, WallTime(START), b"plays", b"User: 1\r\n", event.as_bytes());
+    }
+    let mut input = Input::Batch(batch);
+    while engine.step(input, &mut effects).unwrap() != Progress::NeedInput {
+        input = Input::Continue;
+    }
+    if ends {
+        while engine.step(Input::End, &mut effects).unwrap() != Progress::NeedInput {}
+    }
+    let mut text = String::new();
+    for row in &effects.records.rows {
+        let part = |range| String::from_utf8_lossy(effects.records.slice(range)).replace("\r\n", "\n");
+        writeln!(text, "{:?} {}\n{}{}\n", row.channel, part(&row.subject), part(&row.headers), part(&row.payload))
+            .unwrap();
+    }
+    let mut delta = Vec::new();
+    engine.cut(&mut delta);
+    (text, pelton_engine::hex::encode(&delta), pelton_engine::hex::encode(&engine.snapshot()))
+}
+
+const SLIDING: WindowKind = WindowKind::Sliding { size: Span(40), every: Span(10) };
+const TUMBLING: WindowKind = WindowKind::Tumbling { size: Span(10) };
+
+fn rule(aggregates: &[(Operator, Option<&str>)]) -> Native {
+    let fields = [("i", Kind::Integer, false), ("n", Kind::Number, false), ("s", Kind::Text, false)];
+    let mut native = Native::new(World::WindowRule, &fields);
+    native.plan.aggregates = aggregates
+        .iter()
+        .map(|&(operator, field)| Aggregate {
+            name: "a".into(),
+            operator,
+            field: field.map(String::from),
+            limit: if matches!(operator, Operator::Distinct | Operator::TopK) { 3 } else { 0 },
+        })
+        .collect();
+    native.evaluate = Some(Arc::new(|panes: &Panes, _: &States, output: &mut Output| {
+        for row in 0..panes.len() as u32 {
+            push(output, panes.keys.data.len(), row, 0, b"pane");
+            if panes.keys.get(row as usize) == b"b" {
+                output.rejects.push(Reject { source: row, code: "no".into(), detail: "not b".into() });
+            }
+        }
+        Ok(())
+    }));
+    native
+}
+
+fn fold() -> Native {
+    let mut native = Native::new(World::WindowFold, &[]);
+    native.evaluate = rule(&[]).evaluate;
+    native.fold = Some(Arc::new(|_, groups: &Groups, states: &mut States| {
+        (0..groups.member_ends.len()).for_each(|group| states.push(&[groups.states.get(group), b"+"].concat()));
+        Ok(())
+    }));
+    native
+}
+
+/// Sets a timer 5 ms behind each event, and tells what happens; a timer at a multiple of 50 is rejected.
+fn reducer() -> Native {
+    let mut native = Native::new(World::Reducer, &[]);
+    native.reduce = Some(Arc::new(|events: &Events, groups: &Groups, reduced: &mut Reduced| {
+        *reduced = Reduced::default();
+        let (mut member, mut timer) = (0, 0);
+        let input = events.data.len();
+        let mut output = Vec::new();
+        for group in 0..groups.member_ends.len() {
+            for &row in &groups.members[member..groups.member_ends[group] as usize] {
+                output.push((row, "event"));
+                reduced.timers.push((group as u32, events.timestamps[row as usize] + 5));
+            }
+            for &at in &groups.timers[timer..groups.timer_ends[group] as usize] {
+                let source = (events.len() + group) as u32;
+                output.push((source, "timer"));
+                if at % 50 == 0 {
+                    reduced.output.rejects.push(Reject { source, code: "no".into(), detail: "a\nb".into() });
+                }
+            }
+            (member, timer) = (groups.member_ends[group] as usize, groups.timer_ends[group] as usize);
+            reduced.changes.push(Change::Replace);
+            reduced.states.push(b"state");
+        }
+        output.sort_by_key(|(source, _)| *source);
+        output.iter().for_each(|(source, text)| push(&mut reduced.output, input, *source, 0, text.as_bytes()));
+        Ok(())
+    }));
+    native
+}
+
+/// Two keys in two slices, and one that is late by far.
+fn samples() -> Vec<String> {
+    let full = r#","i":-300,"n":0.5,"s":"x""#;
+    vec![event("a", 0, full), event("b", 1, ""), event("a", 12, r#","i":7,"n":2,"s":"y""#), event("a", 3, full)]
+}
+
+fn states() -> Vec<(&'static str, Setup)> {
+    let single = |operator, field| Setup::new(vec![rule(&[(operator, field)])]).window(SLIDING, 0, 0);
+    let mut transform = Native::new(World::Transform, &[]);
+    transform.process = Some(Arc::new(|_, _, _| Ok(())));
+    vec![
+        ("transform", Setup::new(vec![transform])),
+        ("count", single(Operator::Count, None)),
+        ("count of a field", single(Operator::Count, Some("s"))),
+        ("sum of integers", single(Operator::Sum, Some("i"))),
+        ("sum of numbers", single(Operator::Sum, Some("n"))),
+        ("min of integers", single(Operator::Min, Some("i"))),
+        ("min of numbers", single(Operator::Min, Some("n"))),
+        ("max of integers", single(Operator::Max, Some("i"))),
+        ("max of numbers", single(Operator::Max, Some("n"))),
+        ("distinct texts", single(Operator::Distinct, Some("s"))),
+        ("distinct integers", single(Operator::Distinct, Some("i"))),
+        ("distinct numbers", single(Operator::Distinct, Some("n"))),
+        ("top texts", single(Operator::TopK, Some("s"))),
+        ("top integers", single(Operator::TopK, Some("i"))),
+        ("corrections", Setup::new(vec![rule(&[(Operator::Count, None)])]).window(TUMBLING, 100, 0)),
+        ("fold", Setup::new(vec![fold()]).window(SLIDING, 0, 0)),
+        ("reducer", Setup::new(vec![reducer()])),
+    ]
+}
+
+#[test]
+fn state_is_stored_so() {
+    let mut got = String::new();
+    for (name, setup) in states() {
+        let (_, delta, snapshot) = run(&setup, &samples(), false);
+        writeln!(got, "{name}\n  delta    {delta}\n  snapshot {snapshot}").unwrap();
+    }
+    assert_eq!(got, include_str!("golden/state.txt"));
+}
+
+#[test]
+fn records_are_stored_so() {
+    let mut got = String::new();
+    for (name, setup, events) in [
+        (
+            "a transform: output, dead letters of the source and of a stage",
+            Setup::new(vec![forward()]),
+            vec![event("a", 0, ""), "no json".to_owned(), event("b", 0, ""), r#"{"k":"a"}"#.to_owned()],
+        ),
+        (
+            "a rule: panes, a correction, a late row, a dead letter of a pane",
+            Setup::new(vec![rule(&[(Operator::Count, None)])]).window(TUMBLING, 20, 0),
+            vec![
+                event("a/b", 0, ""),
+                event("b", 0, ""),
+                event("a/b", 15, ""),
+                event("a/b", 1, ""),
+                event("a/b", 50, ""),
+                event("a/b", 1, ""),
+            ],
+        ),
+        (
+            "a reducer: output, timer, dead letter of a timer",
+            Setup::new(vec![reducer()]),
+            vec![event("a b", 45, ""), event("c", 60, "")],
+        ),
+    ] {
+        let (records, ..) = run(&setup, &events, true);
+        writeln!(got, "== {name}\n{records}").unwrap();
+    }
+    assert_eq!(got, include_str!("golden/records.txt"));
+}
+
+/// Forwards everything but the events of `b`.
+fn forward() -> Native {
+    let mut native = Native::new(World::Transform, &[]);
+    native.process = Some(Arc::new(|_, events: &Events, output: &mut Output| {
+        for row in 0..events.len() {
+            if events.key(row) == b"b" {
+                output.rejects.push(Reject { source: row as u32, code: "no".into(), detail: "not b".into() });
+            } else {
+                output.sources.push(row as u32);
+                output.slices.extend([OF_SOURCE, 0, OF_SOURCE, 0]);
+            }
+        }
+        Ok(())
+    }));
+    native
+}
+
+#[test]
+fn a_gap_is_recorded_so() {
+    let mut engine = Setup::new(vec![forward()]).engine();
+    let mut effects = Effects::default();
+    engine.skip_gap(1, 7, &mut effects);
+    let row = &effects.records.rows[0];
+    let part = |range| String::from_utf8_lossy(effects.records.slice(range)).into_owned();
+    assert_eq!((part(&row.subject), part(&row.payload)), ("dlq.source.gap".into(), r#"{"first":1,"last":7}"#.into()));
+    assert!(part(&row.headers).contains("\r\nPelton-Dlq-Class: gap\r\nPelton-Dlq-Code: gap\r\n"));
+}
+
+/// State of another shape cannot be read, so everything that makes its shape is part of the layout: a host that finds
+/// another one than its own halts.
+#[test]
+fn whatever_shapes_the_state_makes_another_layout() {
+    let base = || Setup::new(vec![rule(&[(Operator::Count, None)])]).window(SLIDING, 0, 0);
+    let mut newer = base();
+    newer.guests[0].descriptor.state_version = 2;
+    let other = |kind| base().window(kind, 0, 0);
+    let aggregates = |all: &[(Operator, Option<&str>)]| Setup::new(vec![rule(all)]).window(SLIDING, 0, 0);
+    let mut wider = base();
+    wider.guests[0].plan.aggregates = vec![Aggregate { limit: 4, field: Some("s".into()), ..distinct() }];
+    let mut narrower = base();
+    narrower.guests[0].plan.aggregates = vec![Aggregate { limit: 3, field: Some("s".into()), ..distinct() }];
+    let setups = [
+        base(),
+        newer,
+        other(TUMBLING),
+        other(WindowKind::Global),
+        other(WindowKind::Sliding { size: Span(50), every: Span(10) }),
+        other(WindowKind::Sliding { size: Span(40), every: Span(20) }),
+        aggregates(&[(Operator::Sum, Some("i"))]),
+        aggregates(&[(Operator::Sum, Some("n"))]),
+        aggregates(&[(Operator::Count, None), (Operator::Count, None)]),
+        wider,
+        narrower,
+        Setup::new(vec![fold()]).window(SLIDING, 0, 0),
+        Setup::new(vec![reducer()]),
+        Setup::new(vec![forward()]),
+    ];
+    let mut layouts: Vec<u64> = setups.iter().map(|setup| setup.engine().layout()).collect();
+    layouts.sort_unstable();
+    layouts.dedup();
+    assert_eq!(layouts.len(), setups.len(), "two shapes have one layout");
+    // What does not shape it may change under the state.
+    let same = [
+        base().window(SLIDING, 90, 70),
+        Setup::new(vec![forward(), rule(&[(Operator::Count, None)])]).window(SLIDING, 0, 0),
+    ];
+    same.iter().for_each(|setup| assert_eq!(setup.engine().layout(), base().engine().layout()));
+}
+
+fn distinct() -> Aggregate {
+    Aggregate { name: "a".into(), operator: Operator::Distinct, field: None, limit: 0 }
+}
