@@ -72,6 +72,7 @@ fn epoch(number: u64, before: Option<&Marker>) -> Epoch {
         input: StreamIdentity { name: "PLAYS".into(), created: 1 },
         position: Position { sequence: number, fingerprint: number },
         seen: number,
+        published: 0,
         watermark: 0,
         modules: vec![],
         layout: 0,

@@ -1,12 +1,14 @@
 //! One sled: opened with a time limit, written in batches, read back in whole values.
 
-use std::fs::File;
 use std::io::{self, ErrorKind};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pelton_engine::store::StoreError;
 
+use crate::disk::Disk;
 use crate::envelope::{self, Assembler, Place, Value};
 use crate::guard::{bounded, caught, close, io_error, sled_error};
 use crate::layout::sync_dir;
@@ -19,29 +21,59 @@ const OPEN_BYTES_PER_SECOND: u64 = 16 << 20;
 /// A handle that was just closed may hold its file for a moment, on sled's own threads.
 const LOCK_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Where sled keeps everything but its settings and its index.
+const DATA_FILE: &str = "db";
+
 /// An open sled and the number that its values carry.
 pub(crate) struct Generation {
     pub(crate) number: u32,
     dir: PathBuf,
     db: sled::Db,
+    /// Device and inode of its data file.
+    file: Option<(u64, u64)>,
+    disk: Arc<dyn Disk>,
 }
 
 impl Generation {
     /// Makes a new, empty generation. Nothing refers to it before the pointer is switched.
-    pub(crate) fn create(dir: &Path, number: u32, limit: Duration) -> Result<Generation, StoreError> {
+    pub(crate) fn create(
+        dir: &Path,
+        number: u32,
+        limit: Duration,
+        disk: &Arc<dyn Disk>,
+    ) -> Result<Generation, StoreError> {
         let db = {
             let dir = dir.to_path_buf();
             bounded("creating a generation", limit, move || open_db(&dir))?
         };
-        Ok(Generation { number, dir: dir.to_path_buf(), db })
+        Ok(Generation { number, dir: dir.to_path_buf(), db, file: data_file(dir), disk: disk.clone() })
+    }
+
+    /// After a kill the tail is only in the page cache. sled writes and syncs an index of it on open; were the tail lost
+    /// later, the index would point into nothing.
+    ///
+    /// # Errors
+    /// `Environment`; the next attempt must not believe a sync that works.
+    pub(crate) fn sync_before_open(dir: &Path, disk: &dyn Disk) -> Result<(), StoreError> {
+        match disk.sync_file(&dir.join(DATA_FILE)) {
+            Err(error) if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+                Err(io_error("syncing the data file", &error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Opens a generation and checks all of it; `None` content when it holds nothing at all.
     ///
     /// # Errors
     /// `Damaged` on any doubt, a panic or a hang of sled included.
-    pub(crate) fn open(dir: &Path, number: u32, limit: Duration) -> Result<(Generation, Option<Content>), StoreError> {
-        let file = dir.join("db");
+    pub(crate) fn open(
+        dir: &Path,
+        number: u32,
+        limit: Duration,
+        disk: &Arc<dyn Disk>,
+    ) -> Result<(Generation, Option<Content>), StoreError> {
+        let file = dir.join(DATA_FILE);
         let bytes = match std::fs::metadata(&file) {
             Ok(metadata) => metadata.len(),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
@@ -52,11 +84,6 @@ impl Generation {
         let limit = limit + Duration::from_secs(bytes / OPEN_BYTES_PER_SECOND);
         let path = dir.to_path_buf();
         let (db, content) = bounded("opening a generation", limit, move || {
-            // After a kill the tail is only in the page cache. sled writes and syncs an index of it on open; were the
-            // tail lost later, the index would point into nothing.
-            File::open(&file)
-                .and_then(|file| file.sync_data())
-                .map_err(|error| io_error("syncing the data file", &error))?;
             let db = caught("opening a generation", || open_db(&path))?;
             match caught("reading a generation", || scan::read(&db, number)) {
                 Ok(content) => Ok((db, content)),
@@ -66,7 +93,21 @@ impl Generation {
                 }
             }
         })?;
-        Ok((Generation { number, dir: dir.to_path_buf(), db }, content))
+        Ok((Generation { number, dir: dir.to_path_buf(), db, file: data_file(dir), disk: disk.clone() }, content))
+    }
+
+    /// Whether the data file is still the one that was opened: what goes into a deleted one is lost.
+    ///
+    /// # Errors
+    /// `Damaged`.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        if self.file.is_some() && data_file(&self.dir) == self.file {
+            return Ok(());
+        }
+        Err(StoreError::Damaged(format!(
+            "data file of generation {} was deleted or replaced while in use",
+            self.number
+        )))
     }
 
     /// Reads everything once more.
@@ -111,21 +152,36 @@ impl Generation {
 
     /// Makes what was flushed survive a power cut. After a failure the kernel may have dropped the pages: never repeat.
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
-        File::open(self.dir.join("db"))
-            .and_then(|file| file.sync_data())
-            .map_err(|error| io_error("syncing the data file", &error))
+        self.sync_file(&self.dir.join(DATA_FILE))
     }
 
-    /// Makes a new generation durable: its content and its names.
+    /// Makes a new generation durable: its content and its names. sled does not sync its settings, which it cannot be
+    /// opened without.
     pub(crate) fn settle(&self) -> Result<(), StoreError> {
         self.flush()?;
-        self.sync()?;
-        sync_dir(&self.dir)
+        let context = |error: io::Error| io_error(format_args!("listing folder {}", self.dir.display()), &error);
+        let entries = std::fs::read_dir(&self.dir).map_err(context)?;
+        let mut entries = entries.collect::<Result<Vec<_>, _>>().map_err(context)?;
+        entries.sort_by_key(std::fs::DirEntry::file_name);
+        for entry in entries {
+            if entry.file_type().map_err(context)?.is_file() {
+                self.sync_file(&entry.path())?;
+            }
+        }
+        sync_dir(&*self.disk, &self.dir)
+    }
+
+    fn sync_file(&self, path: &Path) -> Result<(), StoreError> {
+        self.disk.sync_file(path).map_err(|error| io_error(format_args!("syncing {}", path.display()), &error))
     }
 
     pub(crate) fn close(self) {
         close(self.db);
     }
+}
+
+fn data_file(dir: &Path) -> Option<(u64, u64)> {
+    std::fs::metadata(dir.join(DATA_FILE)).ok().map(|metadata| (metadata.dev(), metadata.ino()))
 }
 
 fn open_db(dir: &Path) -> Result<sled::Db, StoreError> {

@@ -2,82 +2,149 @@
 //!
 //! ```text
 //! lock                       held by one process; tells which
+//! id                         a random number that stays while the content comes and goes
 //! making                     only while the very first generation is made
 //! CURRENT                    one line: format, current generation, oldest one that may replace it, crc
 //! gen-000003/                a sled; the current one and the one before
-//! bad.1.checksum-of-a-value/ generations that were set aside, never deleted
+//! bad.1.checksum-of-a-value/ generations that were set aside for people to look at; the newest two are kept
 //! ```
-//! The pointer is switched by rename, so it names the old or the new generation. Its crc is the last word of the
-//! line in every format, so that a newer format can be told from a damaged file.
+//! The pointer is switched by rename, so it names the old or the new generation.
 
-use std::fs::{self, File, TryLockError};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use pelton_engine::store::StoreError;
 
+use crate::disk::Disk;
 use crate::guard::io_error;
+use crate::identity::Identity;
+use crate::lock::Lock;
+use crate::pointer::Pointer;
 
-/// Format of the folder.
-const FORMAT: u8 = 1;
 const POINTER: &str = "CURRENT";
+const ID: &str = "id";
 /// There from before the first generation until after the first pointer: tells a cut-short first start from a store
 /// that lost its pointer.
 const MAKING: &str = "making";
+/// Files are written under such a name first.
+const UNFINISHED: &str = ".new";
 const REASON_CHARS_MAX: usize = 40;
-/// A lock may outlive its handle for a moment: a process that dies, or one that is just being started by another thread
-/// and has a copy of every file until it runs its own program.
-const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-
-/// Which generation counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Pointer {
-    pub(crate) current: u32,
-    /// Older generations from here on may stand in for a damaged current one; those below belong to another past.
-    pub(crate) floor: u32,
-}
+/// How many of the `bad.*` are kept: enough to compare two, not enough to fill a disk.
+const BAD_KEPT: usize = 2;
 
 /// The folder, locked until drop.
 pub(crate) struct Layout {
     dir: PathBuf,
-    _lock: File,
+    /// Device of the file system that it lies on.
+    device: u64,
+    lock: Lock,
+    disk: Arc<dyn Disk>,
 }
 
 impl Layout {
     /// Makes the folder if needed and locks it.
-    pub(crate) fn open(dir: &Path) -> Result<Layout, StoreError> {
+    pub(crate) fn open(dir: &Path, disk: Arc<dyn Disk>) -> Result<Layout, StoreError> {
         let context = |error: io::Error| io_error(format_args!("folder {}", dir.display()), &error);
-        fs::create_dir_all(dir).map_err(context)?;
+        let dir = std::path::absolute(dir).map_err(context)?;
+        make_folder(&dir, &*disk)?;
         let dir = dir.canonicalize().map_err(context)?;
-        let lock = lock(&dir.join("lock"))?;
-        Ok(Layout { dir, _lock: lock })
+        let device = fs::metadata(&dir).map_err(context)?.dev();
+        let lock = Lock::take(&dir.join("lock"))?;
+        Ok(Layout { dir, device, lock, disk })
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(crate) fn disk(&self) -> &Arc<dyn Disk> {
+        &self.disk
+    }
+
+    /// Whether the folder is still the one that was locked.
+    ///
+    /// # Errors
+    /// `Environment`: it was deleted, unmounted or replaced.
+    pub(crate) fn check(&self) -> Result<(), StoreError> {
+        self.lock.check()
+    }
+
+    /// Locks the folder that has taken the place of the locked one; makes it again when it was deleted.
+    ///
+    /// # Errors
+    /// `Environment`, also when what is gone is the whole volume: the folder is not made on another one.
+    pub(crate) fn open_again(&mut self) -> Result<(), StoreError> {
+        let context = |error: io::Error| io_error(format_args!("folder {}", self.dir.display()), &error);
+        if !self.dir.exists() {
+            let ancestor = self.dir.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+            if fs::metadata(ancestor).map_err(context)?.dev() != self.device {
+                let (dir, ancestor) = (self.dir.display(), ancestor.display());
+                return Err(StoreError::Environment(format!(
+                    "folder {dir} is gone, and {ancestor} is on another volume: is something not mounted?"
+                )));
+            }
+            make_folder(&self.dir, &*self.disk)?;
+        }
+        self.lock = Lock::take(&self.dir.join("lock"))?;
+        self.device = fs::metadata(&self.dir).map_err(context)?.dev();
+        Ok(())
+    }
+
+    /// The id of this folder, made when there is none; `known` is what it had before it was deleted.
+    pub(crate) fn id(&self, known: Option<u128>) -> Result<u128, StoreError> {
+        let inode = self.lock.inode()?;
+        let stored = match fs::read(self.dir.join(ID)) {
+            Ok(bytes) => Identity::parse(&bytes),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(io_error("reading the id file", &error)),
+        };
+        if let Some(stored) = stored.filter(|stored| stored.inode == inode) {
+            return Ok(stored.id);
+        }
+        let identity = known.map_or_else(|| Identity::random(inode), |id| Identity { id, inode });
+        self.stage(ID, &identity.render())?;
+        self.put_in_place(ID)?;
+        self.sync()?;
+        Ok(identity.id)
     }
 
     /// The pointer, `None` when there is no such file.
     pub(crate) fn pointer(&self) -> Result<Option<Pointer>, StoreError> {
         match fs::read(self.dir.join(POINTER)) {
-            Ok(bytes) => parse_pointer(&bytes).map(Some),
+            Ok(bytes) => Pointer::parse(&bytes).map(Some),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(io_error("reading the pointer file", &error)),
         }
     }
 
-    /// Lets the pointer name another generation, durably.
+    /// Lets the pointer name another generation. It survives a power cut after [`Layout::sync`].
     pub(crate) fn switch(&self, pointer: Pointer) -> Result<(), StoreError> {
-        let context = |error: io::Error| io_error("switching the pointer file", &error);
-        let temporary = self.dir.join("CURRENT.new");
-        let mut file = File::create(&temporary).map_err(context)?;
-        file.write_all(render_pointer(pointer).as_bytes()).map_err(context)?;
-        file.sync_all().map_err(context)?;
-        fs::rename(&temporary, self.dir.join(POINTER)).map_err(context)?;
-        sync_dir(&self.dir)
+        self.stage(POINTER, &pointer.render())?;
+        self.put_in_place(POINTER)
+    }
+
+    /// Writes the next content of a file beside it, durably: the name must never lead to bytes that are not there.
+    fn stage(&self, name: &str, text: &str) -> Result<(), StoreError> {
+        let context = |error: io::Error| io_error(format_args!("writing file `{name}`"), &error);
+        let path = self.dir.join(format!("{name}{UNFINISHED}"));
+        self.disk.write(&path, text.as_bytes()).map_err(context)?;
+        self.disk.sync_file(&path).map_err(context)
+    }
+
+    fn put_in_place(&self, name: &str) -> Result<(), StoreError> {
+        let from = self.dir.join(format!("{name}{UNFINISHED}"));
+        self.disk
+            .rename(&from, &self.dir.join(name))
+            .map_err(|error| io_error(format_args!("replacing file `{name}`"), &error))
     }
 
     /// Says that the first generation is being made.
     pub(crate) fn begin_making(&self) -> Result<(), StoreError> {
-        File::create(self.dir.join(MAKING)).map_err(|error| io_error("starting a store", &error))?;
-        sync_dir(&self.dir)
+        self.disk.write(&self.dir.join(MAKING), b"").map_err(|error| io_error("starting a store", &error))?;
+        self.sync()
     }
 
     /// Whether the first generation was being made when everything stopped.
@@ -87,8 +154,8 @@ impl Layout {
 
     /// The first pointer is written. Has to be done before the first epoch is.
     pub(crate) fn end_making(&self) -> Result<(), StoreError> {
-        match fs::remove_file(self.dir.join(MAKING)) {
-            Ok(()) => sync_dir(&self.dir),
+        match self.disk.remove_file(&self.dir.join(MAKING)) {
+            Ok(()) => self.sync(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(io_error("starting a store", &error)),
         }
@@ -106,11 +173,11 @@ impl Layout {
         Ok(numbers)
     }
 
-    /// A number that no generation had, set aside or not.
+    /// A number that no generation has, set aside or not.
     pub(crate) fn next_number(&self, pointer: Option<Pointer>) -> Result<u32, StoreError> {
         let mut highest = pointer.map_or(0, |pointer| pointer.current);
         highest = highest.max(self.generations()?.last().copied().unwrap_or(0));
-        for bad in self.bad()? {
+        for (_, bad) in self.bad()? {
             for name in names(&self.dir.join(bad))? {
                 highest = highest.max(generation_number(&name).unwrap_or(0));
             }
@@ -118,15 +185,17 @@ impl Layout {
         Ok(highest + 1)
     }
 
-    /// How many times something was set aside.
+    /// How many `bad.*` there are.
     pub(crate) fn quarantined(&self) -> usize {
         self.bad().map_or(0, |names| names.len())
     }
 
-    fn bad(&self) -> Result<Vec<String>, StoreError> {
-        let mut names = names(&self.dir)?;
-        names.retain(|name| bad_number(name).is_some());
-        Ok(names)
+    /// Number and name of each `bad.*`, ascending.
+    fn bad(&self) -> Result<Vec<(u32, String)>, StoreError> {
+        let numbered = names(&self.dir)?.into_iter().filter_map(|name| Some((bad_number(&name)?, name)));
+        let mut found: Vec<(u32, String)> = numbered.collect();
+        found.sort_unstable();
+        Ok(found)
     }
 
     /// Moves generations into a folder of their own. Repeatable: what is not there is skipped.
@@ -136,35 +205,72 @@ impl Layout {
         if present.is_empty() {
             return Ok(());
         }
-        let number = self.bad()?.iter().filter_map(|name| bad_number(name)).max().unwrap_or(0) + 1;
+        let number = self.bad()?.last().map_or(0, |(number, _)| *number) + 1;
         let bad = self.dir.join(format!("bad.{number}.{}", slug(reason)));
-        fs::create_dir(&bad).map_err(context)?;
+        self.disk.create_dir(&bad).map_err(context)?;
         for number in present {
             let from = self.generation_dir(number);
             let name = from.file_name().expect("a generation folder has a name");
-            fs::rename(&from, bad.join(name)).map_err(context)?;
+            self.disk.rename(&from, &bad.join(name)).map_err(context)?;
         }
         tracing::warn!(folder = %bad.display(), reason, "store content was set aside");
-        sync_dir(&bad)?;
-        sync_dir(&self.dir)
+        self.sync_dir(&bad)?;
+        self.sync()?;
+        self.clear_bad(BAD_KEPT)
+    }
+
+    /// Deletes all but the newest `kept` of the `bad.*`, and what a kill left empty.
+    pub(crate) fn clear_bad(&self, kept: usize) -> Result<(), StoreError> {
+        let mut filled = 0;
+        for (_, name) in self.bad()?.into_iter().rev() {
+            let dir = self.dir.join(&name);
+            if !names(&dir)?.is_empty() {
+                filled += 1;
+                if filled <= kept {
+                    continue;
+                }
+                tracing::info!(folder = %dir.display(), kept, "store content that was set aside is deleted");
+            }
+            self.disk.remove_dir(&dir).map_err(|error| io_error(format_args!("removing {name}"), &error))?;
+        }
+        Ok(())
+    }
+
+    /// Clears away what a kill left behind: half-written files and content that was set aside and is too old.
+    pub(crate) fn clear_leftovers(&self) -> Result<(), StoreError> {
+        for name in [POINTER, ID].map(|name| format!("{name}{UNFINISHED}")) {
+            match self.disk.remove_file(&self.dir.join(&name)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_error(format_args!("removing `{name}`"), &error));
+                }
+                _ => {}
+            }
+        }
+        self.clear_bad(BAD_KEPT)
     }
 
     /// Deletes a generation that nothing needs any more.
     pub(crate) fn remove(&self, number: u32) -> Result<(), StoreError> {
-        fs::remove_dir_all(self.generation_dir(number))
-            .map_err(|error| io_error(format_args!("removing generation {number}"), &error))
+        match self.disk.remove_dir(&self.generation_dir(number)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(io_error(format_args!("removing generation {number}"), &error))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Makes new names in the folder survive a power cut.
     pub(crate) fn sync(&self) -> Result<(), StoreError> {
-        sync_dir(&self.dir)
+        self.sync_dir(&self.dir)
+    }
+
+    fn sync_dir(&self, dir: &Path) -> Result<(), StoreError> {
+        sync_dir(&*self.disk, dir)
     }
 
     /// Bytes that may still be written.
-    pub(crate) fn available_bytes(&self) -> Result<u64, StoreError> {
-        let stats = rustix::fs::statvfs(&self.dir)
-            .map_err(|error| io_error("asking for free space", &io::Error::from(error)))?;
-        Ok(stats.f_bavail.saturating_mul(stats.f_frsize))
+    pub(crate) fn free_bytes(&self) -> Result<u64, StoreError> {
+        self.disk.free_bytes(&self.dir).map_err(|error| io_error("asking for free space", &error))
     }
 
     /// Bytes of all files of the generations, quarantine not included.
@@ -172,6 +278,23 @@ impl Layout {
         let numbers = self.generations()?;
         Ok(numbers.into_iter().map(|number| file_bytes(&self.generation_dir(number))).sum())
     }
+}
+
+/// Makes a folder and those above it, each with its name made durable.
+fn make_folder(dir: &Path, disk: &dyn Disk) -> Result<(), StoreError> {
+    let missing: Vec<&Path> = dir.ancestors().take_while(|path| !path.exists()).collect();
+    for path in missing.into_iter().rev() {
+        match disk.create_dir(path) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+                return Err(io_error(format_args!("making folder {}", path.display()), &error));
+            }
+            _ => {}
+        }
+        if let Some(parent) = path.parent() {
+            sync_dir(disk, parent)?;
+        }
+    }
+    Ok(())
 }
 
 /// Bytes of all files in `dir`, as far as they can be read.
@@ -186,37 +309,8 @@ fn file_bytes(dir: &Path) -> u64 {
 }
 
 /// Makes the names in `dir` survive a power cut.
-pub(crate) fn sync_dir(dir: &Path) -> Result<(), StoreError> {
-    File::open(dir)
-        .and_then(|file| file.sync_all())
-        .map_err(|error| io_error(format_args!("syncing folder {}", dir.display()), &error))
-}
-
-fn lock(path: &Path) -> Result<File, StoreError> {
-    let context = |error: io::Error| io_error("opening the lock file", &error);
-    let mut options = File::options();
-    let mut file = options.create(true).truncate(false).read(true).write(true).open(path).map_err(context)?;
-    let give_up = Instant::now() + LOCK_PATIENCE;
-    loop {
-        match file.try_lock() {
-            Ok(()) => break,
-            Err(TryLockError::WouldBlock) if Instant::now() < give_up => {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-            Err(TryLockError::WouldBlock) => {
-                let holder = fs::read_to_string(path).unwrap_or_default();
-                return Err(StoreError::InUse(format!("{} is held by {}", path.display(), holder.trim())));
-            }
-            Err(TryLockError::Error(error)) => return Err(context(error)),
-        }
-    }
-    // Only for people: the lock itself is the kernel's and ends with the process.
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-    let holder = format!("process {} of boot {}\n", std::process::id(), boot.trim());
-    if let Err(error) = file.set_len(0).and_then(|()| file.write_all(holder.as_bytes())) {
-        tracing::debug!(%error, "lock file does not tell its holder");
-    }
-    Ok(file)
+pub(crate) fn sync_dir(disk: &dyn Disk, dir: &Path) -> Result<(), StoreError> {
+    disk.sync_dir(dir).map_err(|error| io_error(format_args!("syncing folder {}", dir.display()), &error))
 }
 
 fn names(dir: &Path) -> Result<Vec<String>, StoreError> {
@@ -231,29 +325,6 @@ fn generation_number(name: &str) -> Option<u32> {
 
 fn bad_number(name: &str) -> Option<u32> {
     name.strip_prefix("bad.")?.split_once('.')?.0.parse().ok()
-}
-
-fn render_pointer(pointer: Pointer) -> String {
-    let line = format!("pelton-store format={FORMAT} current={} floor={}", pointer.current, pointer.floor);
-    format!("{line} crc={:08x}\n", crc32c::crc32c(line.as_bytes()))
-}
-
-fn parse_pointer(bytes: &[u8]) -> Result<Pointer, StoreError> {
-    let damaged = || StoreError::Damaged(format!("pointer file of {} bytes does not parse", bytes.len()));
-    let text = std::str::from_utf8(bytes).map_err(|_| damaged())?;
-    let (line, crc) = text.trim_end_matches('\n').rsplit_once(" crc=").ok_or_else(damaged)?;
-    if crc != format!("{:08x}", crc32c::crc32c(line.as_bytes())) {
-        return Err(damaged());
-    }
-    let mut words = line.split(' ');
-    let mut number = |name: &str| words.next().and_then(|word| word.strip_prefix(name)).map(str::to_string);
-    number("pelton-store").ok_or_else(damaged)?;
-    let found: u8 = number("format=").and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
-    if FORMAT < found {
-        return Err(StoreError::Newer { found, known: FORMAT });
-    }
-    let mut number = |name: &str| number(name).and_then(|text| text.parse().ok()).ok_or_else(damaged);
-    Ok(Pointer { current: number("current=")?, floor: number("floor=")? })
 }
 
 /// A reason as part of a folder name.

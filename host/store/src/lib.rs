@@ -10,21 +10,29 @@
 //! an older epoch of the same run; the caller compares it with the stream and takes it from there.
 //!
 //! Reading order: [`codec`] (bytes of an epoch) → `record` (what else is stored) → `envelope` (how bytes become
-//! keys and values) → `generation` (one sled) → `scan` (what must hold before it is believed) → `layout` (the
-//! folder) → `sled_store` (the verbs).
+//! keys and values) → `generation` (one sled) → `scan` (what must hold before it is believed) → `disk`, `lock`,
+//! `layout` (the folder) → `sled_store` (the verbs).
 #![forbid(unsafe_code)]
 
 mod build;
 pub mod codec;
+pub mod disk;
 mod envelope;
 mod generation;
+#[cfg(test)]
+mod golden;
 mod guard;
+mod identity;
 mod layout;
+mod lock;
 mod memory;
+mod pointer;
 mod record;
 mod rules;
 mod scan;
 mod sled_store;
+mod space;
+mod working;
 
 pub use memory::MemoryStore;
 pub use sled_store::{Options, SledStore};

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use pelton_engine::epoch::Epoch;
 use pelton_engine::log::{Snapshot, StoredMarker};
-use pelton_engine::store::{HISTORY_MAX, Local, OUTBOX_MAX, Past, Store, StoreError};
+use pelton_engine::store::{Discard, HISTORY_MAX, Local, OUTBOX_MAX, Past, Store, StoreError};
 
 use crate::record::past;
 use crate::rules::{self, Next};
@@ -157,9 +157,10 @@ impl Store for MemoryStore {
         Ok(())
     }
 
-    fn rebase(&mut self, snapshot: Option<&Snapshot>, _reason: &str) -> Result<(), StoreError> {
+    fn rebase(&mut self, snapshot: Option<&Snapshot>, old: Discard<'_>) -> Result<(), StoreError> {
         self.check_write()?;
-        let kept = usize::from(self.damaged.is_some() || self.head().is_some());
+        let is_content = self.damaged.is_some() || self.head().is_some();
+        let kept = usize::from(is_content && matches!(old, Discard::Damaged(_)));
         *self = MemoryStore {
             snapshot: snapshot.cloned().map(Arc::new),
             history: rules::history_of(snapshot),

@@ -4,22 +4,25 @@
 //! damaged store still is a handle on which `rebase` works. A failed write closes sled: the next call opens it again
 //! and believes only what it finds. A failed sync is final until `rebase`.
 
-use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pelton_engine::epoch::Epoch;
 use pelton_engine::log::{Snapshot, StoredMarker};
-use pelton_engine::store::{Local, OUTBOX_MAX, Past, Store, StoreError};
+use pelton_engine::store::{Discard, Local, Store, StoreError};
 
 use crate::build::{self, Source};
 use crate::codec;
-use crate::envelope::{Kind, Place};
+use crate::disk::{Disk, RealDisk};
 use crate::generation::Generation;
-use crate::layout::{Layout, Pointer};
-use crate::record::{Base, Head, PAGE_SLOTS, Page, page_of, past};
+use crate::layout::Layout;
+use crate::pointer::Pointer;
+use crate::record::{Base, Head};
 use crate::rules::{self, Next};
 use crate::scan::Content;
+use crate::space;
+use crate::working::Working;
 
 /// Settings of a [`SledStore`].
 #[derive(Clone, Debug)]
@@ -28,11 +31,13 @@ pub struct Options {
     pub reserve_bytes: u64,
     /// How long sled may take to open an empty store; a second more for every 16 MiB. Then it counts as hung.
     pub open_limit: Duration,
+    /// The file system; tests put another one in its place.
+    pub disk: Arc<dyn Disk>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { reserve_bytes: 1 << 30, open_limit: Duration::from_secs(10) }
+        Options { reserve_bytes: 1 << 30, open_limit: Duration::from_secs(10), disk: Arc::new(RealDisk) }
     }
 }
 
@@ -43,6 +48,8 @@ pub struct SledStore {
     state: State,
     /// Content of a newer host was found: nothing here may be moved.
     newer: Option<StoreError>,
+    /// Id of the folder, once it was asked for.
+    id: Option<u128>,
 }
 
 enum State {
@@ -55,16 +62,6 @@ enum State {
     Failed(String),
 }
 
-/// An open generation and what is known of it.
-struct Working {
-    generation: Generation,
-    base: Base,
-    /// `None` in an empty store.
-    head: Option<Head>,
-    /// Ends at the head; begins with a whole page or with all there is.
-    history: VecDeque<Past>,
-}
-
 impl SledStore {
     /// Locks the folder, and makes it if it is not there. The content is looked at by the first call that needs it.
     ///
@@ -72,14 +69,25 @@ impl SledStore {
     /// `InUse` when another handle has it, `Newer` for a folder of a newer host (it is left untouched),
     /// `Environment` when the folder cannot be made.
     pub fn open(dir: &Path, options: Options) -> Result<SledStore, StoreError> {
-        let layout = Layout::open(dir)?;
+        let layout = Layout::open(dir, options.disk.clone())?;
         if let Err(error @ (StoreError::Newer { .. } | StoreError::Environment(_))) = layout.pointer() {
             return Err(error);
         }
-        Ok(SledStore { layout, options, state: State::Closed { reached: None }, newer: None })
+        Ok(SledStore { layout, options, state: State::Closed { reached: None }, newer: None, id: None })
     }
 
-    /// How many times content was set aside in this folder; each has a `bad.*` folder.
+    /// A random number, 32 hex digits, that belongs to this folder: it stays the same through damage and rebuilds, and a
+    /// copy of the folder gets another one.
+    ///
+    /// # Errors
+    /// `Environment` when it cannot be stored.
+    pub fn id(&mut self) -> Result<String, StoreError> {
+        let id = self.layout.id(self.id).map_err(|error| self.placed(error))?;
+        self.id = Some(id);
+        Ok(format!("{id:032x}"))
+    }
+
+    /// How many times content was set aside in this folder and is kept; each has a `bad.*` folder.
     #[must_use]
     pub fn quarantined(&self) -> usize {
         self.layout.quarantined()
@@ -93,11 +101,12 @@ impl SledStore {
         self.layout.disk_bytes()
     }
 
-    /// Opens sled if needed, and insists on what this handle had reached.
+    /// Opens sled if needed, and insists on what this handle had reached, in the folder and the file that it had opened.
     fn working(&mut self) -> Result<&mut Working, StoreError> {
+        self.insist_on_folder()?;
         match &self.state {
             State::Failed(why) => return Err(StoreError::Damaged(format!("content is unknown since {why}"))),
-            State::Open(_) => {}
+            State::Open(working) => working.generation.check()?,
             State::Closed { reached } => {
                 let reached = reached.unwrap_or(0);
                 let (working, _) = self.find()?;
@@ -115,15 +124,56 @@ impl SledStore {
         }
     }
 
+    /// Refuses when the folder is no longer the one that is locked. What sled had open there is given back.
+    fn insist_on_folder(&mut self) -> Result<(), StoreError> {
+        self.layout.check().inspect_err(|_| self.shut())
+    }
+
+    /// The beginning of a new attempt: a folder that vanished is made again or, when another one lies there, taken as it
+    /// is. Whatever this handle had reached is gone with the old one.
+    fn find_folder(&mut self) -> Result<(), StoreError> {
+        let Err(lost) = self.layout.check() else { return Ok(()) };
+        self.forget();
+        self.layout.open_again()?;
+        tracing::warn!(reason = %lost, "the folder of the store is opened again");
+        if let Some(id) = self.id {
+            self.id = Some(self.layout.id(Some(id))?);
+        }
+        Ok(())
+    }
+
+    fn forget(&mut self) {
+        self.shut();
+        self.state = State::Closed { reached: None };
+        self.newer = None;
+    }
+
+    /// A sync failed: what the disk holds is not known, and only `rebase` may be called from now on.
+    fn fail(&mut self, error: StoreError) -> StoreError {
+        self.shut();
+        self.state = State::Failed(format!("a failed sync ({error})"));
+        error
+    }
+
+    /// An error with the folder and what is free there, for those that have to do something about it.
+    fn placed(&self, error: StoreError) -> StoreError {
+        let dir = self.layout.dir().display().to_string();
+        match error {
+            StoreError::Environment(text) if !text.contains(&dir) => {
+                let free = self.layout.free_bytes().map_or_else(|_| "?".to_owned(), space::size);
+                StoreError::Environment(format!("{text} (folder {dir}, {free} free)"))
+            }
+            error => error,
+        }
+    }
+
     /// Gives sled back; later calls open it again.
     fn shut(&mut self) {
-        let reached = match &self.state {
-            State::Open(working) => working.head.as_ref().map(Head::epoch),
-            State::Closed { reached } => *reached,
-            State::Failed(_) => None,
-        };
-        if let State::Open(working) = std::mem::replace(&mut self.state, State::Closed { reached }) {
-            working.generation.close();
+        if let State::Open(working) = &self.state {
+            let reached = working.head.as_ref().map(Head::epoch);
+            if let State::Open(working) = std::mem::replace(&mut self.state, State::Closed { reached }) {
+                working.generation.close();
+            }
         }
     }
 
@@ -132,6 +182,8 @@ impl SledStore {
         let Some(pointer) = self.layout.pointer()? else {
             return self.find_without_pointer();
         };
+        // A kill may have come between the switch of the pointer and the sync of its name.
+        self.layout.sync().map_err(|error| self.fail(error))?;
         self.layout.end_making()?;
         let generations = self.layout.generations()?;
         let before = generations.iter().copied().rfind(|&number| pointer.floor <= number && number < pointer.current);
@@ -152,6 +204,7 @@ impl SledStore {
         tracing::warn!(damaged = pointer.current, used = before, %damage, "fell back to the generation before");
         self.layout.quarantine(&[pointer.current], &damage)?;
         self.layout.switch(Pointer { current: before, ..pointer })?;
+        self.layout.sync().map_err(|error| self.fail(error))?;
         Ok(found)
     }
 
@@ -169,18 +222,19 @@ impl SledStore {
         generations.into_iter().try_for_each(|number| self.layout.remove(number))?;
         let working = self.create(FIRST, None)?;
         self.layout.switch(Pointer { current: FIRST, floor: FIRST })?;
+        self.layout.sync().map_err(|error| self.fail(error))?;
         self.layout.end_making()?;
         Ok((working, None))
     }
 
     /// Clears away what a cut-short compaction or rebase left behind. A failure only leaves it lying.
     fn tidy(&self, pointer: Pointer, before: Option<u32>, generations: &[u32]) {
-        let of_another_past: Vec<u32> = generations.iter().copied().filter(|&number| number < pointer.floor).collect();
-        let mut result = self.layout.quarantine(&of_another_past, "left behind by a rebase");
+        let mut result = self.layout.clear_leftovers();
         for &number in generations {
             let unfinished = pointer.current < number;
-            let too_old = pointer.floor <= number && before.is_some_and(|before| number < before);
-            if unfinished || too_old {
+            let of_another_past = number < pointer.floor;
+            let too_old = before.is_some_and(|before| number < before);
+            if unfinished || of_another_past || too_old {
                 result = result.and(self.layout.remove(number));
             }
         }
@@ -191,7 +245,9 @@ impl SledStore {
 
     fn try_open(&mut self, number: u32) -> Result<(Working, Option<Local>), StoreError> {
         let dir = self.layout.generation_dir(number);
-        let (generation, content) = Generation::open(&dir, number, self.options.open_limit).inspect_err(|error| {
+        let (limit, disk) = (self.options.open_limit, self.layout.disk());
+        Generation::sync_before_open(&dir, &**disk).map_err(|error| self.fail(error))?;
+        let (generation, content) = Generation::open(&dir, number, limit, self.layout.disk()).inspect_err(|error| {
             if matches!(error, StoreError::Newer { .. }) {
                 self.newer = Some(error.clone());
             }
@@ -218,15 +274,16 @@ impl SledStore {
         fill: impl FnOnce(&Generation) -> Result<Base, StoreError>,
     ) -> Result<(Generation, Base), StoreError> {
         let dir = self.layout.generation_dir(number);
-        let made = Generation::create(&dir, number, self.options.open_limit).and_then(|generation| {
-            match fill(&generation).and_then(|base| self.layout.sync().map(|()| base)) {
-                Ok(base) => Ok((generation, base)),
-                Err(error) => {
-                    generation.close();
-                    Err(error)
+        let made =
+            Generation::create(&dir, number, self.options.open_limit, self.layout.disk()).and_then(|generation| {
+                match fill(&generation).and_then(|base| self.layout.sync().map(|()| base)) {
+                    Ok(base) => Ok((generation, base)),
+                    Err(error) => {
+                        generation.close();
+                        Err(error)
+                    }
                 }
-            }
-        });
+            });
         if made.is_err()
             && let Err(error) = self.layout.remove(number)
         {
@@ -235,20 +292,32 @@ impl SledStore {
         made
     }
 
-    /// Refuses a write of about `bytes` when it would eat into the reserve.
+    /// Refuses a write of about `bytes` when it would eat into the reserve. Content that was set aside for people goes
+    /// before a write is refused.
     fn check_space(&self, bytes: usize) -> Result<(), StoreError> {
-        let available = self.layout.available_bytes()?;
-        // sled writes a value more than once: when it is new and when its node is written anew.
-        let needed = self.options.reserve_bytes.saturating_add(3 * bytes as u64);
-        if available < needed {
-            return Err(StoreError::Environment(format!(
-                "{available} bytes are free, {needed} are needed to write {bytes} and keep the reserve"
-            )));
-        }
-        Ok(())
+        let check = || space::check(self.layout.free_bytes()?, bytes, self.options.reserve_bytes, self.layout.dir());
+        check().or_else(|short| {
+            if self.layout.quarantined() == 0 {
+                return Err(short);
+            }
+            self.layout.clear_bad(0)?;
+            check()
+        })
     }
 
-    fn rebase_to(&mut self, snapshot: Option<&Snapshot>, reason: &str) -> Result<(), StoreError> {
+    /// Room for a generation that replaces everything: outdated content goes first when there is not enough.
+    fn make_room(&mut self, bytes: usize, discard: Discard<'_>) -> Result<(), StoreError> {
+        let Err(short) = self.check_space(bytes) else { return Ok(()) };
+        if !matches!(discard, Discard::Outdated(_)) {
+            return Err(short);
+        }
+        self.forget();
+        self.layout.generations()?.into_iter().try_for_each(|number| self.layout.remove(number))?;
+        self.check_space(bytes)
+    }
+
+    fn rebase_to(&mut self, snapshot: Option<&Snapshot>, discard: Discard<'_>) -> Result<(), StoreError> {
+        self.find_folder()?;
         if let Some(error) = &self.newer {
             return Err(error.clone());
         }
@@ -257,14 +326,12 @@ impl SledStore {
             Err(StoreError::Damaged(_)) => None,
             Err(error) => return Err(error),
         };
-        self.check_space(snapshot.map_or(0, |snapshot| snapshot.state.len()))?;
+        self.make_room(snapshot.map_or(0, |snapshot| snapshot.state.len()), discard)?;
         let old = self.layout.generations()?;
         let number = self.layout.next_number(pointer)?;
         let working = self.create(number, snapshot)?;
-        if let Err(error) = self.layout.switch(Pointer { current: number, floor: number }) {
-            // Whether the pointer moved is not known; both generations are whole, the next call looks.
+        if let Err(error) = self.switch(Pointer { current: number, floor: number }) {
             working.generation.close();
-            self.shut();
             return Err(error);
         }
         let nothing_to_keep = match &self.state {
@@ -273,10 +340,32 @@ impl SledStore {
         };
         self.shut();
         self.state = State::Open(Box::new(working));
-        if nothing_to_keep {
-            return old.into_iter().try_for_each(|number| self.layout.remove(number));
+        let kept = matches!(discard, Discard::Damaged(_)) && !nothing_to_keep;
+        self.discard(&old, discard, kept);
+        Ok(())
+    }
+
+    /// The pointer names another generation, so nothing depends on whether this succeeds: what stays is removed by the
+    /// next open.
+    fn discard(&self, old: &[u32], discard: Discard<'_>, kept: bool) {
+        let (Discard::Damaged(reason) | Discard::Outdated(reason)) = discard;
+        let result = if kept {
+            self.layout.quarantine(old, reason)
+        } else {
+            old.iter().try_for_each(|number| self.layout.remove(*number))
+        };
+        match result {
+            Ok(()) if !kept => tracing::info!(reason, "store content that is of no use any more was deleted"),
+            Ok(()) => {}
+            Err(error) => tracing::warn!(%error, reason, "old generations are left lying"),
         }
-        self.layout.quarantine(&old, reason)
+    }
+
+    /// Lets another generation count. After an error this handle looks at the pointer again before it goes on, and does
+    /// not go on at all when it is not known which pointer a power cut would leave.
+    fn switch(&mut self, pointer: Pointer) -> Result<(), StoreError> {
+        self.layout.switch(pointer).inspect_err(|_| self.shut())?;
+        self.layout.sync().map_err(|error| self.fail(error))
     }
 
     fn compact_to(&mut self, snapshot: &Snapshot) -> Result<(), StoreError> {
@@ -293,72 +382,31 @@ impl SledStore {
             let (generation, base) = self.make(number, |target| build::compacted(target, snapshot, &source))?;
             (base, generation, old.generation.number)
         };
-        if let Err(error) = self.layout.switch(Pointer { current: number, ..pointer }) {
+        if let Err(error) = self.switch(Pointer { current: number, ..pointer }) {
             generation.close();
-            self.shut();
             return Err(error);
         }
         let State::Open(old) = &mut self.state else { unreachable!("opened above") };
         old.base = base;
         std::mem::replace(&mut old.generation, generation).close();
-        let stale: Vec<u32> = self.layout.generations()?.into_iter().filter(|&number| number < before).collect();
-        stale.into_iter().try_for_each(|number| self.layout.remove(number))
-    }
-}
-
-impl Working {
-    fn stored(&self) -> Option<&StoredMarker> {
-        self.head.as_ref().map(|head| &head.stored)
-    }
-
-    /// Writes an epoch that follows the head, as one batch.
-    fn write(&mut self, epoch: &Epoch, stored: StoredMarker, sink: &[u8], body: &[u8]) -> Result<(), StoreError> {
-        let number = stored.marker.epoch;
-        self.history.push_back(past(&stored));
-        let page = page_of(number);
-        let mut batch = sled::Batch::default();
-        let mut put = |kind, slot, bytes: &[u8]| {
-            self.generation.put(&mut batch, Place { kind, slot }, number, bytes);
-        };
-        put(Kind::Delta, number, &epoch.delta);
-        put(Kind::Outbox, number % OUTBOX_MAX as u64, body);
-        put(Kind::History, page % PAGE_SLOTS, &Page::cut(&self.history, page).encode());
-        put(Kind::Head, 0, &Head::encode(&stored, sink));
-        self.generation.write(batch)?;
-        self.head = Some(Head { stored, sink: sink.to_vec() });
-        let first = page_of(self.base.history_from(number));
-        while self.history.front().is_some_and(|past| page_of(past.epoch) < first) {
-            self.history.pop_front();
+        let mut stale = self.layout.generations()?;
+        stale.retain(|&number| number < before);
+        if let Err(error) = stale.into_iter().try_for_each(|number| self.layout.remove(number)) {
+            tracing::warn!(%error, "an old generation is left lying");
         }
         Ok(())
     }
-
-    fn outbox(&self, epoch: u64, limit: Duration) -> Result<Option<Epoch>, StoreError> {
-        let Some(head) = &self.head else { return Ok(None) };
-        if epoch < self.base.outbox_from(head.epoch()) || head.epoch() < epoch {
-            return Ok(None);
-        }
-        let value = |kind, slot| match self.generation.read(Place { kind, slot }, limit)? {
-            Some(value) if value.tag == epoch => Ok(value.bytes),
-            _ => Err(StoreError::Damaged(format!("{kind:?} of epoch {epoch} is gone"))),
-        };
-        let (marker, records) = codec::decode(&value(Kind::Outbox, epoch % OUTBOX_MAX as u64)?)?;
-        let delta = value(Kind::Delta, epoch)?;
-        let known = self.history.iter().rev().any(|past| past.epoch == epoch && past.nonce == marker.nonce);
-        if marker.epoch != epoch || !known || marker.batch_hash != Epoch::hash(&delta, &records) {
-            return Err(StoreError::Damaged(format!("outbox entry of epoch {epoch} is not what was published")));
-        }
-        Ok(Some(Epoch { marker, records, delta }))
-    }
 }
 
-impl Store for SledStore {
-    fn load(&mut self) -> Result<Option<Local>, StoreError> {
+impl SledStore {
+    fn load_content(&mut self) -> Result<Option<Local>, StoreError> {
+        self.find_folder()?;
         if let State::Failed(why) = &self.state {
             return Err(StoreError::Damaged(format!("content is unknown since {why}")));
         }
         if let State::Open(working) = &self.state {
-            match working.generation.content(self.options.open_limit * 6) {
+            let read = working.generation.check();
+            match read.and_then(|()| working.generation.content(self.options.open_limit * 6)) {
                 Ok(Some(content)) => return Ok(content.local),
                 Ok(None) | Err(_) => self.shut(),
             }
@@ -368,7 +416,7 @@ impl Store for SledStore {
         Ok(local)
     }
 
-    fn apply(&mut self, epoch: &Epoch, sequence: u64, sink: &[u8]) -> Result<(), StoreError> {
+    fn apply_epoch(&mut self, epoch: &Epoch, sequence: u64, sink: &[u8]) -> Result<(), StoreError> {
         if rules::follows(self.working()?.stored(), epoch, sequence)? == Next::Applied {
             return Ok(());
         }
@@ -381,35 +429,44 @@ impl Store for SledStore {
         })
     }
 
-    fn compact(&mut self, snapshot: &Snapshot) -> Result<(), StoreError> {
-        self.compact_to(snapshot)
-    }
-
-    fn rebase(&mut self, snapshot: Option<&Snapshot>, reason: &str) -> Result<(), StoreError> {
-        self.rebase_to(snapshot, reason).map_err(|error| match error {
-            // Nothing of the old content is read here: what fails is the disk under the new one.
-            StoreError::Damaged(what) => StoreError::Environment(what),
-            error => error,
-        })
-    }
-
-    fn outbox(&mut self, epoch: u64) -> Result<Option<Epoch>, StoreError> {
-        let limit = self.options.open_limit;
-        self.working()?.outbox(epoch, limit)
-    }
-
-    fn sync(&mut self) -> Result<(), StoreError> {
+    fn sync_content(&mut self) -> Result<(), StoreError> {
         let working = self.working()?;
         if let Err(error) = working.generation.flush() {
             self.shut();
             return Err(error);
         }
-        if let Err(error) = working.generation.sync() {
-            self.shut();
-            self.state = State::Failed(format!("a failed sync ({error})"));
-            return Err(error);
-        }
-        Ok(())
+        working.generation.sync().map_err(|error| self.fail(error))
+    }
+}
+
+impl Store for SledStore {
+    fn load(&mut self) -> Result<Option<Local>, StoreError> {
+        self.load_content().map_err(|error| self.placed(error))
+    }
+
+    fn apply(&mut self, epoch: &Epoch, sequence: u64, sink: &[u8]) -> Result<(), StoreError> {
+        self.apply_epoch(epoch, sequence, sink).map_err(|error| self.placed(error))
+    }
+
+    fn compact(&mut self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        self.compact_to(snapshot).map_err(|error| self.placed(error))
+    }
+
+    fn rebase(&mut self, snapshot: Option<&Snapshot>, old: Discard<'_>) -> Result<(), StoreError> {
+        self.rebase_to(snapshot, old).map_err(|error| match error {
+            // Nothing of the old content is read here: what fails is the disk under the new one.
+            StoreError::Damaged(what) => self.placed(StoreError::Environment(what)),
+            error => self.placed(error),
+        })
+    }
+
+    fn outbox(&mut self, epoch: u64) -> Result<Option<Epoch>, StoreError> {
+        let limit = self.options.open_limit;
+        self.working().and_then(|working| working.outbox(epoch, limit)).map_err(|error| self.placed(error))
+    }
+
+    fn sync(&mut self) -> Result<(), StoreError> {
+        self.sync_content().map_err(|error| self.placed(error))
     }
 }
 

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use pelton_engine::store::{Store, StoreError};
+use pelton_engine::store::{Discard, Store, StoreError};
 use pelton_store::SledStore;
 use tempfile::TempDir;
 
@@ -104,7 +104,7 @@ fn check(dir: &Path, chain: &mut Chain, case: u64, what: &str) -> &'static str {
         Err(error) => panic!("case {case}: {what}: {error}"),
     };
     let snapshot = chain.snapshot(150);
-    store.rebase(Some(&snapshot), "damage test").unwrap();
+    store.rebase(Some(&snapshot), Discard::Damaged("damage test")).unwrap();
     assert!(1 <= store.quarantined());
     store.apply(chain.epoch(151), Chain::sequence(151), &Chain::sink(151)).unwrap();
     drop(store);
@@ -288,6 +288,37 @@ fn a_mixture_of_values_is_never_served() {
     check("nothing wrong with", &sled::IVec::default(), new);
     check("nothing wrong with", &sled::IVec::default(), old);
     println!("{cases} mixtures, {} values differ", changed.len());
+}
+
+/// Bytes that changed before their checksum was made, in memory: every value by itself is whole.
+#[test]
+fn a_delta_with_other_bytes_and_a_checksum_that_fits_is_found() {
+    let mut chain = Chain::new(12_000);
+    let dir = TempDir::new().unwrap();
+    let mut store = SledStore::open(dir.path(), options()).unwrap();
+    for epoch in 1..=6 {
+        store.apply(chain.epoch(epoch), Chain::sequence(epoch), &Chain::sink(epoch)).unwrap();
+    }
+    drop(store);
+    let values: Values = open_values(dir.path()).iter().collect::<Result<_, _>>().unwrap();
+    let deltas: Vec<_> = values.keys().filter(|key| key[0] == b'D').collect();
+    assert!(6 < deltas.len(), "some deltas have more than one chunk");
+    for key in deltas {
+        let mut changed = values.clone();
+        let mut value = values[key].to_vec();
+        *value.last_mut().unwrap() ^= 1;
+        let crc = crc32c::crc32c_append(crc32c::crc32c_append(crc32c::crc32c(key), &value[..1]), &value[5..]);
+        value[1..5].copy_from_slice(&crc.to_be_bytes());
+        changed.insert(key.clone(), value.into());
+        write_values(dir.path(), &changed);
+        match SledStore::open(dir.path(), options()).unwrap().load() {
+            Err(StoreError::Damaged(why)) => assert!(why.contains("do not roll"), "{why}"),
+            other => panic!("{key:?}: {:?}", other.map(|local| local.map(|local| local.head.marker.epoch))),
+        }
+    }
+    write_values(dir.path(), &values);
+    let mut store = SledStore::open(dir.path(), options()).unwrap();
+    assert_eq!(chain.verify(&store.load().unwrap().unwrap()), 6);
 }
 
 fn open_values(dir: &Path) -> sled::Db {

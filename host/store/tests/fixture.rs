@@ -100,6 +100,7 @@ impl Chain {
             input: StreamIdentity { name: "PLAYS".into(), created: 1_700_000_000 },
             position: Position { sequence: number * 100, fingerprint: mix(number, 2) },
             seen: number * 100,
+            published: 0,
             watermark: number as i64 * 10 - 5,
             modules: vec![[number as u8; 32]; 2],
             layout: 0,

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use pelton_engine::store::{Store, StoreError};
+use pelton_engine::store::{Discard, Store, StoreError};
 use pelton_store::{Options, SledStore};
 use tempfile::TempDir;
 
@@ -97,11 +97,54 @@ fn a_rebase_of_an_empty_store_sets_nothing_aside() {
     let mut chain = Chain::new(1_000);
     let mut store = open(dir.path());
     assert_eq!(store.load().unwrap(), None);
-    store.rebase(Some(&chain.snapshot(9)), "new host").unwrap();
+    store.rebase(Some(&chain.snapshot(9)), Discard::Damaged("new host")).unwrap();
     assert_eq!(store.quarantined(), 0);
-    store.rebase(Some(&chain.snapshot(12)), "Stream was re-created!").unwrap();
+    store.rebase(Some(&chain.snapshot(12)), Discard::Damaged("Stream was re-created!")).unwrap();
     assert_eq!(store.quarantined(), 1);
     assert_eq!(names(dir.path()), ["CURRENT", "bad.1.stream-was-re-created", "gen-000003", "lock"]);
+}
+
+#[test]
+fn outdated_content_is_deleted_and_of_the_damaged_the_newest_two_are_kept() {
+    let dir = TempDir::new().unwrap();
+    let mut chain = Chain::new(1_000);
+    let mut store = open(dir.path());
+    fill(&mut store, &mut chain, 1..=2);
+    for round in 1..=4 {
+        store.rebase(Some(&chain.snapshot(round * 10)), Discard::Outdated("was away")).unwrap();
+        assert_eq!(names(dir.path()), ["CURRENT", &format!("gen-{:06}", round + 1), "lock"]);
+    }
+    for round in 1..=4 {
+        store.rebase(Some(&chain.snapshot(round * 10)), Discard::Damaged("x")).unwrap();
+    }
+    assert_eq!(names(dir.path()), ["CURRENT", "bad.3.x", "bad.4.x", "gen-000009", "lock"]);
+    assert_eq!(names(&dir.path().join("bad.4.x")), ["gen-000008"]);
+    assert_eq!(chain.verify(&store.load().unwrap().unwrap()), 40);
+}
+
+#[test]
+fn leftovers_of_a_cut_short_rebase_go() {
+    let dir = TempDir::new().unwrap();
+    let mut chain = Chain::new(1_000);
+    let mut store = open(dir.path());
+    fill(&mut store, &mut chain, 1..=2);
+    for round in 1..=3 {
+        store.rebase(Some(&chain.snapshot(round * 10)), Discard::Damaged("x")).unwrap();
+    }
+    drop(store);
+    // Of another host that kept everything, and of kills between two steps.
+    for name in ["bad.1.old", "bad.9.empty", "gen-000001", "gen-000003", "gen-000007"] {
+        fs::create_dir(dir.path().join(name)).unwrap();
+    }
+    fs::write(dir.path().join("bad.1.old/evidence"), b"x").unwrap();
+    for name in ["gen-000001/db", "gen-000003/db", "gen-000007/db", "CURRENT.new", "id.new"] {
+        fs::write(dir.path().join(name), b"half").unwrap();
+    }
+    let mut store = open(dir.path());
+    assert_eq!(chain.verify(&store.load().unwrap().unwrap()), 30);
+    assert_eq!(names(dir.path()), ["CURRENT", "bad.2.x", "bad.3.x", "gen-000004", "lock"]);
+    store.rebase(Some(&chain.snapshot(40)), Discard::Damaged("y")).unwrap();
+    assert_eq!(names(dir.path()), ["CURRENT", "bad.3.x", "bad.4.y", "gen-000005", "lock"]);
 }
 
 #[test]
@@ -114,7 +157,7 @@ fn the_reserve_refuses_writes_without_a_trace() {
     let result = store.apply(chain.epoch(4), 28, b"");
     assert!(matches!(result, Err(StoreError::Environment(_))), "{result:?}");
     assert!(matches!(store.compact(&chain.snapshot(3)), Err(StoreError::Environment(_))));
-    assert!(matches!(store.rebase(None, "x"), Err(StoreError::Environment(_))));
+    assert!(matches!(store.rebase(None, Discard::Damaged("x")), Err(StoreError::Environment(_))));
     assert_eq!(chain.verify(&store.load().unwrap().unwrap()), 3);
     drop(store);
     let mut store = open(dir.path());
@@ -173,7 +216,7 @@ fn a_newer_value_is_left_where_it_is() {
     let mut store = open(dir.path());
     let expected = StoreError::Newer { found: 2, known: 1 };
     assert_eq!(store.load().map(drop), Err(expected.clone()));
-    assert_eq!(store.rebase(None, "newer"), Err(expected));
+    assert_eq!(store.rebase(None, Discard::Damaged("newer")), Err(expected));
     assert_eq!(store.quarantined(), 0);
 }
 

@@ -5,4 +5,7 @@ mod damage;
 mod fixture;
 mod folder;
 mod kill;
+mod power;
+mod shim;
 mod suite;
+mod vanish;

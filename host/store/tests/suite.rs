@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pelton_engine::store::{HISTORY_MAX, OUTBOX_MAX, Store, StoreError};
+use pelton_engine::store::{Discard, HISTORY_MAX, OUTBOX_MAX, Store, StoreError};
 use pelton_store::{MemoryStore, SledStore};
 use tempfile::TempDir;
 
@@ -41,8 +41,8 @@ impl Store for Borrowed<'_> {
     fn compact(&mut self, snapshot: &pelton_engine::log::Snapshot) -> Result<(), StoreError> {
         self.0.compact(snapshot)
     }
-    fn rebase(&mut self, snapshot: Option<&pelton_engine::log::Snapshot>, reason: &str) -> Result<(), StoreError> {
-        self.0.rebase(snapshot, reason)
+    fn rebase(&mut self, snapshot: Option<&pelton_engine::log::Snapshot>, old: Discard<'_>) -> Result<(), StoreError> {
+        self.0.rebase(snapshot, old)
     }
     fn outbox(&mut self, epoch: u64) -> Result<Option<pelton_engine::epoch::Epoch>, StoreError> {
         self.0.outbox(epoch)
@@ -176,7 +176,7 @@ fn a_rebase_starts_from_the_snapshot() {
         let mut chain = Chain::new(10_000);
         let mut store = home.open();
         apply(&mut *store, &mut chain, 1..=10);
-        store.rebase(Some(&chain.snapshot(70)), "behind the stream").unwrap();
+        store.rebase(Some(&chain.snapshot(70)), Discard::Damaged("behind the stream")).unwrap();
         check_head(&mut *store, &mut chain, 70, 70);
         assert_eq!(store.outbox(70).unwrap(), None);
         assert_eq!(store.load().unwrap().unwrap().history, vec![chain.past(70)]);
@@ -187,7 +187,7 @@ fn a_rebase_starts_from_the_snapshot() {
         check_outbox(&mut *store, &mut chain, 71, 75);
         store.compact(&chain.snapshot(75)).unwrap();
         check_outbox(&mut *store, &mut chain, 71, 75);
-        store.rebase(None, "start again").unwrap();
+        store.rebase(None, Discard::Damaged("start again")).unwrap();
         assert_eq!(store.load().unwrap(), None);
         apply(&mut *store, &mut chain, 1..=2);
         drop(store);
@@ -261,7 +261,7 @@ fn the_double_fails_when_told() {
     store.corrupt("flipped");
     assert_eq!(store.load(), Err(StoreError::Damaged("flipped".into())));
     assert_eq!(store.outbox(3), Err(StoreError::Damaged("flipped".into())));
-    store.rebase(Some(&chain.snapshot(2)), "flipped").unwrap();
+    store.rebase(Some(&chain.snapshot(2)), Discard::Damaged("flipped")).unwrap();
     assert_eq!(store.quarantined(), 1);
     check_head(&mut store, &mut chain, 2, 2);
     store.fail_next("power");
