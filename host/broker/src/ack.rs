@@ -70,6 +70,10 @@ pub(crate) struct Acks {
     prefix: String,
     runs: VecDeque<Run>,
     reached: Option<Reached>,
+    /// Nothing of this partition up to here is unread, whatever became of the sequences.
+    known: u64,
+    /// Where the last hole ends that was handed out with nothing after it.
+    told: u64,
 }
 
 /// The last delivery that was handed out, or where the consumer was placed.
@@ -105,7 +109,7 @@ impl Acks {
     /// Forgets everything: the consumer is being placed anew.
     pub(crate) fn clear(&mut self) {
         self.runs.clear();
-        self.reached = None;
+        (self.reached, self.told) = (None, 0);
     }
 
     /// Where deliveries stand; `None` until the consumer is placed.
@@ -113,8 +117,39 @@ impl Acks {
         self.reached.clone()
     }
 
+    /// Up to where nothing is unread.
+    pub(crate) fn known(&self) -> u64 {
+        self.known
+    }
+
+    /// Starts anew: the caller wants to read from behind `known`, or knows that nothing up to there is unread.
+    pub(crate) fn set_known(&mut self, known: u64) {
+        self.known = known;
+    }
+
+    /// A hole that ends at `last`, with nothing after it, was handed out.
+    pub(crate) fn tell(&mut self, last: u64) {
+        self.told = self.told.max(last);
+    }
+
+    /// The last sequence that was handed out, as a delivery or as a hole.
+    pub(crate) fn told(&self) -> u64 {
+        self.told.max(self.reached.as_ref().map_or(0, |reached| reached.stream_seq))
+    }
+
+    /// The consumer that was made at `placed` has delivered everything up to `last`, and all of it was handed out. A
+    /// proof about another consumer says nothing: events before it may be due again.
+    pub(crate) fn prove(&mut self, placed: &str, last: u64) {
+        if self.reached.as_ref().is_some_and(|reached| *reached.placed == *placed) {
+            self.known = self.known.max(last);
+        }
+    }
+
     /// Takes over the deliveries of one fetch, or none of a consumer that was just placed.
     pub(crate) fn add(&mut self, prefix: &str, runs: &[Run], reached: Reached) {
+        if !runs.is_empty() {
+            self.known = self.known.max(reached.stream_seq);
+        }
         if !runs.is_empty() && self.prefix != prefix {
             self.prefix = prefix.to_string();
         }

@@ -1,21 +1,22 @@
 //! Requests to the JetStream API, with every failure sorted into one [`Fault`].
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::context::RequestErrorKind;
-use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::response::Response as ApiResponse;
-use async_nats::jetstream::stream::{Info, RawMessage};
+use async_nats::jetstream::stream::Info;
 use bytes::Bytes;
 use pelton_engine::epoch::StreamIdentity;
 use pelton_engine::log::{Response, StreamFacts};
+use pelton_engine::time::WallTime;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::code::{Class, classify};
 use crate::connect::Broker;
+use crate::link::Action;
 
 /// Why a request did not give what was asked.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,15 +49,6 @@ impl Fault {
     pub(crate) fn is(&self, wanted: Class) -> bool {
         matches!(self, Fault::Refused { class, .. } if *class == wanted)
     }
-
-    /// `Ok(None)` for "no such message".
-    fn or_none<T>(result: Result<T, Fault>) -> Result<Option<T>, Fault> {
-        match result {
-            Ok(value) => Ok(Some(value)),
-            Err(fault) if fault.is(Class::NoMessage) => Ok(None),
-            Err(fault) => Err(fault),
-        }
-    }
 }
 
 /// State of a consumer, as far as it matters here.
@@ -67,10 +59,23 @@ pub(crate) struct ConsumerState {
     pub(crate) created: String,
     #[serde(default)]
     pub(crate) num_pending: u64,
+    /// Delivered and without an ack.
+    #[serde(default)]
+    pub(crate) num_ack_pending: u64,
+    #[serde(default)]
+    pub(crate) config: ConsumerSettings,
     #[serde(default)]
     pub(crate) delivered: SequencePair,
     #[serde(default)]
     pub(crate) ack_floor: SequencePair,
+}
+
+/// What matters of a consumer's configuration.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct ConsumerSettings {
+    /// Deliveries stop at so many without an ack.
+    #[serde(default)]
+    pub(crate) max_ack_pending: i64,
 }
 
 /// A position of a consumer.
@@ -82,15 +87,37 @@ pub(crate) struct SequencePair {
     pub(crate) stream_seq: u64,
 }
 
+/// A stream, and when the server looked at it.
 #[derive(Deserialize)]
-struct RawAnswer {
-    message: RawMessage,
+pub(crate) struct StreamInfo {
+    #[serde(flatten)]
+    info: Info,
+    #[serde(default)]
+    ts: String,
+}
+
+impl std::ops::Deref for StreamInfo {
+    type Target = Info;
+
+    fn deref(&self) -> &Info {
+        &self.info
+    }
+}
+
+impl StreamInfo {
+    /// The server's clock; 0 when it did not say.
+    pub(crate) fn broker_time(&self) -> WallTime {
+        WallTime(self.ts.parse::<jiff::Timestamp>().map_or(0, |time| time.as_millisecond()))
+    }
 }
 
 impl Broker {
     /// One request to the API. `stream` is named in the fault when it is missing.
     pub(crate) async fn api<T: DeserializeOwned>(&self, stream: &str, verb: &str, body: &Value) -> Result<T, Fault> {
-        let answer: Result<ApiResponse<T>, _> = self.context().request(verb.to_string(), body).await;
+        let subject = format!("{}.{verb}", self.api_prefix());
+        let context = self.context();
+        let answer: Result<ApiResponse<T>, _> =
+            self.or_denied(&subject, context.request(verb.to_string(), body)).await?;
         match answer {
             Ok(ApiResponse::Ok(value)) => Ok(value),
             Ok(ApiResponse::Err { error }) => Err(server_fault(stream, error.error_code().0, &error.to_string())),
@@ -104,33 +131,31 @@ impl Broker {
         }
     }
 
+    /// `request`, unless the server says meanwhile that the connection must not publish to `subject`, or has said that
+    /// answers cannot reach it: then nobody will answer.
+    async fn or_denied<T>(&self, subject: &str, request: impl Future<Output = T>) -> Result<T, Fault> {
+        let since = Instant::now();
+        // Answers to requests come on one inbox of the client: none but those below the prefix of all inboxes.
+        let inbox = format!("{}.", self.inbox_prefix());
+        let concerns = |action, denied: &str| match action {
+            Action::Publish => denied == subject,
+            Action::Subscribe => denied.starts_with(&inbox) && denied.ends_with(".*"),
+        };
+        tokio::select! {
+            answer = request => Ok(answer),
+            text = self.denials().wait(since, concerns) => Err(Fault::Unavailable(text)),
+        }
+    }
+
     /// Configuration and state of a stream.
-    pub(crate) async fn stream_info(&self, stream: &str) -> Result<Info, Fault> {
+    pub(crate) async fn stream_info(&self, stream: &str) -> Result<StreamInfo, Fault> {
         self.api(stream, &format!("STREAM.INFO.{stream}"), &json!({})).await
     }
 
     /// What the protocol needs to know of a stream.
     pub(crate) async fn stream_facts(&self, stream: &str) -> Result<StreamFacts, Fault> {
-        Ok(facts(stream, &self.stream_info(stream).await?))
-    }
-
-    /// The message at a sequence, from the leader.
-    pub(crate) async fn message_at(&self, stream: &str, sequence: u64) -> Result<Option<StreamMessage>, Fault> {
-        self.message(stream, &json!({ "seq": sequence })).await
-    }
-
-    /// The last message of a subject (wildcards work), from the leader.
-    pub(crate) async fn last_message(&self, stream: &str, subject: &str) -> Result<Option<StreamMessage>, Fault> {
-        self.message(stream, &json!({ "last_by_subj": subject })).await
-    }
-
-    async fn message(&self, stream: &str, body: &Value) -> Result<Option<StreamMessage>, Fault> {
-        let answer: Result<RawAnswer, Fault> = self.api(stream, &format!("STREAM.MSG.GET.{stream}"), body).await;
-        let Some(answer) = Fault::or_none(answer)? else { return Ok(None) };
-        let sequence = answer.message.sequence;
-        StreamMessage::try_from(answer.message)
-            .map(Some)
-            .map_err(|error| Fault::Damaged(format!("message {sequence} of {stream} does not decode: {error}")))
+        let info = self.stream_info(stream).await?;
+        Ok(facts(stream, &info))
     }
 
     /// Publishes one message and waits for its sequence; `expected` is the last sequence of its subject.
@@ -148,7 +173,9 @@ impl Broker {
         }
         headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string());
         let request = async_nats::Request::new().payload(payload).headers(headers);
-        let message = self.client().send_request(subject, request).await.map_err(|error| {
+        let client = self.client();
+        let sent = self.or_denied(&subject, client.send_request(subject.clone(), request)).await?;
+        let message = sent.map_err(|error| {
             if error.kind() == async_nats::RequestErrorKind::NoResponders {
                 Fault::Missing(stream.to_string())
             } else {
@@ -167,7 +194,7 @@ fn server_fault(stream: &str, code: u64, description: &str) -> Fault {
     match classify(code, description) {
         Class::NoStream => Fault::Missing(stream.to_string()),
         Class::Environment | Class::Doubtful => Fault::Unavailable(description.to_string()),
-        class @ (Class::Fenced | Class::NoConsumer | Class::NoMessage | Class::Refused) => {
+        class @ (Class::Fenced | Class::NoConsumer | Class::NoMessage | Class::Permanent | Class::Refused) => {
             Fault::Refused { code, class, description: description.to_string() }
         }
     }
@@ -184,11 +211,6 @@ pub(crate) fn facts(stream: &str, info: &Info) -> StreamFacts {
 /// When the stream was made, nanoseconds since the Unix epoch.
 pub(crate) fn created(info: &Info) -> i64 {
     i64::try_from(info.created.unix_timestamp_nanos()).unwrap_or(i64::MAX)
-}
-
-/// When a message was stored, milliseconds since the Unix epoch, rounded as the pull does.
-pub(crate) fn stored_ms(message: &StreamMessage) -> i64 {
-    i64::try_from(message.time.unix_timestamp_nanos().div_euclid(1_000_000)).unwrap_or(i64::MAX)
 }
 
 /// An error with its causes, in one line.

@@ -1,6 +1,6 @@
 //! Epochs read back from the pipeline stream: change chunks, put together up to their marker.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::Message;
 use pelton_engine::epoch::Marker;
@@ -14,12 +14,16 @@ use crate::log::Target;
 use crate::names;
 use crate::pull::{Item, Pull, PullSize, SILENCE_MAX};
 
-/// One request is enough: chunks are large, and the reader waits for them anyway.
-const SIZE: PullSize = PullSize { messages: 256, bytes: 8 << 20, requests: 1 };
+/// One request is enough: chunks are large, and the reader waits for them anyway. What was asked for is sent even when
+/// the answer goes out before, so it is no more than a slow link carries in a few seconds.
+const SIZE: PullSize = PullSize { messages: 256, bytes: 1 << 20, requests: 1 };
+/// After so long the answer is given with the whole epochs that are there: well within what its caller waits.
+const PART_TIME: Duration = Duration::from_secs(4);
 /// The server forgets the reader after this long when its deletion got lost.
 const FORGET: Duration = Duration::from_secs(30);
 
-/// Whole epochs with markers in `(after, up_to]`, in order, about `bytes_max` of them; none only when none is left.
+/// Whole epochs with markers in `(after, up_to]`, in order, about `bytes_max` of them or what comes in a few seconds;
+/// none only when none is left.
 ///
 /// A chunk that is missing or left over is `Damaged`. Hashes are the caller's to check.
 pub(crate) async fn read(
@@ -67,6 +71,7 @@ async fn assemble(broker: &Broker, pull: &mut Pull, up_to: u64, bytes_max: usize
     let mut assembly = Assembly::default();
     let mut consumer_seq = 0;
     let losses = broker.losses();
+    let start = Instant::now();
     loop {
         pull.top_up(broker).await?;
         if broker.losses() != losses {
@@ -93,8 +98,9 @@ async fn assemble(broker: &Broker, pull: &mut Pull, up_to: u64, bytes_max: usize
             return assembly.finish(up_to);
         }
         assembly.add(delivery.stream_seq, &message)?;
-        let is_boundary = assembly.chunks == 0;
-        if delivery.pending == 0 || delivery.stream_seq == up_to || (is_boundary && assembly.bytes >= bytes_max) {
+        let is_enough = assembly.bytes >= bytes_max || start.elapsed() >= PART_TIME;
+        let is_boundary = assembly.chunks == 0 && !assembly.whole.is_empty();
+        if delivery.pending == 0 || delivery.stream_seq == up_to || (is_boundary && is_enough) {
             return assembly.finish(up_to);
         }
     }

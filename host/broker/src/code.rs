@@ -14,6 +14,8 @@ pub(crate) enum Class {
     NoStream,
     NoConsumer,
     NoMessage,
+    /// Refused for what was sent or for how the stream is set up: the same bytes will be refused for ever.
+    Permanent,
     /// Anything else: the request itself is refused, nothing was stored.
     Refused,
 }
@@ -29,21 +31,44 @@ const TABLE: &[(u64, Class)] = &[
     (10014, Class::NoConsumer),  // consumer not found
     (10023, Class::Environment), // insufficient resources
     (10028, Class::Environment), // memory resources exceeded
+    (10035, Class::Environment), // account not found: it comes with the next update of accounts
     (10037, Class::NoMessage),   // no message found
     (10039, Class::Environment), // JetStream not enabled for the account
+    (10041, Class::Environment), // a failure of consensus
     (10043, Class::NoMessage),   // sequence not found
     (10047, Class::Environment), // storage resources exceeded
+    (10054, Class::Permanent),   // message size exceeds what the stream takes
     (10059, Class::NoStream),    // stream not found
+    (10060, Class::Permanent),   // expected stream does not match
     (10071, Class::Fenced),      // wrong last sequence: N
     (10076, Class::Environment), // JetStream not enabled
     (10077, Class::Doubtful),    // store failed; "maximum ... exceeded" stored nothing
+    (10097, Class::Permanent),   // header size exceeds 64 KiB
+    (10109, Class::Permanent),   // stream sealed: nothing opens it again
+    (10111, Class::Permanent),   // rollup not permitted
+    (10118, Class::Environment), // stream offline
+    (10119, Class::Environment), // consumer offline
+    (10158, Class::Environment), // the same message id is being stored
     (10163, Class::Environment), // expected last sequence per subject not ready
     (10164, Class::Fenced),      // wrong last sequence
+    (10165, Class::Permanent),   // time to live of a message: not valid
+    (10166, Class::Permanent),   // time to live of a message: disabled
     (10167, Class::Environment), // too many requests
+    (10168, Class::Permanent),   // counters disabled
+    (10169, Class::Permanent),   // stream of counters: the message is none
+    (10170, Class::Permanent),   // counter with a payload
+    (10171, Class::Permanent),   // counter not valid
+    (10174, Class::Permanent),   // atomic batches disabled
+    (10175, Class::Permanent),   // atomic batch: number missing
     (10176, Class::Environment), // atomic batch incomplete
-    (10194, Class::Environment), // stream offline
-    (10195, Class::Environment), // consumer offline
-    (10199, Class::Refused),     // atomic batch too large
+    (10177, Class::Permanent),   // atomic batch: header not supported
+    (10179, Class::Permanent),   // atomic batch: id not valid
+    (10188, Class::Permanent),   // schedules disabled
+    (10193, Class::Permanent),   // expected last sequence per subject not valid
+    (10194, Class::Environment), // stream offline, with the reason
+    (10195, Class::Environment), // consumer offline, with the reason
+    (10199, Class::Permanent),   // atomic batch too large
+    (10200, Class::Permanent),   // atomic batch: commit not valid
     (10201, Class::Fenced),      // duplicate message id in the batch
     (10210, Class::Environment), // too many atomic batches in flight
 ];
@@ -63,6 +88,7 @@ pub(crate) fn published(code: u64, description: &str) -> Published {
     match classify(code, description) {
         Class::Fenced => Published::Rejected(text),
         Class::Doubtful => Published::Unknown(text),
+        Class::Permanent => Published::Permanent(text),
         Class::Environment | Class::NoStream | Class::NoConsumer | Class::NoMessage | Class::Refused => {
             Published::Refused(text)
         }
@@ -84,9 +110,13 @@ mod tests {
             (10077, "maximum bytes exceeded", "refused"),
             (10077, "write failed: input/output error", "unknown"),
             (10076, "JetStream not enabled", "refused"),
-            (10199, "batch is too large: 1000", "refused"),
+            (10199, "batch is too large: 1000", "permanent"),
             (10210, "too many inflight", "refused"),
-            (10174, "atomic publish is disabled", "refused"),
+            (10174, "atomic publish is disabled", "permanent"),
+            (10097, "header size exceeds maximum allowed of 64k", "permanent"),
+            (10054, "message size exceeds maximum allowed", "permanent"),
+            (10109, "invalid operation on sealed stream", "permanent"),
+            (10176, "batch incomplete", "refused"),
             (10008, "JetStream system temporarily unavailable", "refused"),
             (99999, "a code of a later version", "refused"),
         ];
@@ -96,6 +126,7 @@ mod tests {
                 Published::Rejected(_) => "rejected",
                 Published::Unknown(_) => "unknown",
                 Published::Refused(_) => "refused",
+                Published::Permanent(_) => "permanent",
             };
             assert_eq!(found, expected, "{code} {description}");
         }

@@ -1,58 +1,34 @@
-//! The connection: options, time limits, server version, and a count of lost connections.
+//! The connection of a process: one client that all partitions share, replaced when it dies.
+//!
+//! The client library connects again by itself. But its task can end: it panics over some bytes of others. Then every call
+//! answers "channel closed", for ever; so a new client is made.
 
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
 
+use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::{Client, Event};
-use tokio::sync::watch;
-use tracing::{debug, info, warn};
+use async_nats::{Client, ConnectErrorKind};
+use tokio::sync::{mpsc, watch};
+use tracing::{info, warn};
 
 use crate::api::chain;
+use crate::link::{Denials, Link, Watcher};
+use crate::options::{ConnectOptions, client_options, reconnect_delay};
 
 /// Oldest server with atomic batches.
 pub const VERSION_MIN: (u32, u32) = (2, 12);
 
 /// How long one request to the JetStream API may take.
 pub(crate) const API_TIMEOUT: Duration = Duration::from_secs(2);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const PING_INTERVAL: Duration = Duration::from_secs(5);
-const RECONNECT_MIN: Duration = Duration::from_millis(100);
-const RECONNECT_MAX: Duration = Duration::from_secs(5);
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
-
-/// Where the servers are and who we are. Empty `servers` means `nats://127.0.0.1:4222`.
-#[derive(Clone, Debug, Default)]
-pub struct ConnectOptions {
-    pub servers: Vec<String>,
-    /// Credentials file (JWT and seed).
-    pub creds: Option<PathBuf>,
-    /// Seed of an nkey, or a file that holds one.
-    pub nkey: Option<String>,
-    pub user: Option<String>,
-    pub password: Option<String>,
-    pub token: Option<String>,
-    pub tls: Tls,
-    /// JetStream domain.
-    pub domain: Option<String>,
-    /// Name of this connection, shown by the server.
-    pub name: Option<String>,
-}
-
-/// Files of a TLS connection; any of them makes TLS required.
-#[derive(Clone, Debug, Default)]
-pub struct Tls {
-    pub ca: Option<PathBuf>,
-    pub cert: Option<PathBuf>,
-    pub key: Option<PathBuf>,
-}
 
 /// What went wrong outside the protocol: connecting and provisioning.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
     #[error("cannot connect to {servers}: {cause}")]
-    Connect { servers: String, cause: String },
+    Connect { servers: String, trouble: Trouble, cause: String },
     #[error("nats-server {found} is too old: atomic batches need {major}.{minor} or newer", major = VERSION_MIN.0, minor = VERSION_MIN.1)]
     Version { found: String },
     #[error("nats-server at {servers} runs without JetStream")]
@@ -64,6 +40,19 @@ pub enum BrokerError {
     Request { what: String, cause: String },
 }
 
+/// Why a connection was not made: each has another remedy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nobody answers there.
+    Unreachable,
+    /// The server's certificate, or what TLS made of it.
+    Tls,
+    /// The server does not know these credentials.
+    Credentials,
+    /// The address itself.
+    Address,
+}
+
 /// A connection to NATS; cheap to clone.
 #[derive(Clone)]
 pub struct Broker {
@@ -71,21 +60,19 @@ pub struct Broker {
 }
 
 struct Inner {
-    client: Client,
-    context: async_nats::jetstream::Context,
+    session: RwLock<Session>,
     api_prefix: String,
-    /// Set by the event callback, read by everything that waits for an answer.
-    link: watch::Receiver<Link>,
+    inbox_prefix: String,
+    watcher: Arc<Watcher>,
 }
 
-/// The connection as the event callback last saw it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Link {
-    pub(crate) up: bool,
-    /// Connections lost so far.
-    pub(crate) losses: u64,
-    /// Messages dropped in the client because a subscription was full.
-    pub(crate) drops: u64,
+/// One client, until its task ends.
+#[derive(Clone)]
+struct Session {
+    client: Client,
+    context: Context,
+    /// Counts clients: a subscription belongs to the one that it was made with.
+    number: u64,
 }
 
 impl Broker {
@@ -100,67 +87,75 @@ impl Broker {
     /// For tests of what happens when the client drops messages.
     #[doc(hidden)]
     pub async fn connect_with_capacity(options: &ConnectOptions, capacity: usize) -> Result<Broker, BrokerError> {
-        let servers = if options.servers.is_empty() {
-            vec!["nats://127.0.0.1:4222".to_string()]
-        } else {
-            options.servers.clone()
+        let (deaths, died) = mpsc::unbounded_channel();
+        let opener = Opener { options: options.clone(), capacity, watcher: Arc::new(Watcher::new()), deaths };
+        let session = opener.open(0).await?;
+        let server = session.client.server_info();
+        info!(server = ?server.server_name, version = ?server.version, "connected");
+        let api_prefix = match &options.domain {
+            Some(domain) => format!("$JS.{domain}.API"),
+            None => "$JS.API".to_string(),
         };
-        let text = servers.join(", ");
-        let (sender, link) = watch::channel(Link { up: true, losses: 0, drops: 0 });
-        let client = client_options(options, sender)
-            .await?
-            .subscription_capacity(capacity)
-            .connect(servers)
-            .await
-            .map_err(|error| BrokerError::Connect { servers: text.clone(), cause: chain(&error) })?;
-        let server = client.server_info();
-        check_version(&server.version)?;
-        if !server.jetstream {
-            return Err(BrokerError::NoJetStream { servers: text });
-        }
-        info!(server = %server.server_name, version = %server.version, "connected");
-        let builder = ContextBuilder::new();
-        let (context, api_prefix) = match &options.domain {
-            Some(domain) => (builder.domain(domain.clone()).timeout_after(client.clone()), format!("$JS.{domain}.API")),
-            None => (builder.timeout(API_TIMEOUT).build(client.clone()), "$JS.API".to_string()),
-        };
-        Ok(Broker { inner: Arc::new(Inner { client, context, api_prefix, link }) })
+        let inbox_prefix = options.inbox_prefix.clone().unwrap_or_else(|| "_INBOX".to_string());
+        let watcher = Arc::clone(&opener.watcher);
+        let inner = Arc::new(Inner { session: RwLock::new(session), api_prefix, inbox_prefix, watcher });
+        tokio::spawn(replace_the_dead(Arc::downgrade(&inner), opener, died));
+        Ok(Broker { inner })
     }
 
-    /// The core connection.
+    /// The core connection as it is now: ask anew for each piece of work, it may be replaced.
     #[must_use]
-    pub fn client(&self) -> &Client {
-        &self.inner.client
+    pub fn client(&self) -> Client {
+        self.inner.session.read().unwrap_or_else(PoisonError::into_inner).client.clone()
     }
 
     /// The JetStream context: API requests time out after two seconds.
     #[must_use]
-    pub fn context(&self) -> &async_nats::jetstream::Context {
-        &self.inner.context
+    pub fn context(&self) -> Context {
+        self.inner.session.read().unwrap_or_else(PoisonError::into_inner).context.clone()
     }
 
     /// Whether the connection is up, as far as the client knows.
     #[must_use]
     pub fn connected(&self) -> bool {
-        self.inner.link.borrow().up
+        self.inner.watcher.now().up
     }
 
     /// Version of the server last connected to.
     #[must_use]
     pub fn version(&self) -> String {
-        self.inner.client.server_info().version
+        self.client().server_info().version
+    }
+
+    /// The largest message that the server takes, header block and payload together.
+    #[must_use]
+    pub fn max_payload(&self) -> usize {
+        self.client().server_info().max_payload
     }
 
     pub(crate) fn link(&self) -> watch::Receiver<Link> {
-        self.inner.link.clone()
+        self.inner.watcher.link()
     }
 
     pub(crate) fn drops(&self) -> u64 {
-        self.inner.link.borrow().drops
+        self.inner.watcher.now().drops
     }
 
     pub(crate) fn losses(&self) -> u64 {
-        self.inner.link.borrow().losses
+        self.inner.watcher.now().losses
+    }
+
+    pub(crate) fn denials(&self) -> &Denials {
+        &self.inner.watcher.denials
+    }
+
+    /// Which client it is: another number means that subscriptions are gone.
+    pub(crate) fn session(&self) -> u64 {
+        self.inner.session.read().unwrap_or_else(PoisonError::into_inner).number
+    }
+
+    pub(crate) fn inbox_prefix(&self) -> &str {
+        &self.inner.inbox_prefix
     }
 
     pub(crate) fn api_prefix(&self) -> &str {
@@ -168,105 +163,133 @@ impl Broker {
     }
 }
 
-/// A context with a domain, with the same time limit: the builder takes only one of the two.
-trait TimeoutAfter {
-    fn timeout_after(self, client: Client) -> async_nats::jetstream::Context;
+/// Everything that is needed to make a client.
+struct Opener {
+    options: ConnectOptions,
+    capacity: usize,
+    watcher: Arc<Watcher>,
+    deaths: mpsc::UnboundedSender<()>,
 }
 
-impl TimeoutAfter for ContextBuilder<async_nats::jetstream::context::No> {
-    fn timeout_after(self, client: Client) -> async_nats::jetstream::Context {
-        let mut context = self.build(client);
-        context.set_timeout(API_TIMEOUT);
-        context
+/// Lives in the event callback of a client, which goes when the client's task has ended, however it ends.
+struct Life {
+    /// The client was in use.
+    is_begun: AtomicBool,
+    watcher: Arc<Watcher>,
+    deaths: mpsc::UnboundedSender<()>,
+}
+
+impl Drop for Life {
+    fn drop(&mut self) {
+        if *self.is_begun.get_mut() {
+            self.watcher.lose();
+            // Nobody listens any more: the whole broker is gone.
+            let _ = self.deaths.send(());
+        }
     }
 }
 
-async fn client_options(
-    options: &ConnectOptions,
-    link: watch::Sender<Link>,
-) -> Result<async_nats::ConnectOptions, BrokerError> {
-    let mut client = async_nats::ConnectOptions::new()
-        .name(options.name.as_deref().unwrap_or("pelton"))
-        .connection_timeout(CONNECT_TIMEOUT)
-        .request_timeout(Some(API_TIMEOUT))
-        .ping_interval(PING_INTERVAL)
-        .max_reconnects(None)
-        .reconnect_delay_callback(reconnect_delay)
-        .event_callback(move |event| {
-            watch_event(&link, &event);
-            std::future::ready(())
+impl Opener {
+    async fn open(&self, number: u64) -> Result<Session, BrokerError> {
+        let servers = if self.options.servers.is_empty() {
+            vec!["nats://127.0.0.1:4222".to_string()]
+        } else {
+            self.options.servers.clone()
+        };
+        let text = servers.join(", ");
+        let life = Arc::new(Life {
+            is_begun: AtomicBool::new(false),
+            watcher: Arc::clone(&self.watcher),
+            deaths: self.deaths.clone(),
         });
-    if let Some(path) = &options.creds {
-        client = client
-            .credentials_file(path)
+        let alive = Arc::downgrade(&life);
+        let client = client_options(&self.options)
+            .await?
+            .event_callback(move |event| {
+                life.watcher.take(&event);
+                std::future::ready(())
+            })
+            .subscription_capacity(self.capacity)
+            .connect(servers)
             .await
-            .map_err(|error| BrokerError::Options(format!("credentials {}: {error}", path.display())))?;
-    }
-    if let Some(nkey) = &options.nkey {
-        client = client.nkey(read_seed(nkey)?);
-    }
-    match (&options.user, &options.password) {
-        (Some(user), password) => {
-            client = client.user_and_password(user.clone(), password.clone().unwrap_or_default());
+            .map_err(|error| connect_error(&text, &error))?;
+        let server = client.server_info();
+        check_version(&server.version)?;
+        if !server.jetstream {
+            return Err(BrokerError::NoJetStream { servers: text });
         }
-        (None, Some(_)) => return Err(BrokerError::Options("a password needs a user".to_string())),
-        (None, None) => {}
-    }
-    if let Some(token) = &options.token {
-        client = client.token(token.clone());
-    }
-    match (&options.tls.cert, &options.tls.key) {
-        (Some(cert), Some(key)) => client = client.add_client_certificate(cert.clone(), key.clone()).require_tls(true),
-        (None, None) => {}
-        _ => return Err(BrokerError::Options("a client certificate needs both cert and key".to_string())),
-    }
-    if let Some(ca) = &options.tls.ca {
-        client = client.add_root_certificates(ca.clone()).require_tls(true);
-    }
-    Ok(client)
-}
-
-/// A seed starts with `S`; anything that names a file is read.
-fn read_seed(nkey: &str) -> Result<String, BrokerError> {
-    if nkey.starts_with('S') && !nkey.contains(['/', '.']) {
-        return Ok(nkey.to_string());
-    }
-    let text = std::fs::read_to_string(nkey).map_err(|error| BrokerError::Options(format!("nkey {nkey}: {error}")))?;
-    text.lines()
-        .map(str::trim)
-        .find(|line| line.starts_with('S'))
-        .map(str::to_string)
-        .ok_or_else(|| BrokerError::Options(format!("nkey {nkey}: no line holds a seed")))
-}
-
-fn watch_event(link: &watch::Sender<Link>, event: &Event) {
-    match event {
-        Event::Connected => {
-            link.send_modify(|link| link.up = true);
-            info!("connection is up");
-        }
-        Event::Disconnected | Event::Closed => {
-            link.send_modify(|link| {
-                link.up = false;
-                link.losses += 1;
-            });
-            warn!(%event, "connection is down");
-        }
-        // One event per message: too many for a line each. Who misses messages says so.
-        Event::SlowConsumer(_) => link.send_modify(|link| link.drops += 1),
-        Event::ServerError(_) | Event::LameDuckMode => warn!(%event, "server event"),
-        Event::ClientError(_) | Event::Draining => debug!(%event, "client event"),
+        let Some(life) = alive.upgrade() else {
+            let cause = "the client ended as soon as it was connected".to_string();
+            return Err(BrokerError::Connect { servers: text, trouble: Trouble::Unreachable, cause });
+        };
+        life.is_begun.store(true, Ordering::Relaxed);
+        Ok(Session { context: context(&self.options, &client), client, number })
     }
 }
 
-/// Doubles from 100 ms to 5 s, each with up to half of it left off at random.
-fn reconnect_delay(attempt: usize) -> Duration {
-    let doubled = RECONNECT_MIN.saturating_mul(1 << attempt.saturating_sub(1).min(10));
-    let full = doubled.min(RECONNECT_MAX);
-    // Jitter needs no quality: the keys of a fresh hasher are random enough.
-    let random = std::hash::BuildHasher::hash_one(&std::collections::hash_map::RandomState::new(), attempt);
-    let half = full / 2;
-    RECONNECT_MIN.max(half + half.mul_f64((random % 1000) as f64 / 1000.0))
+fn context(options: &ConnectOptions, client: &Client) -> Context {
+    let builder = ContextBuilder::new();
+    let Some(domain) = &options.domain else {
+        return builder.timeout(API_TIMEOUT).build(client.clone());
+    };
+    // The builder takes only one of the two.
+    let mut context = builder.domain(domain.clone()).build(client.clone());
+    context.set_timeout(API_TIMEOUT);
+    context
+}
+
+fn connect_error(servers: &str, error: &async_nats::ConnectError) -> BrokerError {
+    let cause = chain(error);
+    let trouble = match error.kind() {
+        ConnectErrorKind::Tls => Trouble::Tls,
+        // A certificate that is refused comes as an IO error of the handshake.
+        _ if cause.contains("certificate") || cause.contains("TLS") => Trouble::Tls,
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => Trouble::Credentials,
+        ConnectErrorKind::ServerParse | ConnectErrorKind::Dns => Trouble::Address,
+        ConnectErrorKind::TimedOut | ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => Trouble::Unreachable,
+    };
+    BrokerError::Connect { servers: servers.to_string(), trouble, cause }
+}
+
+/// Makes a new client whenever the task of the last one has ended, until the broker is dropped.
+async fn replace_the_dead(broker: Weak<Inner>, opener: Opener, mut died: mpsc::UnboundedReceiver<()>) {
+    let mut number = 0;
+    while died.recv().await.is_some() {
+        if broker.strong_count() == 0 {
+            return;
+        }
+        number += 1;
+        warn!(
+            reason = "its task ended: a panic of the library, see above",
+            "the NATS client is dead, making a new one"
+        );
+        let Some(session) = open_again(&broker, &opener, number).await else { return };
+        let Some(inner) = broker.upgrade() else { return };
+        *inner.session.write().unwrap_or_else(PoisonError::into_inner) = session;
+        info!(clients = number, "connected with a new client");
+    }
+}
+
+/// `None` when the broker is gone.
+async fn open_again(broker: &Weak<Inner>, opener: &Opener, number: u64) -> Option<Session> {
+    let mut told = String::new();
+    for attempt in 1.. {
+        tokio::time::sleep(reconnect_delay(attempt)).await;
+        if broker.strong_count() == 0 {
+            return None;
+        }
+        match opener.open(number).await {
+            Ok(session) => return Some(session),
+            Err(error) => {
+                let text = error.to_string();
+                if text != told {
+                    warn!(error = ?text, "no new client yet");
+                    told = text;
+                }
+            }
+        }
+    }
+    None
 }
 
 fn check_version(found: &str) -> Result<(), BrokerError> {
@@ -290,13 +313,5 @@ mod tests {
         let error = check_version("2.11.9").expect_err("too old").to_string();
         assert!(error.contains("2.11.9") && error.contains("2.12"), "{error}");
         assert!(check_version("garbage").is_err());
-    }
-
-    #[test]
-    fn reconnect_delays_stay_in_bounds() {
-        for attempt in 0..64 {
-            let delay = reconnect_delay(attempt);
-            assert!((RECONNECT_MIN..=RECONNECT_MAX).contains(&delay), "{attempt}: {delay:?}");
-        }
     }
 }

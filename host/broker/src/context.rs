@@ -1,10 +1,14 @@
 //! Contexts of the NATS command line tool: saved servers and credentials under a name.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
+use serde_json::Value;
+use tracing::warn;
 
-use crate::connect::{BrokerError, ConnectOptions, Tls};
+use crate::connect::BrokerError;
+use crate::options::{ConnectOptions, Tls};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -19,6 +23,27 @@ struct Saved {
     key: String,
     ca: String,
     jetstream_domain: String,
+    inbox_prefix: String,
+    #[serde(flatten)]
+    others: BTreeMap<String, Value>,
+}
+
+/// Keys that say nothing about the connection.
+const FOR_PEOPLE: [&str; 2] = ["description", "color_scheme"];
+
+impl Saved {
+    /// Keys that are set and that this program does not know.
+    fn not_understood(&self) -> Vec<&str> {
+        let is_set = |value: &Value| match value {
+            Value::Null | Value::Bool(false) => false,
+            Value::String(text) => !text.is_empty(),
+            Value::Array(items) => !items.is_empty(),
+            Value::Object(fields) => !fields.is_empty(),
+            Value::Bool(true) | Value::Number(_) => true,
+        };
+        let unknown = |(key, value): &(&String, &Value)| !FOR_PEOPLE.contains(&key.as_str()) && is_set(value);
+        self.others.iter().filter(unknown).map(|(key, _)| key.as_str()).collect()
+    }
 }
 
 /// Reads a saved context; without a name the selected one. `Ok(None)` when no name is given and none is selected.
@@ -52,7 +77,13 @@ fn load_from(folder: &Path, name: Option<&str>) -> Result<Option<ConnectOptions>
     let path = folder.join("context").join(format!("{name}.json"));
     let fail = |cause: String| BrokerError::Options(format!("context {name} ({}): {cause}", path.display()));
     let text = std::fs::read(&path).map_err(|error| fail(error.to_string()))?;
-    let saved: Saved = serde_json::from_slice(&text).map_err(|error| fail(error.to_string()))?;
+    // The parser quotes what it does not like, and that may be a password.
+    let saved: Saved = serde_json::from_slice(&text)
+        .map_err(|error| fail(format!("line {}, column {}: not a context", error.line(), error.column())))?;
+    let keys = saved.not_understood();
+    if !keys.is_empty() {
+        warn!(context = ?name, keys = keys.join(", "), "settings of the saved context that are not used");
+    }
     let some = |text: String| Some(text).filter(|text| !text.is_empty());
     let file = |text: String| some(text).map(|text| expand(&text));
     Ok(Some(ConnectOptions {
@@ -64,6 +95,7 @@ fn load_from(folder: &Path, name: Option<&str>) -> Result<Option<ConnectOptions>
         token: some(saved.token),
         tls: Tls { ca: file(saved.ca), cert: file(saved.cert), key: file(saved.key) },
         domain: some(saved.jetstream_domain),
+        inbox_prefix: some(saved.inbox_prefix),
         name: None,
     }))
 }
@@ -95,7 +127,19 @@ mod tests {
             assert_eq!(options.tls.ca, Some(PathBuf::from("/c.pem")));
             assert_eq!(options.token, None);
         }
+        std::fs::write(folder.path().join("context/bad.json"), r#"{"password": 5318}"#).expect("write");
+        let error = load_from(folder.path(), Some("bad")).expect_err("no text").to_string();
+        assert!(error.contains("line 1") && !error.contains("5318"), "{error}");
         let error = load_from(folder.path(), Some("none")).expect_err("not there").to_string();
         assert!(error.contains("none"), "{error}");
+    }
+
+    #[test]
+    fn what_a_context_says_in_vain_is_named() {
+        let text = r#"{"description":"x","color_scheme":"red","url":"a","nsc":"","user_jwt":"","tls_first":false,
+            "windows_ca_certs_match":null,"inbox_prefix":"_INBOX_b","jetstream_api_prefix":"hub.API","socks_proxy":"x"}"#;
+        let saved: Saved = serde_json::from_str(text).expect("a context");
+        assert_eq!(saved.inbox_prefix, "_INBOX_b");
+        assert_eq!(saved.not_understood(), ["jetstream_api_prefix", "socks_proxy"]);
     }
 }

@@ -9,12 +9,14 @@ use serde_json::Value;
 
 use crate::names::{self, LEASE_BUCKET};
 use crate::provision::{Drift, ProvisionOptions};
+use crate::reasons::{self, Role};
 
 /// Shortest duplicate window that the server takes. Batches carry no message ids; the fence is what refuses repeats.
 const DUPLICATE_WINDOW_MIN: Duration = Duration::from_millis(100);
 
 /// One stream of a pipeline.
 pub(crate) struct Expected {
+    pub(crate) role: Role,
     pub(crate) config: Config,
     /// Settings (as the server names them) that must be as in `config`.
     pub(crate) settings: &'static [&'static str],
@@ -46,7 +48,7 @@ fn base(name: String, options: &ProvisionOptions) -> Config {
 fn input(plan: &Plan, options: &ProvisionOptions) -> Expected {
     let mut config = base(plan.source.stream.clone(), options);
     let Some(create) = &plan.source.create else {
-        return Expected { config, settings: &["retention"], is_ours: false };
+        return Expected { role: Role::Input, config, settings: &["retention", "sealed"], is_ours: false };
     };
     config.description = Some(format!("pelton: input of pipeline {}", plan.name));
     config.max_age = create.max_age.map_or(Duration::ZERO, |age| Duration::from_millis(age.0.unsigned_abs()));
@@ -54,7 +56,8 @@ fn input(plan: &Plan, options: &ProvisionOptions) -> Expected {
     (config.subjects, config.subject_transform) = ingest(plan, create);
     // Producers that want every write on disk are many times faster with atomic batches.
     config.allow_atomic_publish = true;
-    Expected { config, settings: &["subjects", "subject_transform", "retention", "storage"], is_ours: true }
+    let settings = &["subjects", "subject_transform", "retention", "storage", "sealed"];
+    Expected { role: Role::Input, config, settings, is_ours: true }
 }
 
 /// What producers publish to, and how it becomes the literal subject of a partition.
@@ -76,6 +79,31 @@ fn ingest(plan: &Plan, create: &CreateStream) -> (Vec<String>, Option<SubjectTra
     (vec![ingest.clone()], transform)
 }
 
+/// What would delete, refuse or change messages of the pipeline stream. Its bound in bytes is the operator's: a full
+/// stream refuses batches, and loses nothing.
+const LOG_SETTINGS: &[&str] = &[
+    "subjects",
+    "retention",
+    "discard",
+    "discard_new_per_subject",
+    "storage",
+    "allow_atomic",
+    "allow_msg_counter",
+    "allow_msg_schedules",
+    "allow_msg_ttl",
+    "deny_delete",
+    "deny_purge",
+    "max_age",
+    "max_msgs",
+    "max_msgs_per_subject",
+    "mirror",
+    "no_ack",
+    "persist_mode",
+    "sealed",
+    "sources",
+    "subject_transform",
+];
+
 fn log(plan: &Plan, options: &ProvisionOptions) -> Expected {
     let mut config = base(names::log_stream(&plan.name), options);
     config.description = Some(format!("pelton: outputs, dead letters, changes and markers of pipeline {}", plan.name));
@@ -85,23 +113,7 @@ fn log(plan: &Plan, options: &ProvisionOptions) -> Expected {
     config.deny_delete = true;
     config.duplicate_window = DUPLICATE_WINDOW_MIN;
     config.max_bytes = options.log_max_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
-    Expected {
-        config,
-        settings: &[
-            "subjects",
-            "retention",
-            "discard",
-            "storage",
-            "allow_atomic",
-            "deny_delete",
-            "max_msgs_per_subject",
-            "subject_transform",
-            "persist_mode",
-            "sources",
-            "mirror",
-        ],
-        is_ours: true,
-    }
+    Expected { role: Role::Log, config, settings: LOG_SETTINGS, is_ours: true }
 }
 
 fn leases(options: &ProvisionOptions) -> Expected {
@@ -116,7 +128,7 @@ fn leases(options: &ProvisionOptions) -> Expected {
     config.allow_direct = true;
     config.duplicate_window = options.lease_ttl.min(Duration::from_secs(120));
     // How long a lease lasts is up to the operator who made the bucket.
-    Expected { config, settings: &["subjects", "max_msgs_per_subject"], is_ours: true }
+    Expected { role: Role::Leases, config, settings: &["subjects", "max_msgs_per_subject", "sealed"], is_ours: true }
 }
 
 fn snapshots(plan: &Plan, options: &ProvisionOptions) -> Expected {
@@ -127,7 +139,19 @@ fn snapshots(plan: &Plan, options: &ProvisionOptions) -> Expected {
     config.discard = DiscardPolicy::New;
     config.allow_rollup = true;
     config.allow_direct = true;
-    Expected { config, settings: &["subjects", "retention", "allow_rollup_hdrs", "max_age"], is_ours: true }
+    let settings = &[
+        "subjects",
+        "retention",
+        "allow_direct",
+        "allow_msg_ttl",
+        "allow_rollup_hdrs",
+        "deny_purge",
+        "max_age",
+        "max_msgs",
+        "max_msgs_per_subject",
+        "sealed",
+    ];
+    Expected { role: Role::Snapshots, config, settings, is_ours: true }
 }
 
 /// One stream per name; several outputs may share it.
@@ -143,7 +167,7 @@ fn public(plan: &Plan, options: &ProvisionOptions) -> Vec<Expected> {
         config.description = Some(format!("pelton: public outputs of pipeline {}", plan.name));
         config.sources =
             Some(vec![Source { name: names::log_stream(&plan.name), subject_transforms, ..Source::default() }]);
-        Expected { config, settings: &["sources"], is_ours: true }
+        Expected { role: Role::Public, config, settings: &["sources", "sealed"], is_ours: true }
     };
     transforms.into_iter().map(make).collect()
 }
@@ -159,17 +183,40 @@ fn output_transforms(plan: &Plan, output: &Output, subject: &str) -> [SubjectTra
 
 /// Settings in which `found` is not as expected.
 pub(crate) fn compare(expected: &Expected, found: &Config) -> Vec<Drift> {
+    differing(expected, found, expected.settings)
+}
+
+/// The same for what somebody asked for, in streams that exist and keep what they have.
+pub(crate) fn asked(expected: &Expected, found: &Config, options: &ProvisionOptions) -> Vec<Drift> {
+    let mut settings = Vec::new();
+    if options.asked.replicas && expected.is_ours {
+        settings.push("num_replicas");
+    }
+    if options.asked.lease_ttl && expected.role == Role::Leases {
+        settings.push("max_age");
+    }
+    if options.log_max_bytes.is_some() && expected.role == Role::Log {
+        settings.push("max_bytes");
+    }
+    differing(expected, found, &settings)
+}
+
+fn differing(expected: &Expected, found: &Config, settings: &[&str]) -> Vec<Drift> {
     let (wanted, found) = (as_json(&expected.config), as_json(found));
+    let stream = &expected.config.name;
     let drift = |setting: &&str| {
         let (wanted, found) = (normal(&wanted[*setting]), normal(&found[*setting]));
+        let shown = |value| reasons::shown(setting, value);
         (wanted != found).then(|| Drift {
-            stream: expected.config.name.clone(),
+            stream: stream.clone(),
             setting: (*setting).to_string(),
-            expected: wanted.to_string(),
-            found: found.to_string(),
+            expected: shown(&wanted),
+            found: shown(&found),
+            why: reasons::why(expected.role, setting),
+            remedy: reasons::remedy(stream, setting, &shown(&wanted)),
         })
     };
-    expected.settings.iter().filter_map(drift).collect()
+    settings.iter().filter_map(drift).collect()
 }
 
 fn as_json(config: &Config) -> Value {

@@ -10,30 +10,32 @@
 //! otherwise take events for as long as they wait, and its numbers begin at 1. A request that is sent later goes to
 //! whichever consumer has the name by then, and its deliveries may have just the numbers that are due, behind a hole:
 //! so before events are handed out, it is made sure that the consumer is still ours.
+//!
+//! A message whose delivery ends the connection again and again is read past without a consumer (see `care`).
 
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use async_nats::{HeaderMap, Message};
-use pelton_engine::event::RawBatch;
-use pelton_engine::log::Fetched;
-use pelton_engine::time::WallTime;
-use serde_json::{Value, json};
+use pelton_engine::log::{Fetched, Hole};
 use tokio::time::Instant;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
-use crate::ack::{self, Acks, Reached, Run};
-use crate::api::{ConsumerState, Fault, created};
-use crate::code::Class;
+use crate::ack::Acks;
+use crate::api::{Fault, StreamInfo, created};
+use crate::care::Care;
 use crate::connect::Broker;
+use crate::consumer::{consumer_state, place_consumer};
+use crate::filling::{Cursor, Filling};
+use crate::holes::Deleted;
+use crate::link::Action;
 use crate::log::{LogOptions, Target};
 use crate::pull::{Item, Pull, PullSize};
+use crate::stored::Walk;
 
-/// Deliveries that may be without an ack; more than two epochs of any size.
-const ACK_PENDING_MAX: u32 = 200_000;
-const ACK_WAIT: Duration = Duration::from_secs(60);
-/// Keeps the offsets of a batch in 32 bits.
-const BATCH_BYTES_MAX: usize = 1 << 30;
+/// How often a quiet partition asks whether anything is gone.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long messages are read one at a time before an answer goes out.
+const WALK: Duration = Duration::from_millis(200);
 
 /// Reads one partition.
 #[derive(Default)]
@@ -43,39 +45,26 @@ pub(crate) struct Fetcher {
     cursor: Option<Cursor>,
     /// When the server made the consumer, as it wrote it.
     placed: Arc<str>,
+    placed_at: Option<std::time::Instant>,
+    /// From where the consumer delivers.
+    start: u64,
     /// Connections lost when the pull was opened.
     losses: u64,
     /// Messages dropped in the client when the pull was opened.
     drops: u64,
     /// When the input stream was created, as seen by the last reset.
     created: i64,
+    care: Care,
+    walk: Walk,
+    /// Messages were read past the consumer: it is behind.
+    is_behind: bool,
+    /// What is gone inside the stream.
+    deleted: Deleted,
+    /// When it was last made sure that nothing is left; nothing since a delivery.
+    looked: Option<Instant>,
+    /// Since when nothing comes although something is there.
+    starved: Option<Instant>,
     scratch: Vec<u8>,
-}
-
-/// How far deliveries went.
-#[derive(Clone, Copy, Debug, Default)]
-struct Cursor {
-    stream_seq: u64,
-    consumer_seq: u64,
-    pending: u64,
-}
-
-impl Cursor {
-    fn reached(self, placed: &Arc<str>) -> Reached {
-        Reached { placed: Arc::clone(placed), stream_seq: self.stream_seq, consumer_seq: self.consumer_seq }
-    }
-}
-
-/// One answer in the making.
-struct Filling<'a> {
-    batch: RawBatch,
-    runs: Vec<Run>,
-    /// Ack prefix of the deliveries.
-    prefix: String,
-    cursor: Cursor,
-    events_max: usize,
-    bytes_max: usize,
-    scratch: &'a mut Vec<u8>,
 }
 
 /// Why draining stopped.
@@ -93,12 +82,21 @@ pub(crate) struct Source<'a> {
     pub(crate) acks: &'a std::sync::Mutex<Acks>,
 }
 
+impl Source<'_> {
+    fn acks(&self) -> MutexGuard<'_, Acks> {
+        self.acks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Fetcher {
-    /// Lets the consumer deliver from `next` on and drops everything prefetched.
-    pub(crate) async fn reset(&mut self, source: &Source<'_>, next: u64) -> Result<(), Fault> {
+    /// Lets the consumer deliver from `next` on and drops everything prefetched. Up to `read_through` nothing is unread.
+    pub(crate) async fn reset(&mut self, source: &Source<'_>, next: u64, read_through: u64) -> Result<(), Fault> {
         let info = source.broker.stream_info(&source.target.stream).await?;
         self.created = created(&info);
-        self.place(source, next.max(1)).await
+        let next = next.max(1);
+        self.place(source, next).await?;
+        source.acks().set_known(read_through.max(next - 1));
+        Ok(())
     }
 
     /// Up to so many events or bytes; waits a little when there are none.
@@ -107,49 +105,204 @@ impl Fetcher {
         wait_for_link(source, deadline).await?;
         if self.losses != source.broker.losses() {
             self.close().await;
+            return self.restart(source, deadline).await;
         }
-        let (Some(mut pull), Some(cursor)) = (self.pull.take(), self.cursor) else {
+        if let Some(text) = self.pull.as_ref().and_then(|pull| pull.forbidden(source.broker)) {
+            return Err(Fault::Unavailable(text));
+        }
+        if let Some(cursor) = self.cursor
+            && self.care.is_reading()
+        {
+            return self.read_singly(source, cursor, (events, bytes), deadline).await;
+        }
+        if let Some(cursor) = self.cursor
+            && self.is_behind
+        {
+            self.place(source, cursor.stream_seq + 1).await?;
+            info!(consumer = %source.target.consumer(), after = cursor.stream_seq, "reading by the consumer again");
+        }
+        let (Some(pull), Some(cursor)) = (self.pull.take(), self.cursor) else {
             return self.restart(source, deadline).await;
         };
-        let mut filling = Filling {
-            batch: RawBatch::default(),
-            runs: Vec::new(),
-            prefix: String::new(),
-            cursor,
-            events_max: events.max(1) as usize,
-            bytes_max: (bytes.max(1) as usize).min(BATCH_BYTES_MAX),
-            scratch: &mut self.scratch,
-        };
+        self.read_pull(source, pull, cursor, (events, bytes), deadline).await
+    }
+
+    async fn read_pull(
+        &mut self,
+        source: &Source<'_>,
+        mut pull: Pull,
+        cursor: Cursor,
+        (events, bytes): (u32, u32),
+        deadline: Instant,
+    ) -> Result<Fetched, Fault> {
+        let known = source.acks().known();
+        let mut filling = Filling::new(cursor, known, events, bytes, &mut self.scratch);
         let mut drained = collect(&mut pull, source.broker, &mut filling, deadline).await?;
         if matches!(drained, Drained::Empty) && self.drops != source.broker.drops() {
             // Whatever was dropped may have been the last of a request, with no later delivery to show the hole.
             drained = Drained::Broken("messages were dropped in the client".to_string());
         }
-        let Filling { batch, runs, prefix, cursor, .. } = filling;
+        let Filling { batch, runs, prefix, cursor, jumps, .. } = filling;
         let is_empty = batch.events.is_empty();
         if !is_empty && pull.is_unchecked {
-            let state = consumer_state(source.broker, source.target).await?;
-            if state.is_none_or(|state| state.created != *self.placed) {
-                warn!(consumer = %source.target.consumer(), "another process placed the consumer");
+            if !self.is_ours(source).await? {
                 pull.close().await;
                 return self.restart(source, deadline).await;
             }
             pull.is_unchecked = false;
         }
+        let holes = self.deleted.holes(source.broker, &source.target.stream, self.created, &jumps).await?;
         self.cursor = Some(cursor);
-        let reached = cursor.reached(&self.placed);
-        source.acks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add(&prefix, &runs, reached);
+        source.acks().add(&prefix, &runs, cursor.reached(&self.placed));
         if let Drained::Broken(reason) = &drained {
             warn!(consumer = %source.target.consumer(), after = cursor.stream_seq, reason, "consumer is placed again");
             pull.close().await;
             if is_empty {
                 return self.restart(source, deadline).await;
             }
-            return Ok(Fetched { batch, pending: cursor.pending, ..Fetched::default() });
+            return Ok(Fetched { batch, holes, pending: cursor.pending, ..Fetched::default() });
         }
-        let caught_up = cursor.pending == 0 && matches!(drained, Drained::Empty) && !pull.is_silent();
+        let is_caught_up = cursor.pending == 0 && matches!(drained, Drained::Empty) && !pull.is_silent();
         self.pull = Some(pull);
-        Ok(Fetched { batch, pending: cursor.pending, caught_up, restarted: false })
+        if !is_empty {
+            (self.looked, self.starved) = (None, None);
+            return Ok(Fetched { batch, holes, pending: cursor.pending, caught_up: is_caught_up, restarted: false });
+        }
+        self.look(source, cursor, is_caught_up).await
+    }
+
+    /// Nothing came: says whether anything is gone that will never come, or why nothing comes.
+    async fn look(&mut self, source: &Source<'_>, cursor: Cursor, is_caught_up: bool) -> Result<Fetched, Fault> {
+        let nothing = Fetched { pending: cursor.pending, caught_up: is_caught_up, ..Fetched::default() };
+        let is_due = if is_caught_up {
+            self.starved = None;
+            self.looked.is_none_or(|looked| looked.elapsed() >= LOOK)
+        } else {
+            // Something should come, and gets time to do so first.
+            self.starved.get_or_insert_with(Instant::now).elapsed() >= LOOK
+        };
+        if !is_due {
+            return Ok(nothing);
+        }
+        let Ok(info) = source.broker.stream_info(&source.target.stream).await else {
+            return Ok(Fetched { caught_up: false, ..nothing });
+        };
+        let Ok(Some(state)) = consumer_state(source.broker, source.target).await else {
+            return Ok(Fetched { caught_up: false, ..nothing });
+        };
+        if state.created != *self.placed || created(&info) != self.created {
+            // The pull will notice.
+            return Ok(Fetched { caught_up: false, ..nothing });
+        }
+        self.looked = Some(Instant::now());
+        self.starved = None;
+        if state.num_pending > 0 {
+            let limit = u64::try_from(state.config.max_ack_pending).unwrap_or(0);
+            if limit > 0 && state.num_ack_pending >= limit {
+                return Err(Fault::Unavailable(self.stopped(source, limit)));
+            }
+            return Ok(Fetched { caught_up: false, pending: state.num_pending, ..nothing });
+        }
+        if state.delivered.consumer_seq != cursor.consumer_seq {
+            return Ok(Fetched { caught_up: false, ..nothing });
+        }
+        // What was said to be behind the last delivery has expired since.
+        self.cursor = Some(Cursor { pending: 0, ..cursor });
+        let holes = self.settle(source, &info).await?;
+        Ok(Fetched { holes, pending: 0, caught_up: true, ..nothing })
+    }
+
+    /// Everything that the stream holds was delivered: what is gone behind that will never come, and is told now.
+    async fn settle(&mut self, source: &Source<'_>, info: &StreamInfo) -> Result<Vec<Hole>, Fault> {
+        let (from, last) = (source.acks().known() + 1, info.state.last_sequence);
+        let jumps: &[(u64, u64)] = if from <= last { &[(from, last)] } else { &[] };
+        let mut holes = self.deleted.among(source.broker, &source.target.stream, info, jumps).await?;
+        let mut acks = source.acks();
+        // A survey may have proven more in the meantime.
+        let known = acks.known();
+        holes.retain(|hole| known < hole.last);
+        if let Some(first) = holes.first_mut() {
+            first.first = first.first.max(known + 1);
+        }
+        acks.set_known(known.max(last));
+        if let Some(hole) = holes.last() {
+            acks.tell(hole.last);
+        }
+        Ok(holes)
+    }
+
+    /// Why deliveries have stopped although more is there.
+    fn stopped(&self, source: &Source<'_>, limit: u64) -> String {
+        let prefix = format!(".{}.{}.", source.target.stream, source.target.consumer());
+        let is_ack = |action, subject: &str| {
+            action == Action::Publish && subject.starts_with("$JS.ACK.") && subject.contains(&prefix)
+        };
+        let reason = self.placed_at.and_then(|placed| source.broker.denials().find(placed, is_ack));
+        let reason = reason.unwrap_or_else(|| "acknowledgements do not arrive".to_string());
+        format!("deliveries stopped at {limit} unacknowledged messages: {reason}")
+    }
+
+    /// Reads without the consumer, for as long as a message may come that would end the connection.
+    async fn read_singly(
+        &mut self,
+        source: &Source<'_>,
+        cursor: Cursor,
+        (events, bytes): (u32, u32),
+        deadline: Instant,
+    ) -> Result<Fetched, Fault> {
+        let Source { broker, target, .. } = source;
+        let info = broker.stream_info(&target.stream).await?;
+        let until = Instant::now() + WALK;
+        let mut care = self.care.clone();
+        let known = source.acks().known();
+        let mut filling = Filling::new(cursor, known, events, bytes, &mut self.scratch);
+        let mut is_end = false;
+        while care.is_reading() && !filling.is_full() && !is_end && Instant::now() < until {
+            let from = filling.cursor.stream_seq + 1;
+            let found = self.walk.next(broker, &target.stream, &target.subject, from).await?;
+            is_end = found.is_empty();
+            for message in &found {
+                if filling.is_full() {
+                    break;
+                }
+                if let Some(unreadable) = &message.unreadable
+                    && care.tell()
+                {
+                    let (sequence, reason) = (message.sequence, &unreadable.reason);
+                    warn!(stream = %target.stream, sequence, ?reason, "a message that no client can read was read past");
+                }
+                filling.take_stored(message);
+                care.met(message.sequence, message.unreadable.is_none());
+            }
+        }
+        let Filling { batch, mut cursor, jumps, .. } = filling;
+        if !self.is_ours(source).await? {
+            return self.restart(source, deadline).await;
+        }
+        let mut holes = self.deleted.holes(broker, &target.stream, self.created, &jumps).await?;
+        cursor.pending = if is_end { 0 } else { cursor.pending.max(1) };
+        (self.care, self.cursor) = (care, Some(cursor));
+        self.is_behind |= !batch.events.is_empty();
+        {
+            let mut acks = source.acks();
+            let known = acks.known().max(cursor.stream_seq);
+            acks.set_known(known);
+        }
+        if batch.events.is_empty() && is_end {
+            holes.extend(self.settle(source, &info).await?);
+            tokio::time::sleep_until(deadline).await;
+        }
+        Ok(Fetched { batch, holes, pending: cursor.pending, caught_up: is_end, restarted: false })
+    }
+
+    /// Whether the consumer is the one that was placed here.
+    async fn is_ours(&self, source: &Source<'_>) -> Result<bool, Fault> {
+        let state = consumer_state(source.broker, source.target).await?;
+        let is_ours = state.is_some_and(|state| state.created == *self.placed);
+        if !is_ours {
+            warn!(consumer = %source.target.consumer(), "another process placed the consumer");
+        }
+        Ok(is_ours)
     }
 
     /// Places the consumer behind the last answer, and answers with no event, so that the caller can check the streams
@@ -161,7 +314,7 @@ impl Fetcher {
             None => {
                 let state = consumer_state(source.broker, source.target).await?;
                 let next = state.map_or(0, |state| state.ack_floor.stream_seq) + 1;
-                self.reset(source, next).await?;
+                self.reset(source, next, next.saturating_sub(1)).await?;
                 return Ok(restarted(self.cursor.unwrap_or_default().pending));
             }
         };
@@ -178,26 +331,50 @@ impl Fetcher {
     async fn place(&mut self, source: &Source<'_>, next: u64) -> Result<(), Fault> {
         // The old inbox goes first: a request that still waits would take events from the placed consumer.
         self.close().await;
-        source.acks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clear();
+        source.acks().clear();
         let (losses, drops) = (source.broker.losses(), source.broker.drops());
-        let state = place_consumer(source.broker, source.target, next).await?;
+        if self.losses != losses {
+            self.note_loss(source).await?;
+            self.losses = losses;
+        }
+        let state = place_consumer(source.broker, source.target, next, source.options.ack_pending).await?;
         debug!(consumer = %source.target.consumer(), next, pending = state.num_pending, "consumer placed");
-        let size = PullSize {
-            messages: source.options.pull_messages,
-            bytes: source.options.pull_bytes,
-            requests: source.options.pull_requests,
-        };
-        let mut pull = Pull::open(source.broker, &source.target.stream, &source.target.consumer(), size).await?;
-        pull.top_up(source.broker).await?;
-        self.pull = Some(pull);
-        self.losses = losses;
+        if !self.care.is_reading() {
+            let size = PullSize {
+                messages: source.options.pull_messages,
+                bytes: source.options.pull_bytes,
+                requests: source.options.pull_requests,
+            };
+            let mut pull = Pull::open(source.broker, &source.target.stream, &source.target.consumer(), size).await?;
+            pull.top_up(source.broker).await?;
+            self.pull = Some(pull);
+        }
         self.drops = drops;
+        self.start = next;
+        self.is_behind = false;
+        (self.looked, self.starved) = (None, None);
+        self.placed_at = Some(std::time::Instant::now());
         let cursor =
             Cursor { stream_seq: next - 1, consumer_seq: state.delivered.consumer_seq, pending: state.num_pending };
         self.placed = state.created.into();
-        let reached = cursor.reached(&self.placed);
-        source.acks.lock().unwrap_or_else(std::sync::PoisonError::into_inner).add("", &[], reached);
+        source.acks().add("", &[], cursor.reached(&self.placed));
         self.cursor = Some(cursor);
+        Ok(())
+    }
+
+    /// The connection was lost: looks whether deliveries of our consumer were under way.
+    async fn note_loss(&mut self, source: &Source<'_>) -> Result<(), Fault> {
+        let Some(cursor) = self.cursor else { return Ok(()) };
+        let state = consumer_state(source.broker, source.target).await?;
+        let state = state.filter(|state| state.created == *self.placed);
+        let under_way = state.filter(|state| state.delivered.consumer_seq > cursor.consumer_seq);
+        self.care.lost(self.start, under_way.map(|state| state.delivered.stream_seq));
+        if self.care.is_reading() {
+            warn!(
+                consumer = %source.target.consumer(), from = self.start,
+                "the connection is lost whenever messages from here are delivered, reading them one at a time"
+            );
+        }
         Ok(())
     }
 
@@ -251,7 +428,7 @@ async fn collect(
 
 fn drain(pull: &mut Pull, filling: &mut Filling<'_>) -> Drained {
     loop {
-        if filling.batch.events.len() >= filling.events_max || filling.batch.data.len() >= filling.bytes_max {
+        if filling.is_full() {
             return Drained::Full;
         }
         match pull.try_next() {
@@ -264,95 +441,5 @@ fn drain(pull: &mut Pull, filling: &mut Filling<'_>) -> Drained {
                 }
             }
         }
-    }
-}
-
-impl Filling<'_> {
-    /// Copies one delivery; the error says why the consumer must be placed again.
-    fn take(&mut self, message: &Message) -> Result<(), String> {
-        let reply = message.reply.as_ref().map_or("", |reply| reply.as_str());
-        let delivery = ack::parse(reply).ok_or_else(|| format!("delivery without an ack subject: {reply:?}"))?;
-        if delivery.consumer_seq != self.cursor.consumer_seq + 1 {
-            let expected = self.cursor.consumer_seq + 1;
-            return Err(format!("delivery {} came where {expected} was due", delivery.consumer_seq));
-        }
-        self.cursor.consumer_seq = delivery.consumer_seq;
-        self.cursor.pending = delivery.pending;
-        if delivery.stream_seq <= self.cursor.stream_seq {
-            // Delivered again after its ack was overdue.
-            return Ok(());
-        }
-        self.cursor.stream_seq = delivery.stream_seq;
-        if self.prefix.is_empty() {
-            self.prefix.push_str(&reply[..delivery.prefix_len]);
-        }
-        ack::extend(&mut self.runs, delivery.stream_seq, delivery.consumer_seq);
-        self.scratch.clear();
-        if let Some(headers) = &message.headers {
-            write_headers(self.scratch, headers);
-        }
-        let published = WallTime(delivery.stored_nanos.div_euclid(1_000_000));
-        let subject = message.subject.as_bytes();
-        self.batch.push(delivery.stream_seq, published, subject, self.scratch, &message.payload);
-        Ok(())
-    }
-}
-
-/// `name: value\r\n` per header, in the order of names: the same message gives the same bytes every time.
-fn write_headers(out: &mut Vec<u8>, headers: &HeaderMap) {
-    let mut sorted: Vec<(&str, _)> = headers.iter().map(|(name, values)| (name.as_ref(), values)).collect();
-    sorted.sort_unstable_by_key(|(name, _)| *name);
-    for (name, values) in sorted {
-        for value in values {
-            for part in [name, ": ", value.as_str(), "\r\n"] {
-                out.extend_from_slice(part.as_bytes());
-            }
-        }
-    }
-}
-
-/// State of the durable consumer, if there is one.
-pub(crate) async fn consumer_state(broker: &Broker, target: &Target) -> Result<Option<ConsumerState>, Fault> {
-    let verb = format!("CONSUMER.INFO.{}.{}", target.stream, target.consumer());
-    match broker.api(&target.stream, &verb, &json!({})).await {
-        Ok(state) => Ok(Some(state)),
-        Err(fault) if fault.is(Class::NoConsumer) => Ok(None),
-        Err(fault) => Err(fault),
-    }
-}
-
-/// Makes the durable consumer anew, so that it delivers from `next` on.
-async fn place_consumer(broker: &Broker, target: &Target, next: u64) -> Result<ConsumerState, Fault> {
-    delete_consumer(broker, target).await?;
-    let name = target.consumer();
-    let inbox = broker.client().new_inbox();
-    let config = json!({
-        "name": name,
-        "durable_name": name,
-        "description": format!("pelton: pipeline {}, partition {}", target.pipeline, target.partition),
-        // Two processes that place it at the same position at the same time must not both be told that they made it.
-        "metadata": { "pelton-placed-by": inbox.rsplit('.').next().unwrap_or(&inbox) },
-        "deliver_policy": "by_start_sequence",
-        "opt_start_seq": next,
-        "ack_policy": "all",
-        "ack_wait": ACK_WAIT.as_nanos() as u64,
-        "max_deliver": -1,
-        "max_ack_pending": ACK_PENDING_MAX,
-        "filter_subject": target.subject,
-        "replay_policy": "instant",
-        "num_replicas": 0,
-    });
-    let verb = format!("CONSUMER.CREATE.{}.{name}.{}", target.stream, target.subject);
-    let body = json!({ "stream_name": target.stream, "config": config, "action": "create" });
-    broker.api(&target.stream, &verb, &body).await
-}
-
-/// Deletes the consumer; it is fine when there is none.
-pub(crate) async fn delete_consumer(broker: &Broker, target: &Target) -> Result<(), Fault> {
-    let verb = format!("CONSUMER.DELETE.{}.{}", target.stream, target.consumer());
-    match broker.api::<Value>(&target.stream, &verb, &json!({})).await {
-        Ok(_) => Ok(()),
-        Err(fault) if fault.is(Class::NoConsumer) => Ok(()),
-        Err(fault) => Err(fault),
     }
 }

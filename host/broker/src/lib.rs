@@ -10,30 +10,54 @@
 #![forbid(unsafe_code)]
 
 mod ack;
+mod ack_pending;
 mod api;
+mod batches;
+mod bucket;
+mod care;
 mod changes;
 mod code;
 mod connect;
+mod consumer;
 mod context;
 mod expect;
 mod fetch;
+mod filling;
+mod headers;
+mod holes;
+mod input;
+mod inspect;
+mod lag;
 mod lease;
+mod link;
 mod log;
 mod names;
+mod options;
+mod part;
+mod patch;
 mod producer;
 mod provision;
 mod publish;
 mod pull;
+mod reasons;
+mod rights;
 mod snapshot;
+mod stored;
 mod survey;
 mod tail;
 #[doc(hidden)]
 pub mod testing;
 
-pub use connect::{Broker, BrokerError, ConnectOptions, Tls, VERSION_MIN};
+pub use batches::BatchProducer;
+pub use connect::{Broker, BrokerError, Trouble, VERSION_MIN};
 pub use context::load_context;
+pub use inspect::{Checked, Note, check};
+pub use lag::{Lag, lag};
+pub use lease::{LeaseHolder, lease_holder};
 pub use log::{Log, LogOptions, Target};
 pub use names::{LEASE_BUCKET, consumer, log_stream, marker_filter, prefix, snapshot_bucket, source_subject};
+pub use options::{ConnectOptions, Tls};
 pub use producer::{Producer, ProducerError};
-pub use provision::{Down, Drift, ProvisionOptions, Provisioned, down, up, verify};
+pub use provision::{Asked, Down, Drift, ProvisionOptions, Provisioned, down, up, verify};
+pub use rights::rights;
 pub use tail::{Tail, Tailed, tail};

@@ -16,8 +16,9 @@ use crate::api::within;
 use crate::connect::{API_TIMEOUT, Broker};
 use crate::fetch::{Fetcher, Source};
 use crate::lease::Lease;
+use crate::part::{self, Place};
 use crate::publish::Publisher;
-use crate::{changes, names, snapshot, survey};
+use crate::{ack_pending, changes, names, snapshot, survey};
 
 /// Which partition of which pipeline, and where its events come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,10 +69,16 @@ pub struct LogOptions {
     pub pull_bytes: u32,
     /// Pull requests in flight.
     pub pull_requests: u32,
+    /// Deliveries that may be without an ack; more than two epochs of any size, so that nothing waits for acks.
+    pub ack_pending: u64,
     /// Who holds the lease, for people: usually the host name.
     pub holder: String,
+    /// Id of the store that this process has locked: a lease that an earlier process on it left is taken over at once.
+    pub store: Option<String>,
     /// Bytes of one part of an answer to `Changes`, about.
     pub changes_bytes: usize,
+    /// Chunks of a snapshot without an object are deleted when the last of them is so old.
+    pub abandoned_after: Duration,
 }
 
 impl Default for LogOptions {
@@ -82,8 +89,11 @@ impl Default for LogOptions {
             pull_messages: 8192,
             pull_bytes: 8 << 20,
             pull_requests: 3,
+            ack_pending: ack_pending::WANTED,
             holder: "unnamed".to_string(),
+            store: None,
             changes_bytes: 16 << 20,
+            abandoned_after: Duration::from_secs(3600),
         }
     }
 }
@@ -103,13 +113,15 @@ struct Inner {
     /// Deliveries without an ack: added by fetches, taken by acks.
     acks: StdMutex<Acks>,
     lease: Mutex<Lease>,
+    /// Where the last part of a snapshot ended.
+    place: StdMutex<Place>,
 }
 
 impl Log {
     /// Does no IO: streams are made by [`up`](crate::up), the consumer by the first reset.
     #[must_use]
     pub fn new(broker: &Broker, target: Target, options: LogOptions) -> Log {
-        let lease = Lease::new(broker, &target, &options.holder);
+        let lease = Lease::new(broker, &target, &options.holder, options.store.clone());
         Log {
             inner: Arc::new(Inner {
                 broker: broker.clone(),
@@ -119,6 +131,7 @@ impl Log {
                 fetcher: Mutex::default(),
                 acks: StdMutex::default(),
                 lease: Mutex::new(lease),
+                place: StdMutex::default(),
             }),
         }
     }
@@ -139,26 +152,34 @@ impl Log {
     /// Dropping the future of a fetch loses no event: the next fetch says `restarted` and continues. Dropping a
     /// publish leaves its outcome unknown.
     pub async fn perform(&self, request: Request) -> Response {
-        let Inner { broker, target, options, acks, .. } = &*self.inner;
+        let Inner { broker, target, options, acks, place, .. } = &*self.inner;
         match request {
             Request::AcquireLease => self.inner.lease.lock().await.acquire(broker).await,
             Request::RenewLease { revision } => self.inner.lease.lock().await.renew(broker, revision).await,
             Request::ReleaseLease { revision } => self.inner.lease.lock().await.release(broker, revision).await,
-            Request::Survey { input_sequence, epoch } => survey::survey(broker, target, acks, input_sequence, epoch)
-                .await
-                .map_or_else(Response::from, |survey| Response::Survey(Box::new(survey))),
+            Request::Survey { input_sequence, epoch, history } => {
+                Box::pin(survey::survey(broker, target, acks, input_sequence, epoch, history))
+                    .await
+                    .map_or_else(Response::from, |survey| Response::Survey(Box::new(survey)))
+            }
             Request::Changes { after, up_to } => changes::read(broker, target, after, up_to, options.changes_bytes)
                 .await
                 .map_or_else(Response::from, Response::Changes),
-            Request::LoadSnapshot { epoch_max } => snapshot::load(broker, target, epoch_max)
+            Request::FindSnapshot { epoch_max } => snapshot::find(broker, target, epoch_max)
                 .await
-                .map_or_else(Response::from, |found| Response::Snapshot(found.map(Box::new))),
-            Request::SaveSnapshot { snapshot } => snapshot::save(broker, target, &snapshot)
+                .map_or_else(Response::from, |found| Response::SnapshotFound(found.map(Box::new))),
+            Request::ReadSnapshot { found, offset } => part::read(broker, target, &found, offset, place)
+                .await
+                .map_or_else(Response::from, Response::SnapshotPart),
+            Request::SaveSnapshot { snapshot } => snapshot::save(broker, target, &snapshot, options.abandoned_after)
                 .await
                 .map_or_else(Response::from, |()| Response::SnapshotSaved),
-            Request::Reset { next } => {
+            Request::Reset { next, read_through } => {
                 let mut fetcher = self.inner.fetcher.lock().await;
-                fetcher.reset(&self.source(), next).await.map_or_else(Response::from, |()| Response::Reset)
+                fetcher
+                    .reset(&self.source(), next, read_through)
+                    .await
+                    .map_or_else(Response::from, |()| Response::Reset)
             }
             Request::Fetch { events, bytes } => {
                 let mut fetcher = self.inner.fetcher.lock().await;
@@ -185,7 +206,8 @@ impl Log {
         if let Some(subject) = subject
             && self.inner.broker.connected()
         {
-            let publish = self.inner.broker.client().publish(subject, Bytes::from_static(b"+ACK"));
+            let client = self.inner.broker.client();
+            let publish = client.publish(subject, Bytes::from_static(b"+ACK"));
             let _ = within(API_TIMEOUT, "ack", publish).await;
         }
         Response::Acked

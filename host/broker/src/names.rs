@@ -5,6 +5,8 @@ use pelton_engine::plan::Plan;
 /// Key-value bucket of all leases of an account.
 pub const LEASE_BUCKET: &str = "PELTON_leases";
 
+const DEFAULT_PREFIX: &str = "$JS.API";
+
 /// The pipeline stream: outputs, dead letters, late rows, changes and markers.
 #[must_use]
 pub fn log_stream(pipeline: &str) -> String {
@@ -51,7 +53,13 @@ pub(crate) fn object_stream(bucket: &str) -> String {
     format!("OBJ_{bucket}")
 }
 
-/// Subject of one lease.
+/// Where a client publishes to a subject of the key-value space: in a domain, through the prefix of its API, since the
+/// bare subject does not pass a leaf node. Objects (`$O.`) and all else pass as they are.
+pub(crate) fn in_domain(api_prefix: &str, subject: &str) -> String {
+    if api_prefix == DEFAULT_PREFIX { subject.to_string() } else { format!("{api_prefix}.{subject}") }
+}
+
+/// Subject of one lease, as it is stored.
 pub(crate) fn lease_subject(pipeline: &str, partition: u32) -> String {
     format!("$KV.{LEASE_BUCKET}.{pipeline}.{partition}")
 }

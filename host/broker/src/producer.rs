@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_nats::jetstream::response::Response as ApiResponse;
-use async_nats::{HeaderMap, Message, Subscriber};
+use async_nats::{Client, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde_json::Value;
@@ -17,7 +17,7 @@ use crate::connect::Broker;
 /// Events in flight without an ack.
 const WINDOW: usize = 4096;
 /// A server that syncs every write may take seconds for a whole window, and answers at its end.
-const ACK_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const ACK_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why an event was not stored, or may not have been.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +28,9 @@ pub enum ProducerError {
     /// Acks are overdue.
     #[error("{missing} events have no ack after {} s", ACK_TIMEOUT.as_secs())]
     Unknown { missing: usize },
+    /// The connection was lost, and with it the acks of what was under way.
+    #[error("the connection was lost: {missing} events have no ack and may be stored or not")]
+    Lost { missing: u64 },
     /// The client refused it: subject, size or a closed connection.
     #[error("cannot send: {0}")]
     Send(String),
@@ -36,6 +39,9 @@ pub enum ProducerError {
 /// Publishes events at least once each; create one per task.
 pub struct Producer {
     broker: Broker,
+    client: Client,
+    /// Connections lost when it was made: with another one the acks of what was sent do not come.
+    losses: u64,
     inbox: String,
     window: Arc<Semaphore>,
     /// First refusal, set by the task that counts acks.
@@ -50,16 +56,14 @@ impl Producer {
     /// # Errors
     /// When the connection is closed.
     pub async fn new(broker: &Broker) -> Result<Producer, ProducerError> {
-        let inbox = broker.client().new_inbox();
-        let subscriber = broker
-            .client()
-            .subscribe(format!("{inbox}.*"))
-            .await
-            .map_err(|error| ProducerError::Send(chain(&error)))?;
+        let (client, losses) = (broker.client(), broker.losses());
+        let inbox = client.new_inbox();
+        let subscriber =
+            client.subscribe(format!("{inbox}.*")).await.map_err(|error| ProducerError::Send(chain(&error)))?;
         let window = Arc::new(Semaphore::new(WINDOW));
         let refused = Arc::new(Mutex::new(None));
         let counting = tokio::spawn(count_acks(subscriber, Arc::clone(&window), Arc::clone(&refused)));
-        Ok(Producer { broker: broker.clone(), inbox, window, refused, sent: 0, counting })
+        Ok(Producer { broker: broker.clone(), client, losses, inbox, window, refused, sent: 0, counting })
     }
 
     /// Sends one event; waits only when too many are in flight.
@@ -84,15 +88,29 @@ impl Producer {
     }
 
     async fn send(&mut self, subject: String, headers: Option<HeaderMap>, payload: Bytes) -> Result<(), ProducerError> {
+        if self.window.available_permits() == WINDOW {
+            // Nothing was under way when a connection was lost.
+            self.losses = self.broker.losses();
+        }
         self.permits(1).await?;
         self.sent += 1;
         let reply = format!("{}.{}", self.inbox, self.sent);
-        let client = self.broker.client();
-        let sent = match headers {
-            Some(headers) => client.publish_with_reply_and_headers(subject, reply, headers, payload).await,
-            None => client.publish_with_reply(subject, reply, payload).await,
+        let client = &self.client;
+        let send = async {
+            match headers {
+                Some(headers) => client.publish_with_reply_and_headers(subject, reply, headers, payload).await,
+                None => client.publish_with_reply(subject, reply, payload).await,
+            }
         };
-        sent.map_err(|error| ProducerError::Send(chain(&error)))
+        // A client that is not connected takes only so much, and then waits.
+        tokio::select! {
+            biased;
+            sent = send => sent.map_err(|error| ProducerError::Send(chain(&error))),
+            () = self.loss() => Err(self.lost()),
+            () = tokio::time::sleep(ACK_TIMEOUT) => {
+                Err(ProducerError::Unknown { missing: WINDOW - self.window.available_permits() })
+            }
+        }
     }
 
     /// Waits until every event has its ack; how many were stored since the start.
@@ -117,7 +135,13 @@ impl Producer {
         let mut free = self.window.available_permits();
         loop {
             // Any ack within the limit is progress.
-            match tokio::time::timeout(ACK_TIMEOUT, self.window.acquire_many(wanted)).await {
+            let acks = tokio::time::timeout(ACK_TIMEOUT, self.window.acquire_many(wanted));
+            let acks = tokio::select! {
+                biased;
+                acks = acks => acks,
+                () = self.loss() => return Err(self.lost()),
+            };
+            match acks {
                 Ok(Ok(permits)) => {
                     permits.forget();
                     return self.check();
@@ -133,6 +157,16 @@ impl Producer {
                 }
             }
         }
+    }
+
+    /// Ends when the connection is another one.
+    async fn loss(&self) {
+        let _ = self.broker.link().wait_for(|link| link.losses != self.losses).await;
+    }
+
+    fn lost(&self) -> ProducerError {
+        let missing = (WINDOW - self.window.available_permits()) as u64;
+        self.check().err().unwrap_or(ProducerError::Lost { missing })
     }
 
     fn check(&self) -> Result<(), ProducerError> {

@@ -6,10 +6,11 @@ use pelton_engine::plan::Plan;
 use serde_json::{Value, json};
 use tracing::info;
 
-use crate::api::{Fault, chain};
+use crate::api::Fault;
 use crate::connect::{Broker, BrokerError};
-use crate::expect::{Expected, compare, streams};
-use crate::fetch::delete_consumer;
+use crate::consumer::delete_consumer;
+use crate::expect::{Expected, asked, streams};
+use crate::inspect::{self, Note};
 use crate::log::Target;
 use crate::names::{self, LEASE_BUCKET};
 
@@ -22,30 +23,56 @@ pub struct ProvisionOptions {
     pub lease_ttl: Duration,
     /// Bound of the pipeline stream; when it is full, the pipeline pauses.
     pub log_max_bytes: Option<u64>,
+    /// Which of these somebody asked for, so that [`up`] tells where streams that exist have another value.
+    pub asked: Asked,
+}
+
+/// Options that were given, not defaults.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked {
+    pub replicas: bool,
+    pub lease_ttl: bool,
 }
 
 impl Default for ProvisionOptions {
     fn default() -> ProvisionOptions {
-        ProvisionOptions { replicas: 1, lease_ttl: Duration::from_secs(10), log_max_bytes: None }
+        ProvisionOptions {
+            replicas: 1,
+            lease_ttl: Duration::from_secs(10),
+            log_max_bytes: None,
+            asked: Asked::default(),
+        }
     }
 }
 
-/// A setting that is not as expected; values as JSON.
+/// A setting that is not as expected and stops or spoils the work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drift {
+    /// Empty when it is one of the server or the account.
     pub stream: String,
     /// As the server names it; `stream` when the whole stream is not there.
     pub setting: String,
     pub expected: String,
     pub found: String,
+    /// What goes wrong; empty when that is plain.
+    pub why: &'static str,
+    pub remedy: String,
 }
 
 impl std::fmt::Display for Drift {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Drift { stream, setting, expected, found } = self;
-        write!(f, "stream {stream}: {setting} is {found}, expected {expected}")
+        let Drift { stream, setting, expected, found, why, .. } = self;
+        match (stream.as_str(), setting.as_str()) {
+            ("", _) => write!(f, "broker: {setting} is {found}, expected {expected}")?,
+            (_, WHOLE_STREAM) => return write!(f, "stream {stream} is {found}"),
+            _ => write!(f, "stream {stream}: {setting} is {found}, expected {expected}")?,
+        }
+        if why.is_empty() { Ok(()) } else { write!(f, " ({why})") }
     }
 }
+
+/// "Setting" of a stream that is not there.
+const WHOLE_STREAM: &str = "stream";
 
 /// What [`up`] did and found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,6 +81,8 @@ pub struct Provisioned {
     pub created: Vec<String>,
     /// What was there and is different. It is left as it is.
     pub drift: Vec<Drift>,
+    /// What works and should be known.
+    pub notes: Vec<Note>,
 }
 
 /// What [`down`] deletes beside the pipeline stream, the snapshots, the leases and the consumers.
@@ -72,40 +101,33 @@ pub struct Down {
 pub async fn up(broker: &Broker, plan: &Plan, options: &ProvisionOptions) -> Result<Provisioned, BrokerError> {
     let mut provisioned = Provisioned::default();
     for expected in streams(plan, options) {
-        let found = check(broker, &expected).await?;
-        let Some(drift) = found else {
-            if !expected.is_ours {
-                provisioned.drift.push(missing(&expected));
-                continue;
+        let name = expected.config.name.clone();
+        let fail = |fault: Fault| request(format!("look at stream {name}"), fault.to_string());
+        match inspect::found(broker, &expected).await.map_err(fail)? {
+            Some(info) => provisioned.drift.extend(asked(&expected, &info.config, options)),
+            None if expected.is_ours => {
+                let config = serde_json::to_value(&expected.config)
+                    .map_err(|error| request(format!("create stream {name}"), error.to_string()))?;
+                let created = broker.api::<Value>(&name, &format!("STREAM.CREATE.{name}"), &config).await;
+                created.map_err(|fault| request(format!("create stream {name}"), fault.to_string()))?;
+                info!(stream = %name, "stream created");
+                provisioned.created.push(name);
             }
-            let name = expected.config.name.clone();
-            broker
-                .context()
-                .create_stream(expected.config)
-                .await
-                .map_err(|error| request(format!("create stream {name}"), chain(&error)))?;
-            info!(stream = %name, "stream created");
-            provisioned.created.push(name);
-            continue;
-        };
-        provisioned.drift.extend(drift);
+            None => {}
+        }
     }
+    let checked = inspect::check(broker, plan, options).await?;
+    provisioned.drift.extend(checked.drift);
+    provisioned.notes = checked.notes;
     Ok(provisioned)
 }
 
-/// What differs from the plan, missing streams included; nothing is changed. For every start.
+/// What stops or spoils the work, missing streams included; nothing is changed.
 ///
 /// # Errors
 /// When the server does not answer.
 pub async fn verify(broker: &Broker, plan: &Plan, options: &ProvisionOptions) -> Result<Vec<Drift>, BrokerError> {
-    let mut drift = Vec::new();
-    for expected in streams(plan, options) {
-        match check(broker, &expected).await? {
-            Some(found) => drift.extend(found),
-            None => drift.push(missing(&expected)),
-        }
-    }
-    Ok(drift)
+    Ok(inspect::check(broker, plan, options).await?.drift)
 }
 
 /// Deletes what [`up`] made; the names of what was deleted. What is not there is passed over.
@@ -153,24 +175,21 @@ async fn forget_leases(broker: &Broker, plan: &Plan) -> Result<(), BrokerError> 
     }
 }
 
-/// `None` when the stream is not there.
-async fn check(broker: &Broker, expected: &Expected) -> Result<Option<Vec<Drift>>, BrokerError> {
-    match broker.stream_info(&expected.config.name).await {
-        Ok(info) => Ok(Some(compare(expected, &info.config))),
-        Err(Fault::Missing(_)) => Ok(None),
-        Err(fault) => Err(request(format!("look at stream {}", expected.config.name), fault.to_string())),
-    }
-}
-
-fn missing(expected: &Expected) -> Drift {
+pub(crate) fn missing(expected: &Expected) -> Drift {
     Drift {
         stream: expected.config.name.clone(),
-        setting: "stream".to_string(),
+        setting: WHOLE_STREAM.to_string(),
         expected: "to be there".to_string(),
         found: "missing".to_string(),
+        why: "",
+        remedy: if expected.is_ours {
+            "`pelton up PIPELINE` creates what is missing".to_string()
+        } else {
+            "make it, or let `pelton up` make it by a table `[source.create]` in the pipeline file".to_string()
+        },
     }
 }
 
-fn request(what: String, cause: String) -> BrokerError {
+pub(crate) fn request(what: String, cause: String) -> BrokerError {
     BrokerError::Request { what, cause }
 }

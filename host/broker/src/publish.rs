@@ -2,35 +2,32 @@
 //!
 //! The batch goes out without waiting for single answers: the first message and the commit carry a reply subject below
 //! one inbox of the partition, everything between them none. An error to the first message ends the wait at once.
+//!
+//! Header lines go out in the order in which the epoch has them, so that the same epoch is the same bytes each time, but
+//! for the id of the batch.
 
 use std::ops::Range;
-use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response as ApiResponse;
-use async_nats::{Message, Subscriber};
+use async_nats::{Client, Message, PublishError, PublishErrorKind, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use pelton_engine::epoch::{CHANGE_BYTES_MAX, Epoch};
 use pelton_engine::log::{Fence, Published};
 
-use crate::api::chain;
-use crate::code;
-use crate::connect::Broker;
+use crate::api::{chain, within};
+use crate::connect::{API_TIMEOUT, Broker};
+use crate::link::Action;
+use crate::{code, headers};
 
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
 const BATCH_ID: &str = "Nats-Batch-Id";
 const BATCH_SEQUENCE: &str = "Nats-Batch-Sequence";
 const BATCH_COMMIT: &str = "Nats-Batch-Commit";
-/// Headers with this prefix are commands to the server.
-const COMMAND: &str = "Nats-";
-/// Put before the name of a kept header that would be a command: a dead letter that carries the `Nats-Msg-Id` or the
-/// expectations of its event must not make the server refuse the batch.
-const KEPT: &str = "Pelton-Kept-";
 
 /// Publishes the epochs of one partition, one at a time.
 #[derive(Default)]
@@ -43,12 +40,15 @@ pub(crate) struct Publisher {
 struct Replies {
     inbox: String,
     subscriber: Subscriber,
+    /// Which client it was made with; with another one it is gone.
+    session: u64,
 }
 
 /// One message of the batch before its batch headers.
 struct Outgoing {
     subject: String,
-    headers: HeaderMap,
+    /// `name: value\r\n` per header.
+    headers: String,
     payload: Bytes,
 }
 
@@ -68,7 +68,7 @@ impl Publisher {
     /// Publishes the batch and waits for its fate, at most `limit`.
     ///
     /// `Stored` only when the server confirmed every message; `Unknown` on a lost connection or no answer in time;
-    /// `Refused` only when nothing can have been stored.
+    /// `Refused` only when nothing can have been stored; `Permanent` when besides the same bytes will always be refused.
     pub(crate) async fn publish(
         &mut self,
         broker: &Broker,
@@ -82,56 +82,107 @@ impl Publisher {
         }
         let batch = match batch(prefix, epoch, fence) {
             Ok(batch) => batch,
-            Err(text) => return Published::Refused(text),
+            Err(text) => return Published::Permanent(text),
         };
+        if let Err(text) = self.listen(broker).await {
+            return Published::Refused(text);
+        }
+        let inbox = self.replies.as_ref().map(|replies| replies.inbox.clone()).unwrap_or_default();
+        let is_inbox = |action, subject: &str| action == Action::Subscribe && subject.starts_with(&inbox);
+        let is_batch = |action, subject: &str| {
+            let rest = subject.strip_prefix(prefix);
+            action == Action::Publish && rest.is_some_and(|rest| rest.starts_with('.'))
+        };
+        let since = Instant::now();
+        if let Some(text) = broker.denials().find(since, is_inbox) {
+            return Published::Refused(text);
+        }
         let mut link = broker.link();
         let losses = broker.losses();
         tokio::select! {
             outcome = tokio::time::timeout(limit, self.send_and_wait(broker, batch)) => outcome.unwrap_or_else(|_| {
                 Published::Unknown(format!("no answer to the batch within {} ms", limit.as_millis()))
             }),
+            // A batch that lacks a message is never stored.
+            text = broker.denials().wait(since, is_batch) => Published::Refused(text),
+            text = broker.denials().wait(since, is_inbox) => Published::Unknown(text),
             _ = link.wait_for(|link| link.losses != losses) => {
                 Published::Unknown("connection lost while the batch was in flight".to_string())
             }
         }
     }
 
+    /// Subscribes for answers, with the client that is in use.
+    async fn listen(&mut self, broker: &Broker) -> Result<(), String> {
+        let session = broker.session();
+        if self.replies.as_ref().is_some_and(|replies| replies.session == session) {
+            return Ok(());
+        }
+        let client = broker.client();
+        let inbox = client.new_inbox();
+        let subscribe = client.subscribe(format!("{inbox}.>"));
+        let subscriber =
+            within(API_TIMEOUT, "subscribe for answers", subscribe).await.map_err(|fault| fault.to_string())?;
+        self.replies = Some(Replies { inbox, subscriber, session });
+        Ok(())
+    }
+
     async fn send_and_wait(&mut self, broker: &Broker, batch: Vec<Outgoing>) -> Published {
         let client = broker.client();
-        if self.replies.is_none() {
-            let inbox = client.new_inbox();
-            match client.subscribe(format!("{inbox}.>")).await {
-                Ok(subscriber) => self.replies = Some(Replies { inbox, subscriber }),
-                Err(error) => return Published::Refused(format!("cannot subscribe for answers: {}", chain(&error))),
-            }
-        }
         self.attempt += 1;
         let Some(replies) = &mut self.replies else {
             return Published::Refused("no inbox for answers".to_string());
         };
-        let id = unique(broker);
+        let id = unique(&client);
         let count = batch.len();
         let attempt = format!("{}.{}.", replies.inbox, self.attempt);
-        for (idx, mut message) in batch.into_iter().enumerate() {
-            message.headers.insert(BATCH_ID, id.as_str());
-            message.headers.insert(BATCH_SEQUENCE, HeaderValue::from(idx + 1));
+        for (idx, message) in batch.into_iter().enumerate() {
             let is_last = idx + 1 == count;
-            if is_last {
-                message.headers.insert(BATCH_COMMIT, "1");
-            }
-            let sent = if idx == 0 || is_last {
-                let reply = format!("{attempt}{}", idx + 1);
-                client.publish_with_reply_and_headers(message.subject, reply, message.headers, message.payload).await
-            } else {
-                client.publish_with_headers(message.subject, message.headers, message.payload).await
-            };
-            if let Err(error) = sent {
+            let reply = (idx == 0 || is_last).then(|| format!("{attempt}{}", idx + 1));
+            if let Err(refusal) = send(&client, message, &id, idx + 1, is_last, reply).await {
                 // The commit was not sent, so the batch cannot land.
-                return Published::Refused(format!("message {} of {count}: {}", idx + 1, chain(&error)));
+                let text = format!("message {} of {count}: {}", idx + 1, refusal.text);
+                return if refusal.is_permanent { Published::Permanent(text) } else { Published::Refused(text) };
             }
         }
         replies.wait(&attempt, &id, count).await
     }
+}
+
+/// Why the client did not take a message.
+struct Refusal {
+    text: String,
+    is_permanent: bool,
+}
+
+impl From<PublishError> for Refusal {
+    fn from(error: PublishError) -> Refusal {
+        let is_permanent = match error.kind() {
+            PublishErrorKind::MaxPayloadExceeded | PublishErrorKind::InvalidSubject => true,
+            PublishErrorKind::Send => false,
+        };
+        Refusal { text: chain(&error), is_permanent }
+    }
+}
+
+/// Sends one message of a batch; `number` counts from 1.
+async fn send(
+    client: &Client,
+    message: Outgoing,
+    id: &str,
+    number: usize,
+    is_last: bool,
+    reply: Option<String>,
+) -> Result<(), Refusal> {
+    let commit = if is_last { format!("{BATCH_COMMIT}: 1\r\n") } else { String::new() };
+    let mut lines = format!("{id}\r\n{BATCH_SEQUENCE}: {number}\r\n{commit}{}", message.headers);
+    lines.truncate(lines.len() - "\r\n".len());
+    let headers = headers::verbatim(BATCH_ID, lines).map_err(|text| Refusal { text, is_permanent: false })?;
+    match reply {
+        Some(reply) => client.publish_with_reply_and_headers(message.subject, reply, headers, message.payload).await?,
+        None => client.publish_with_headers(message.subject, headers, message.payload).await?,
+    }
+    Ok(())
 }
 
 impl Replies {
@@ -170,8 +221,8 @@ fn answer(message: &Message, is_commit: bool, id: &str, count: usize) -> Option<
 }
 
 /// A batch id that no other attempt has: the unique part of a fresh inbox.
-fn unique(broker: &Broker) -> String {
-    let inbox = broker.client().new_inbox();
+fn unique(client: &Client) -> String {
+    let inbox = client.new_inbox();
     inbox.rsplit('.').next().unwrap_or(&inbox).to_string()
 }
 
@@ -181,13 +232,10 @@ fn batch(prefix: &str, epoch: &Arc<Epoch>, fence: &Fence) -> Result<Vec<Outgoing
     let delta = Bytes::from_owner(Shared { epoch: Arc::clone(epoch), part: |epoch| &epoch.delta });
     for (idx, chunk) in epoch.changes().enumerate() {
         let start = idx * CHANGE_BYTES_MAX;
-        let mut headers = HeaderMap::new();
-        if idx == 0
-            && let Some(slot) = &fence.slot
-        {
-            headers.insert(EXPECTED, HeaderValue::from(fence.sequence));
-            headers.insert(EXPECTED_SUBJECT, header_value(&format!("{prefix}.mark.{slot}"))?);
-        }
+        let headers = match &fence.slot {
+            Some(slot) if idx == 0 => expectation(fence.sequence, &format!("{prefix}.mark.{slot}")),
+            _ => String::new(),
+        };
         let payload = delta.slice(start..start + chunk.len());
         messages.push(Outgoing { subject: format!("{prefix}.chg"), headers, payload });
     }
@@ -195,63 +243,22 @@ fn batch(prefix: &str, epoch: &Arc<Epoch>, fence: &Fence) -> Result<Vec<Outgoing
     for (idx, row) in epoch.records.rows.iter().enumerate() {
         let suffix = std::str::from_utf8(epoch.records.slice(&row.subject))
             .map_err(|_| format!("record {idx}: its subject is not text"))?;
-        let headers =
-            parse_headers(epoch.records.slice(&row.headers)).map_err(|text| format!("record {idx}: {text}"))?;
+        let mut headers = String::new();
+        headers::keep(&mut headers, epoch.records.slice(&row.headers));
         let payload = arena.slice(to_usize(&row.payload));
         messages.push(Outgoing { subject: format!("{prefix}.{suffix}"), headers, payload });
     }
-    let mut headers = HeaderMap::new();
-    headers.insert(EXPECTED, HeaderValue::from(fence.sequence));
-    headers.insert(EXPECTED_SUBJECT, header_value(&crate::names::marker_filter(prefix))?);
+    let headers = expectation(fence.sequence, &crate::names::marker_filter(prefix));
     let subject = format!("{prefix}.mark.{}", epoch.marker.slot());
     messages.push(Outgoing { subject, headers, payload: Bytes::from(epoch.marker.encode()) });
     Ok(messages)
 }
 
+/// "The last message of `subject` is at `sequence`."
+fn expectation(sequence: u64, subject: &str) -> String {
+    format!("{EXPECTED}: {sequence}\r\n{EXPECTED_SUBJECT}: {subject}\r\n")
+}
+
 fn to_usize(range: &Range<u32>) -> Range<usize> {
     range.start as usize..range.end as usize
-}
-
-fn header_value(text: &str) -> Result<HeaderValue, String> {
-    HeaderValue::from_str(text).map_err(|error| format!("header value {text:?}: {error}"))
-}
-
-/// Reads a block of `name: value\r\n` lines; commands to the server become plain headers.
-fn parse_headers(block: &[u8]) -> Result<HeaderMap, String> {
-    let mut headers = HeaderMap::new();
-    if block.is_empty() {
-        return Ok(headers);
-    }
-    let text = String::from_utf8_lossy(block);
-    for line in text.split("\r\n").filter(|line| !line.is_empty()) {
-        let (name, value) = line.split_once(':').ok_or_else(|| format!("header line {line:?} has no colon"))?;
-        let is_command = name.get(..COMMAND.len()).is_some_and(|start| start.eq_ignore_ascii_case(COMMAND));
-        let name = if is_command { HeaderName::from_str(&format!("{KEPT}{name}")) } else { HeaderName::from_str(name) }
-            .map_err(|error| format!("header name {name:?}: {error}"))?;
-        headers.append(name, header_value(value.strip_prefix(' ').unwrap_or(value))?);
-    }
-    Ok(headers)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn header_blocks_are_read() {
-        let headers = parse_headers(b"A: 1\r\nB:  two\r\nA: 3\r\n").expect("good");
-        let all: Vec<_> = headers.get_all("A").map(HeaderValue::as_str).collect();
-        assert_eq!(all, ["1", "3"]);
-        assert_eq!(headers.get("B").map(HeaderValue::as_str), Some(" two"));
-        assert!(parse_headers(b"").expect("empty").is_empty());
-        assert!(parse_headers(b"no colon\r\n").is_err());
-    }
-
-    #[test]
-    fn commands_to_the_server_are_kept_as_plain_headers() {
-        let headers = parse_headers(b"Nats-Msg-Id: 1\r\nnats-rollup: all\r\nNatsish: 2\r\n").expect("good");
-        let mut names: Vec<_> = headers.iter().map(|(name, _)| name.to_string()).collect();
-        names.sort();
-        assert_eq!(names, ["Natsish", "Pelton-Kept-Nats-Msg-Id", "Pelton-Kept-nats-rollup"]);
-    }
 }

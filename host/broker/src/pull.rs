@@ -9,11 +9,14 @@ use serde_json::json;
 
 use crate::api::{Fault, within};
 use crate::connect::{API_TIMEOUT, Broker};
+use crate::link::Action;
 
 const HEARTBEAT: Duration = Duration::from_secs(2);
 /// Silence after which a pull is given up: two heartbeats and a margin.
 pub(crate) const SILENCE_MAX: Duration = Duration::from_secs(5);
 const EXPIRES: Duration = Duration::from_secs(30);
+/// A pull that was forbidden is tried again after this long: somebody may have changed that.
+const FORBIDDEN: Duration = Duration::from_secs(10);
 
 /// How much is asked for ahead of need.
 #[derive(Clone, Copy, Debug)]
@@ -32,6 +35,7 @@ pub(crate) struct Pull {
     inbox: String,
     subscriber: Subscriber,
     size: PullSize,
+    opened: Instant,
     /// Messages asked for and not yet seen.
     outstanding: i64,
     last_heard: Instant,
@@ -62,6 +66,7 @@ impl Pull {
             inbox,
             subscriber,
             size,
+            opened: Instant::now(),
             outstanding: 0,
             last_heard: Instant::now(),
             is_oversize: false,
@@ -102,7 +107,8 @@ impl Pull {
             body["max_bytes"] = json!(bytes);
         }
         let request = Bytes::from(body.to_string());
-        let publish = broker.client().publish_with_reply(self.subject.clone(), self.inbox.clone(), request);
+        let client = broker.client();
+        let publish = client.publish_with_reply(self.subject.clone(), self.inbox.clone(), request);
         within(API_TIMEOUT, "ask for events", publish).await?;
         self.outstanding += i64::from(messages);
         self.has_message = false;
@@ -127,9 +133,19 @@ impl Pull {
         self.last_heard.elapsed() > SILENCE_MAX
     }
 
+    /// Why nothing can come: the server forbids the requests, or the inbox.
+    pub(crate) fn forbidden(&self, broker: &Broker) -> Option<String> {
+        let since = Instant::now().checked_sub(FORBIDDEN).map_or(self.opened, |recently| recently.max(self.opened));
+        broker.denials().find(since, |action, subject| match action {
+            Action::Publish => subject == self.subject,
+            Action::Subscribe => subject == self.inbox,
+        })
+    }
+
     fn sort(&mut self, message: Option<Message>) -> Item {
         let Some(message) = message else { return Item::Gone("the subscription ended".to_string()) };
-        let Some(status) = message.status else {
+        // A status of the server has nowhere to reply to; one with a reply is the status line of a stored message.
+        let Some(status) = message.status.filter(|_| message.reply.is_none()) else {
             self.outstanding -= 1;
             self.has_message = true;
             return Item::Message(message);

@@ -1,202 +1,171 @@
-//! Snapshots in an object bucket, and the purge of the changes that no snapshot needs any more.
-//!
-//! Object `<partition>/<epoch>`: version byte, sequence of the marker, length and JSON of the marker, state.
+//! Snapshots of a partition: which are kept, which one is found, and the end of what none of them needs any more.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use async_nats::jetstream::object_store::{ObjectMetadata, ObjectStore};
-use futures_util::StreamExt;
 use pelton_engine::epoch::Marker;
-use pelton_engine::log::{Snapshot, StoredMarker};
+use pelton_engine::log::{FoundSnapshot, Snapshot, StoredMarker};
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt;
 use tracing::{debug, warn};
 
-use crate::api::{Fault, within};
+use crate::api::Fault;
+use crate::bucket::{Bucket, Head, Listing};
 use crate::connect::Broker;
 use crate::log::Target;
-use crate::names::{object_stream, snapshot_bucket};
+use crate::names;
 
-const VERSION: u8 = 1;
-const CHUNK_BYTES: usize = 512 << 10;
 /// How many snapshots of a partition are kept.
 const KEPT: usize = 2;
-/// Silence in the middle of an object after which it is given up.
-const READ_TIMEOUT: Duration = Duration::from_secs(10);
-const LIST_TIMEOUT: Duration = Duration::from_secs(10);
-const SEQUENCE: &str = "marker-sequence";
-const NONCE: &str = "marker-nonce";
 
-/// One object of the bucket that belongs to this partition.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Listed {
-    epoch: u64,
-    name: String,
-    /// Sequence and nonce of the marker in the pipeline stream; 0 and empty when the object does not say.
+/// An object that stays, and where the pipeline stream holds its marker now.
+struct Held {
+    subject: String,
+    id: String,
     sequence: u64,
-    nonce: String,
-    bytes: usize,
 }
 
-/// Stores the snapshot, deletes all but the newest two, and purges the changes up to the older of them. Snapshots of
-/// epochs that the stream has lost do not count, however new: they would push out the ones that are needed.
-pub(crate) async fn save(broker: &Broker, target: &Target, snapshot: &Snapshot) -> Result<(), Fault> {
-    let store = open(broker, target).await?;
-    let stored = &snapshot.stored;
-    let header = encode_header(stored);
-    let metadata = ObjectMetadata {
-        name: object_name(target, stored.marker.epoch),
-        chunk_size: Some(CHUNK_BYTES),
-        metadata: [
-            (SEQUENCE.to_string(), stored.sequence.to_string()),
-            (NONCE.to_string(), nonce_text(stored.marker.nonce)),
-        ]
-        .into(),
-        ..ObjectMetadata::default()
-    };
-    let mut reader = header.as_slice().chain(snapshot.state.as_slice());
-    store
-        .put(metadata, &mut reader)
-        .await
-        .map_err(|error| Fault::Unavailable(format!("store snapshot of epoch {}: {error}", stored.marker.epoch)))?;
+/// Stores the snapshot, deletes all but the newest two, and purges changes and markers before the older of them.
+///
+/// Snapshots of epochs that the stream has lost do not count, however new: they would push out the ones that are
+/// needed. Chunks of this partition without an object, left by a kill or a lost connection, go when the last of them
+/// is older than `abandoned_after`.
+pub(crate) async fn save(
+    broker: &Broker,
+    target: &Target,
+    snapshot: &Snapshot,
+    abandoned_after: Duration,
+) -> Result<(), Fault> {
+    let bucket = Bucket::new(broker, target);
+    // Tells a bucket that is not there from a server that does not answer.
+    bucket.list_heads().await?;
+    bucket.put(snapshot).await?;
+    let listing = bucket.list().await?;
     let mut kept = Vec::new();
-    for object in list(&store, target).await? {
-        if is_held(broker, target, &object).await? {
-            kept.push(object);
-        } else {
-            delete(&store, &object).await?;
+    for (epoch, subject) in &listing.heads {
+        let head = bucket.head(*epoch, subject).await?;
+        let sequence = match &head {
+            Ok(Head { found, .. }) => find_marker(broker, target, &found.stored).await?,
+            Err(_) => None,
+        };
+        match (head, sequence) {
+            (Ok(Head { found, .. }), Some(sequence)) => {
+                kept.push(Held { subject: subject.clone(), id: found.object, sequence });
+            }
+            (head, _) => {
+                let id = head.ok().map(|head| head.found.object);
+                let purged = bucket.delete(subject, id.as_deref()).await?;
+                debug!(epoch, purged, "a snapshot of an epoch that the stream does not hold was deleted");
+            }
         }
     }
-    kept.sort();
     let old = kept.len().saturating_sub(KEPT);
     for object in kept.drain(..old) {
-        delete(&store, &object).await?;
+        let purged = bucket.delete(&object.subject, Some(&object.id)).await?;
+        debug!(object = object.id, purged, "an old snapshot was deleted");
     }
+    delete_abandoned(&bucket, &listing, &kept, abandoned_after).await?;
     match kept.as_slice() {
-        [Listed { sequence, .. }, _] => purge_changes(broker, target, *sequence).await,
+        [older, _] => purge_log(broker, target, older.sequence).await,
         _ => Ok(()),
     }
 }
 
-/// Whether the stream still holds the marker that the snapshot belongs to.
-async fn is_held(broker: &Broker, target: &Target, object: &Listed) -> Result<bool, Fault> {
-    let found = broker.message_at(&target.log_stream(), object.sequence).await?;
-    let marker = found.and_then(|message| Marker::decode(&message.payload).ok());
-    Ok(marker.is_some_and(|marker| marker.epoch == object.epoch && nonce_text(marker.nonce) == object.nonce))
-}
-
-async fn delete(store: &ObjectStore, object: &Listed) -> Result<(), Fault> {
-    let deleted = store.delete(&object.name).await;
-    deleted.map_err(|error| Fault::Unavailable(format!("delete snapshot {}: {error}", object.name)))
-}
-
-/// The newest snapshot that decodes and is of epoch `epoch_max` or before; a damaged one is passed over with a warning.
-pub(crate) async fn load(broker: &Broker, target: &Target, epoch_max: u64) -> Result<Option<Snapshot>, Fault> {
-    let store = open(broker, target).await?;
-    let mut listed = list(&store, target).await?;
-    listed.retain(|object| object.epoch <= epoch_max);
-    listed.sort();
-    for object in listed.iter().rev() {
-        match read(&store, object).await? {
-            Ok(snapshot) => return Ok(Some(snapshot)),
-            Err(reason) => warn!(object = %object.name, reason, "snapshot is damaged, taking an older one"),
+async fn delete_abandoned(
+    bucket: &Bucket<'_>,
+    listing: &Listing,
+    kept: &[Held],
+    abandoned_after: Duration,
+) -> Result<(), Fault> {
+    let kept: BTreeSet<&str> = kept.iter().map(|object| object.id.as_str()).collect();
+    for id in listing.chunks.keys().filter(|id| bucket.is_ours(id) && !kept.contains(id.as_str())) {
+        let purged = bucket.delete_chunks(id, listing.broker_time, abandoned_after).await?;
+        if purged > 0 {
+            debug!(id, purged, "chunks without an object were deleted");
         }
+    }
+    Ok(())
+}
+
+/// Changes and markers before a marker: nobody goes back behind the older snapshot. The newest marker stays, since the
+/// older snapshot's own marker is not newer.
+async fn purge_log(broker: &Broker, target: &Target, below: u64) -> Result<(), Fault> {
+    let stream = target.log_stream();
+    let prefix = target.prefix();
+    for filter in [format!("{prefix}.chg"), names::marker_filter(&prefix)] {
+        let body = json!({ "filter": filter, "seq": below });
+        let answer: Value = broker.api(&stream, &format!("STREAM.PURGE.{stream}"), &body).await?;
+        debug!(stream, filter, below, purged = %answer["purged"], "purged");
+    }
+    Ok(())
+}
+
+/// Epoch of the newest stored snapshot of the partition, whatever became of its epoch.
+pub(crate) async fn newest_epoch(broker: &Broker, target: &Target) -> Result<Option<u64>, Fault> {
+    let listing = Bucket::new(broker, target).list_heads().await?;
+    Ok(listing.heads.last().map(|(epoch, _)| *epoch))
+}
+
+/// The newest snapshot of epoch `epoch_max` or before that the stream holds the marker of. One that cannot be right is
+/// passed over with a warning: its head does not decode, or chunks are missing.
+pub(crate) async fn find(broker: &Broker, target: &Target, epoch_max: u64) -> Result<Option<FoundSnapshot>, Fault> {
+    let bucket = Bucket::new(broker, target);
+    let listing = bucket.list().await?;
+    for (epoch, subject) in listing.heads.iter().rev().filter(|(epoch, _)| *epoch <= epoch_max) {
+        let head = bucket.head(*epoch, subject).await?;
+        let checked = match head {
+            Ok(head) => check(head, &listing),
+            Err(reason) => Err(reason),
+        };
+        let reason = match checked {
+            Ok(mut found) => match find_marker(broker, target, &found.stored).await? {
+                Some(sequence) => {
+                    found.stored.sequence = sequence;
+                    return Ok(Some(found));
+                }
+                None => "the pipeline stream does not hold its marker".to_string(),
+            },
+            Err(reason) => reason,
+        };
+        warn!(pipeline = target.pipeline, partition = target.partition, epoch, reason, "snapshot is passed over");
     }
     Ok(None)
 }
 
-async fn open(broker: &Broker, target: &Target) -> Result<ObjectStore, Fault> {
-    let bucket = snapshot_bucket(&target.pipeline);
-    // Tells a bucket that is not there from a server that does not answer.
-    broker.stream_info(&object_stream(&bucket)).await?;
-    let store = broker.context().get_object_store(&bucket).await;
-    store.map_err(|error| Fault::Unavailable(format!("open bucket {bucket}: {error}")))
-}
-
-async fn list(store: &ObjectStore, target: &Target) -> Result<Vec<Listed>, Fault> {
-    let prefix = format!("{}/", target.partition);
-    let read = async {
-        let mut listed = Vec::new();
-        let mut objects = store.list().await.map_err(|error| error.to_string())?;
-        while let Some(object) = objects.next().await {
-            let object = object.map_err(|error| error.to_string())?;
-            let epoch = object.name.strip_prefix(&prefix).and_then(|epoch| epoch.parse().ok());
-            if let Some(epoch) = epoch
-                && !object.deleted
-            {
-                let sequence = object.metadata.get(SEQUENCE).and_then(|text| text.parse().ok()).unwrap_or(0);
-                let nonce = object.metadata.get(NONCE).cloned().unwrap_or_default();
-                listed.push(Listed { epoch, name: object.name, sequence, nonce, bytes: object.size });
-            }
-        }
-        Ok::<_, String>(listed)
-    };
-    within(LIST_TIMEOUT, "list snapshots", read).await
-}
-
-/// The outer error is about the connection, the inner one about the content.
-async fn read(store: &ObjectStore, listed: &Listed) -> Result<Result<Snapshot, String>, Fault> {
-    let what = format!("read snapshot {}", listed.name);
-    let mut object = within(READ_TIMEOUT, &what, store.get(&listed.name)).await?;
-    let mut bytes = Vec::with_capacity(listed.bytes);
-    loop {
-        match tokio::time::timeout(READ_TIMEOUT, object.read_buf(&mut bytes)).await {
-            Ok(Ok(0)) => return Ok(decode(&bytes, listed.epoch)),
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) if error.kind() == std::io::ErrorKind::InvalidData => return Ok(Err(error.to_string())),
-            Ok(Err(error)) => return Err(Fault::Unavailable(format!("{what}: {error}"))),
-            Err(_) => {
-                // Either the server is gone or a part of the object is.
-                object_is_answered(store, &listed.name, &what).await?;
-                return Ok(Err(format!("ends after {} of {} bytes", bytes.len(), listed.bytes)));
-            }
-        }
+/// What the head says against what is there. Whoever reads it may rely on the length then.
+fn check(head: Head, listing: &Listing) -> Result<FoundSnapshot, String> {
+    let Head { found, chunks } = head;
+    let there = listing.chunks.get(&found.object).copied().unwrap_or(0);
+    if there != chunks {
+        return Err(format!("{there} of its {chunks} chunks are there"));
     }
+    if found.bytes > listing.bytes {
+        return Err(format!("it claims {} bytes, and the whole bucket holds {}", found.bytes, listing.bytes));
+    }
+    Ok(found)
 }
 
-async fn object_is_answered(store: &ObjectStore, name: &str, what: &str) -> Result<(), Fault> {
-    within(READ_TIMEOUT, what, store.info(name)).await.map(|_| ())
-}
-
-async fn purge_changes(broker: &Broker, target: &Target, below: u64) -> Result<(), Fault> {
+/// Where the pipeline stream holds this marker. Mostly where it was; but an epoch that was published again, after the
+/// stream lost its tail, lies elsewhere.
+async fn find_marker(broker: &Broker, target: &Target, wanted: &StoredMarker) -> Result<Option<u64>, Fault> {
     let stream = target.log_stream();
-    let body = json!({ "filter": format!("{}.chg", target.prefix()), "seq": below });
-    let answer: Value = broker.api(&stream, &format!("STREAM.PURGE.{stream}"), &body).await?;
-    debug!(stream, below, purged = %answer["purged"], "changes purged");
-    Ok(())
-}
-
-fn object_name(target: &Target, epoch: u64) -> String {
-    format!("{}/{epoch:020}", target.partition)
-}
-
-fn nonce_text(nonce: u128) -> String {
-    format!("{nonce:032x}")
-}
-
-fn encode_header(stored: &StoredMarker) -> Vec<u8> {
-    let marker = stored.marker.encode();
-    let mut header = Vec::with_capacity(marker.len() + 13);
-    header.push(VERSION);
-    header.extend_from_slice(&stored.sequence.to_be_bytes());
-    header.extend_from_slice(&u32::try_from(marker.len()).unwrap_or(u32::MAX).to_be_bytes());
-    header.extend_from_slice(&marker);
-    header
-}
-
-fn decode(bytes: &[u8], epoch: u64) -> Result<Snapshot, String> {
-    let short = || format!("{} bytes are too few", bytes.len());
-    let (version, rest) = bytes.split_first().ok_or_else(short)?;
-    if *version != VERSION {
-        return Err(format!("format {version} is not known to this host (it knows {VERSION})"));
+    let is_wanted = |payload: &[u8]| {
+        Marker::decode(payload)
+            .is_ok_and(|marker| marker.epoch == wanted.marker.epoch && marker.nonce == wanted.marker.nonce)
+    };
+    let subject = format!("{}.mark.{}", target.prefix(), wanted.marker.slot());
+    if let Some(message) = broker.message_at(&stream, wanted.sequence).await?
+        && message.subject == subject
+        && is_wanted(&message.payload)
+    {
+        return Ok(Some(wanted.sequence));
     }
-    let (sequence, rest) = rest.split_first_chunk::<8>().ok_or_else(short)?;
-    let (length, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
-    let (marker, state) = rest.split_at_checked(u32::from_be_bytes(*length) as usize).ok_or_else(short)?;
-    let marker = Marker::decode(marker)?;
-    if marker.epoch != epoch {
-        return Err(format!("holds epoch {}", marker.epoch));
+    // One run of one process uses a slot again after thousands of epochs, so these are few.
+    let mut from = 1;
+    while let Some(message) = broker.next_message(&stream, &subject, from).await? {
+        if is_wanted(&message.payload) {
+            return Ok(Some(message.sequence));
+        }
+        from = message.sequence + 1;
     }
-    let stored = StoredMarker { sequence: u64::from_be_bytes(*sequence), marker };
-    Ok(Snapshot { stored, state: state.to_vec() })
+    Ok(None)
 }

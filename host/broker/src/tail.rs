@@ -1,28 +1,41 @@
-//! Follows subjects of a stream, for people.
+//! Follows subjects of a stream, for people: message by message, so that one which no client can read does no harm.
+
+use std::collections::VecDeque;
+use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::consumer::pull::{Ordered, OrderedConfig};
 use bytes::Bytes;
-use futures_util::StreamExt;
 
+use crate::api::Fault;
 use crate::connect::{Broker, BrokerError};
+use crate::stored::{Stored, Walk};
+
+/// How often the end of the stream is looked at.
+const POLL: Duration = Duration::from_millis(100);
 
 /// One message of a stream.
 #[derive(Clone, Debug)]
 pub struct Tailed {
     pub sequence: u64,
     pub subject: String,
+    /// Nothing when a client cannot read them.
     pub headers: HeaderMap,
     pub payload: Bytes,
-    /// Messages behind this one.
+    /// Messages behind this one that were seen; 0 when it was the last one.
     pub pending: u64,
 }
 
-/// Messages in order, for ever; the reader is made again after a lost connection.
+/// Messages in order, for ever; a lost connection only takes time.
 pub struct Tail {
-    messages: Ordered,
-    /// Messages that were there when it was opened.
+    broker: Broker,
+    stream: String,
+    filter: String,
+    walk: Walk,
+    /// Read and not handed out.
+    waiting: VecDeque<Stored>,
+    /// The next sequence to ask for.
+    next: u64,
+    /// Messages that were there when it was opened, as far as it looked: 0 means none.
     pub backlog: u64,
 }
 
@@ -31,41 +44,70 @@ pub struct Tail {
 /// # Errors
 /// When the stream is not there or the filter is not a subject.
 pub async fn tail(broker: &Broker, stream: &str, filter: &str, from: Option<u64>) -> Result<Tail, BrokerError> {
-    let fail = |cause: String| BrokerError::Request { what: format!("follow {filter} in {stream}"), cause };
-    let deliver_policy = match from {
-        Some(start_sequence) => DeliverPolicy::ByStartSequence { start_sequence: start_sequence.max(1) },
-        None => DeliverPolicy::New,
+    let fail = |fault: Fault| request_error(stream, filter, &fault);
+    let next = match from {
+        Some(sequence) => sequence.max(1),
+        None => broker.stream_info(stream).await.map_err(fail)?.state.last_sequence + 1,
     };
-    let config = OrderedConfig { filter_subject: filter.to_string(), deliver_policy, ..OrderedConfig::default() };
-    let consumer =
-        broker.context().create_consumer_on_stream(config, stream).await.map_err(|error| fail(error.to_string()))?;
-    let backlog = consumer.cached_info().num_pending;
-    let messages = consumer.messages().await.map_err(|error| fail(error.to_string()))?;
-    Ok(Tail { messages, backlog })
+    let mut tail = Tail {
+        broker: broker.clone(),
+        stream: stream.to_string(),
+        filter: filter.to_string(),
+        walk: Walk::default(),
+        waiting: VecDeque::new(),
+        next,
+        backlog: 0,
+    };
+    tail.look().await.map_err(fail)?;
+    tail.backlog = tail.waiting.len() as u64;
+    Ok(tail)
 }
 
 impl Tail {
-    /// The next message. `None` when the connection is closed.
+    /// The next message.
     ///
     /// # Errors
     /// When the stream is gone; a lost connection is no error.
     pub async fn next(&mut self) -> Option<Result<Tailed, BrokerError>> {
-        let fail = |cause: String| BrokerError::Request { what: "follow".to_string(), cause };
-        let message = match self.messages.next().await? {
-            Ok(message) => message,
-            Err(error) => return Some(Err(fail(error.to_string()))),
-        };
-        let info = match message.info() {
-            Ok(info) => (info.stream_sequence, info.pending),
-            Err(error) => return Some(Err(fail(error.to_string()))),
-        };
-        let (message, _) = message.split();
-        Some(Ok(Tailed {
-            sequence: info.0,
-            subject: message.subject.to_string(),
-            headers: message.headers.unwrap_or_default(),
-            payload: message.payload,
-            pending: info.1,
-        }))
+        loop {
+            // One more than is handed out: the caller learns whether it was the last one.
+            if self.waiting.len() < 2 {
+                match self.look().await {
+                    Ok(()) => {}
+                    Err(Fault::Unavailable(_)) => {
+                        self.pause().await;
+                        continue;
+                    }
+                    Err(fault) => return Some(Err(request_error(&self.stream, &self.filter, &fault))),
+                }
+            }
+            if let Some(message) = self.waiting.pop_front() {
+                return Some(Ok(Tailed {
+                    sequence: message.sequence,
+                    subject: message.subject,
+                    headers: message.headers,
+                    payload: message.payload,
+                    pending: self.waiting.len() as u64,
+                }));
+            }
+            self.pause().await;
+        }
     }
+
+    async fn look(&mut self) -> Result<(), Fault> {
+        let found = self.walk.next(&self.broker, &self.stream, &self.filter, self.next).await?;
+        if let Some(last) = found.last() {
+            self.next = last.sequence + 1;
+        }
+        self.waiting.extend(found);
+        Ok(())
+    }
+
+    async fn pause(&self) {
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+fn request_error(stream: &str, filter: &str, fault: &Fault) -> BrokerError {
+    BrokerError::Request { what: format!("follow {filter} in {stream}"), cause: fault.to_string() }
 }

@@ -7,7 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::connect::{Broker, BrokerError, ConnectOptions};
+use crate::connect::{Broker, BrokerError};
+use crate::options::ConnectOptions;
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 const PORT_ATTEMPTS: u32 = 5;
@@ -95,6 +96,25 @@ impl Server {
         routes.iter().enumerate().map(start).collect()
     }
 
+    /// Starts a hub and a leaf node of it, each with a JetStream domain of its own: `hub` and `leaf`.
+    ///
+    /// They find each other later than they answer: ask until a request to the other domain is answered.
+    ///
+    /// # Panics
+    /// As [`Server::start`].
+    #[must_use]
+    pub fn start_leaf() -> (Server, Server) {
+        let listener = bind_free();
+        let leaf_port = port(&listener);
+        drop(listener);
+        let hub = format!("server_name: hub\nleafnodes {{ listen: \"127.0.0.1:{leaf_port}\" }}");
+        let leaf =
+            format!("server_name: leaf\nleafnodes {{ remotes: [ {{ url: \"nats://127.0.0.1:{leaf_port}\" }} ] }}");
+        let hub = Server::launch_new("sync_interval: always\ndomain: hub", &hub);
+        let leaf = Server::launch_new("sync_interval: always\ndomain: leaf", &leaf);
+        (hub, leaf)
+    }
+
     /// Starts a server that leaves syncing to the system: for tests and measurements that need many events.
     ///
     /// # Panics
@@ -148,6 +168,16 @@ impl Server {
             let _ = child.kill();
             let _ = child.wait();
         }
+    }
+
+    /// `kill -STOP`: it holds its connections and answers nothing until it is killed.
+    ///
+    /// # Panics
+    /// When it does not run.
+    pub fn stop(&self) {
+        let child = self.child.as_ref().expect("the server runs");
+        let status = Command::new("kill").args(["-STOP", &child.id().to_string()]).status().expect("kill runs");
+        assert!(status.success(), "the server is stopped");
     }
 
     /// Starts it again on the same port and folder.

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use pelton_broker::{LogOptions, ProvisionOptions};
-use pelton_engine::epoch::{CHANGE_BYTES_MAX, Channel, Records};
+use pelton_engine::epoch::{BATCH_HEADER_BYTES, CHANGE_BYTES_MAX, Channel, Records};
 use pelton_engine::log::{Change, Fence, Published, Request, Response};
 
 use crate::rig::{FIRST, Rig, fence_after, first_epoch, last_marker, next_epoch, publish, stored, survey};
@@ -75,19 +77,92 @@ async fn what_the_server_cannot_take_is_refused_as_a_whole() {
     let rig = Rig::with(1, &options, "").await;
     let log = rig.log(0);
     let cases = [
-        ("too many messages", first_epoch(records(1000), b"one".to_vec())),
-        ("a stream that would be too full", first_epoch(Records::default(), vec![7; 300_000])),
+        ("too many messages", first_epoch(records(1000), b"one".to_vec()), true),
+        ("a stream that would be too full", first_epoch(Records::default(), vec![7; 300_000]), false),
+        ("more headers than the server takes", first_epoch(headers_of(70_000), Vec::new()), true),
     ];
-    for (what, epoch) in cases {
+    for (what, epoch, is_permanent) in cases {
         let published = publish(&log, &epoch, FIRST).await;
-        assert!(matches!(published, Published::Refused(_)), "{what}: {published:?}");
+        let is_right = match published {
+            Published::Permanent(_) => is_permanent,
+            Published::Refused(_) => !is_permanent,
+            _ => false,
+        };
+        assert!(is_right, "{what}: {published:?}");
         assert_eq!(survey(&log, None, None).await.log.last_sequence, 0, "{what}");
     }
     let mut too_large = Records::default();
     too_large.push(Channel::DeadLetter, b"dlq.source.size", b"", &vec![7; 2 << 20]);
     let published = publish(&log, &first_epoch(too_large, Vec::new()), FIRST).await;
-    assert!(matches!(published, Published::Refused(_)), "{published:?}");
+    assert!(matches!(published, Published::Permanent(_)), "{published:?}");
     stored(&log, &first_epoch(records(1), b"one".to_vec()), FIRST).await;
+}
+
+/// One record with a header of so many bytes.
+fn headers_of(bytes: usize) -> Records {
+    let mut records = Records::default();
+    let header = format!("A: {}\r\n", "x".repeat(bytes));
+    records.push(Channel::Output(0), b"out.alerts.k1", header.as_bytes(), b"row");
+    records
+}
+
+/// The header block of a message as it is stored.
+async fn block(rig: &Rig, sequence: u64) -> Vec<u8> {
+    let request = serde_json::json!({ "seq": sequence }).to_string();
+    let client = rig.broker.client();
+    let answer = client.request("$JS.API.STREAM.MSG.GET.PELTON_fraud", request.into()).await.expect("an answer");
+    let answer: serde_json::Value = serde_json::from_slice(&answer.payload).expect("JSON");
+    STANDARD.decode(answer["message"]["hdrs"].as_str().expect("headers")).expect("base64")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn header_lines_are_stored_in_their_order_as_they_are() {
+    let rig = Rig::new(1).await;
+    let log = rig.log(0);
+    let lines = "Zeta: 1\r\nAlpha:  two \r\nmid: \u{e9}\r\nZeta: 3\r\nNats-Rollup: all\r\nB: \r\n";
+    let kept = lines.replace("Nats-Rollup", "Pelton-Kept-Nats-Rollup");
+    let mut records = Records::default();
+    for _ in 0..20 {
+        records.push(Channel::Output(0), b"out.alerts.k1", lines.as_bytes(), b"row");
+    }
+    records.push(Channel::DeadLetter, b"dlq.source.header", b"no headers\r\n", b"row");
+    stored(&log, &first_epoch(records, b"one".to_vec()), FIRST).await;
+    for sequence in 2..22 {
+        let stored = String::from_utf8(block(&rig, sequence).await).expect("text");
+        assert!(stored.starts_with("NATS/1.0\r\nNats-Batch-Id: "), "{stored:?}");
+        let expected = format!("\r\nNats-Batch-Sequence: {sequence}\r\n{kept}\r\n");
+        assert!(stored.ends_with(&expected), "{stored:?}");
+    }
+    let stored = String::from_utf8(block(&rig, 22).await).expect("text");
+    let expected = format!("\r\nPelton-Kept-Headers: {}\r\n\r\n", STANDARD.encode("no headers\r\n"));
+    assert!(stored.ends_with(&expected), "{stored:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_without_atomic_batches_refuses_for_good() {
+    let rig = Rig::new(1).await;
+    let log = rig.log(0);
+    let stream = rig.broker.context().get_stream("PELTON_fraud").await.expect("stream");
+    let mut config = stream.cached_info().config.clone();
+    config.allow_atomic_publish = false;
+    rig.broker.context().update_stream(config).await.expect("updated");
+    let published = publish(&log, &first_epoch(records(1), b"one".to_vec()), FIRST).await;
+    assert!(matches!(published, Published::Permanent(_)), "{published:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_largest_record_is_what_the_server_says() {
+    let rig = Rig::with(1, &ProvisionOptions::default(), "max_payload: 600000").await;
+    assert_eq!(rig.broker.max_payload(), 600_000);
+    let log = rig.log(0);
+    let sized = |bytes: usize| {
+        let mut records = Records::default();
+        records.push(Channel::Output(0), b"out.alerts.k1", b"A: 1\r\n", &vec![7; bytes]);
+        first_epoch(records, Vec::new())
+    };
+    let published = publish(&log, &sized(600_000), FIRST).await;
+    assert!(matches!(published, Published::Permanent(_)), "{published:?}");
+    stored(&log, &sized(600_000 - BATCH_HEADER_BYTES), FIRST).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -112,12 +187,14 @@ async fn streams_that_are_gone_are_said_to_be() {
     rig.broker.context().delete_stream("PELTON_fraud").await.expect("deleted");
     let published = publish(&log, &first_epoch(records(1), b"one".to_vec()), FIRST).await;
     assert!(matches!(published, Published::Refused(_)), "{published:?}");
-    for request in [Request::Survey { input_sequence: None, epoch: None }, Request::Changes { after: 0, up_to: 5 }] {
+    for request in
+        [Request::Survey { input_sequence: None, epoch: None, history: false }, Request::Changes { after: 0, up_to: 5 }]
+    {
         let response = log.perform(request).await;
         assert!(matches!(&response, Response::Missing { stream } if stream == "PELTON_fraud"), "{response:?}");
     }
     rig.broker.context().delete_stream("PLAYS").await.expect("deleted");
-    let response = log.perform(Request::Reset { next: 1 }).await;
+    let response = log.perform(Request::Reset { next: 1, read_through: 0 }).await;
     assert!(matches!(&response, Response::Missing { stream } if stream == "PLAYS"), "{response:?}");
 }
 
@@ -193,7 +270,7 @@ async fn a_killed_server_leaves_every_batch_whole_or_absent() {
         assert!(started.elapsed() < Duration::from_secs(3), "the lost connection ends the wait");
         rig.server.restart();
         let found = loop {
-            match log.perform(Request::Survey { input_sequence: None, epoch: None }).await {
+            match log.perform(Request::Survey { input_sequence: None, epoch: None, history: false }).await {
                 Response::Survey(survey) => break survey,
                 Response::Unavailable(_) => tokio::time::sleep(Duration::from_millis(50)).await,
                 other => panic!("{other:?}"),

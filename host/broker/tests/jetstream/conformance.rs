@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::{FromConsumer, pull};
-use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::stream::{Config, Stream};
 use pelton_broker::testing::TempDir;
 use pelton_broker::{Broker, LEASE_BUCKET, Log, LogOptions, Target, consumer, log_stream, up};
 use pelton_engine::log::{Request, Response};
@@ -61,6 +61,19 @@ impl Real {
         assert_eq!(made.created, [stream]);
     }
 
+    /// Changes the configuration of the input stream.
+    fn configure(&self, change: impl FnOnce(&mut Config)) {
+        let mut config = self.stream(&self.rig.plan.source.stream).cached_info().config.clone();
+        change(&mut config);
+        self.runtime.block_on(self.rig.broker.context().update_stream(config)).expect("updated");
+    }
+
+    fn publish_input(&self, subject: &'static str, payload: &[u8]) -> u64 {
+        let payload = payload.to_vec().into();
+        let publish = async { self.rig.broker.context().publish(subject, payload).await.expect("sent").await };
+        self.runtime.block_on(publish).expect("stored").sequence
+    }
+
     /// As after a crash of the broker that cost one stream its newest writes.
     fn roll_back(&mut self, stream: &str) {
         let folder = Path::new("jetstream/$G/streams").join(stream);
@@ -73,7 +86,7 @@ impl Real {
         for client in 0..self.clients.len() {
             self.until("a client has connected again", |real| {
                 let (broker, log) = &real.clients[client];
-                let survey = log.perform(Request::Survey { input_sequence: None, epoch: None });
+                let survey = log.perform(Request::Survey { input_sequence: None, epoch: None, history: false });
                 matches!(real.runtime.block_on(survey), Response::Survey(_)) && broker.connected()
             });
         }
@@ -117,9 +130,17 @@ impl LogUnderTest for Real {
     }
 
     fn produce(&mut self, payload: &[u8]) -> u64 {
-        let payload = payload.to_vec().into();
-        let publish = async { self.rig.broker.context().publish("plays.in.a", payload).await.expect("sent").await };
-        self.runtime.block_on(publish).expect("stored").sequence
+        self.publish_input("plays.in.a", payload)
+    }
+
+    fn produce_other(&mut self, payload: &[u8]) -> u64 {
+        const OTHER: &str = "plays.other";
+        self.configure(|config| {
+            if !config.subjects.iter().any(|subject| subject == OTHER) {
+                config.subjects.push(OTHER.to_string());
+            }
+        });
+        self.publish_input(OTHER, payload)
     }
 
     fn disturb(&mut self, what: Disturbance) {
@@ -129,6 +150,12 @@ impl LogUnderTest for Real {
             Disturbance::ExpireInput { first } => {
                 let purge = self.stream(&input).purge().sequence(first).into_future();
                 self.runtime.block_on(purge).expect("purged");
+            }
+            Disturbance::DeleteInput { sequence } => {
+                self.runtime.block_on(self.stream(&input).delete_message(sequence)).expect("deleted");
+            }
+            Disturbance::LimitSubject { messages } => {
+                self.configure(|config| config.max_messages_per_subject = messages as i64);
             }
             Disturbance::RecreateInput => self.recreate(&input),
             Disturbance::Remember => {

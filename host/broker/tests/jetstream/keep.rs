@@ -1,67 +1,14 @@
-//! Snapshots, leases, provisioning, public streams and the tools around them.
+//! Leases, provisioning, public streams and the tools around them.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pelton_broker::{Down, Log, Producer, ProducerError, ProvisionOptions, down, tail, up, verify};
+use pelton_broker::{
+    Down, Log, LogOptions, Producer, ProducerError, ProvisionOptions, down, lease_holder, tail, up, verify,
+};
 use pelton_engine::epoch::{Channel, Records};
-use pelton_engine::log::{Request, Response, Snapshot, StoredMarker};
+use pelton_engine::log::{Request, Response};
 
-use crate::rig::{FIRST, Rig, fence_after, first_epoch, next_epoch, stored};
-
-async fn load(log: &Log, epoch_max: u64) -> Option<Snapshot> {
-    match log.perform(Request::LoadSnapshot { epoch_max }).await {
-        Response::Snapshot(found) => found.map(|snapshot| *snapshot),
-        other => panic!("{other:?}"),
-    }
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn snapshots_come_back_and_changes_behind_them_go() {
-    let rig = Rig::new(1).await;
-    let log = rig.log(0);
-    assert_eq!(load(&log, u64::MAX).await, None);
-    let mut epoch = first_epoch(Records::default(), vec![1; 100]);
-    let mut fence = FIRST;
-    let mut snapshots = Vec::new();
-    for round in 0..4u8 {
-        let sequence = stored(&log, &epoch, fence).await;
-        fence = fence_after(&epoch, sequence);
-        let state = vec![round; 700_000 + usize::from(round)];
-        let snapshot = Arc::new(Snapshot { stored: StoredMarker { sequence, marker: epoch.marker.clone() }, state });
-        let response = log.perform(Request::SaveSnapshot { snapshot: snapshot.clone() }).await;
-        assert!(matches!(response, Response::SnapshotSaved), "{response:?}");
-        snapshots.push(snapshot);
-        epoch = next_epoch(&epoch, Records::default(), vec![1; 100]);
-    }
-    assert_eq!(load(&log, u64::MAX).await.as_ref(), Some(&*snapshots[3]));
-    assert_eq!(load(&log, 3).await.as_ref(), Some(&*snapshots[2]));
-    assert_eq!(load(&log, 2).await, None, "only two are kept");
-    assert_eq!(load(&rig.log(1), u64::MAX).await, None, "another partition has none");
-
-    // Epochs 1 and 2 cannot be replayed any more, epoch 4 behind the older snapshot can.
-    let (older, newest) = (snapshots[2].stored.sequence, snapshots[3].stored.sequence);
-    let response = log.perform(Request::Changes { after: 0, up_to: newest }).await;
-    assert!(matches!(response, Response::Damaged(_)), "{response:?}");
-    let response = log.perform(Request::Changes { after: older, up_to: newest }).await;
-    assert!(matches!(&response, Response::Changes(changes) if changes.len() == 1), "{response:?}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_damaged_snapshot_is_passed_over() {
-    let rig = Rig::new(1).await;
-    let log = rig.log(0);
-    let epoch = first_epoch(Records::default(), vec![1; 100]);
-    let stored = StoredMarker { sequence: stored(&log, &epoch, FIRST).await, marker: epoch.marker.clone() };
-    let snapshot = Arc::new(Snapshot { stored, state: b"state".to_vec() });
-    log.perform(Request::SaveSnapshot { snapshot: snapshot.clone() }).await;
-    let store = rig.broker.context().get_object_store("PELTON_snapshots_fraud").await.expect("bucket");
-    for (epoch, content) in [(2, b"".as_slice()), (3, b"\x01garbage that is long enough to be read"), (4, b"\x09")] {
-        let name = format!("0/{epoch:020}");
-        store.put(name.as_str(), &mut &content[..]).await.expect("stored");
-    }
-    assert_eq!(load(&log, u64::MAX).await.as_ref(), Some(&*snapshot));
-}
+use crate::rig::{FIRST, Rig, first_epoch, stored};
 
 async fn held(log: &Log, request: Request) -> u64 {
     match log.perform(request).await {
@@ -111,6 +58,52 @@ async fn a_lease_passes_on_when_it_is_not_renewed() {
     assert!(held(&left, Request::AcquireLease).await > second, "free at once after a release");
 }
 
+/// A process with this store locked.
+fn on_store(rig: &Rig, store: &str) -> Log {
+    // The clock of a lease has milliseconds: two processes on one store never start in the same one.
+    let now = Instant::now();
+    while now.elapsed() < Duration::from_millis(2) {
+        std::hint::spin_loop();
+    }
+    rig.log_with(0, LogOptions { store: Some(store.to_string()), ..LogOptions::default() })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_takes_the_lease_of_its_dead_predecessor_at_once_and_no_other() {
+    let rig = Rig::new(1).await;
+    let dead = on_store(&rig, "a");
+    let first = held(&dead, Request::AcquireLease).await;
+    assert_eq!(held(&dead, Request::RenewLease { revision: first }).await, first);
+    taken(&on_store(&rig, "b"), Request::AcquireLease).await;
+    taken(&rig.log(0), Request::AcquireLease).await;
+
+    let next = on_store(&rig, "a");
+    let second = held(&next, Request::AcquireLease).await;
+    assert!(second > first);
+    assert_eq!(held(&next, Request::RenewLease { revision: second }).await, second);
+    // A copy of the store on another machine may still run: it gives way, and does not take the lease back.
+    taken(&dead, Request::RenewLease { revision: first }).await;
+    taken(&dead, Request::AcquireLease).await;
+    assert_eq!(held(&next, Request::AcquireLease).await, second);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_expired_lease_that_nobody_took_is_renewed() {
+    let options = ProvisionOptions { lease_ttl: Duration::from_secs(1), ..ProvisionOptions::default() };
+    let rig = Rig::with(1, &options, "").await;
+    let log = rig.log(0);
+    let revision = held(&log, Request::AcquireLease).await;
+    let holder = lease_holder(&rig.broker, "fraud", 0).await.expect("read").expect("held");
+    assert_eq!((holder.host.as_str(), holder.pid), ("unnamed", u64::from(std::process::id())));
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while lease_holder(&rig.broker, "fraud", 0).await.expect("read").is_some() {
+        assert!(Instant::now() < deadline, "the lease does not expire");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(held(&log, Request::RenewLease { revision }).await, revision);
+    taken(&rig.log(0), Request::AcquireLease).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn provisioning_twice_changes_nothing_and_drift_is_named() {
     let rig = Rig::new(2).await;
@@ -134,8 +127,8 @@ async fn provisioning_twice_changes_nothing_and_drift_is_named() {
         found,
         [
             ("ALERTS", "stream", "to be there", "missing"),
-            ("PELTON_fraud", "discard", "\"new\"", "\"old\""),
-            ("PELTON_fraud", "max_msgs_per_subject", "null", "5"),
+            ("PELTON_fraud", "discard", "new", "old"),
+            ("PELTON_fraud", "max_msgs_per_subject", "none", "5"),
         ]
     );
     assert_eq!(up(&rig.broker, &rig.plan, &options).await.expect("up").created, ["ALERTS"]);

@@ -1,12 +1,15 @@
 //! One server, one connection, one pipeline: what every test starts from.
 
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pelton_broker::testing::Server;
 use pelton_broker::{Broker, Log, LogOptions, Producer, ProvisionOptions, Target, up};
 use pelton_engine::epoch::{Epoch, Marker, Position, Records, StreamIdentity, change_count};
-use pelton_engine::log::{Fence, Fetched, Published, Request, Response, StoredMarker, Survey};
+use pelton_engine::log::{Fence, Fetched, Hole, Published, Request, Response, StoredMarker, Survey};
 use pelton_engine::plan::{CreateStream, Key, Limits, Output, Plan, Publish, Source, Time, TimeUnit, Watermark};
 use pelton_engine::time::Span;
 use pelton_engine::totals::Totals;
@@ -43,6 +46,13 @@ impl Rig {
         Log::new(&self.broker, Target::new(&self.plan, partition), options)
     }
 
+    /// Publishes over a plain socket: header bytes that no client library would send. Waits until it is stored.
+    pub(crate) fn produce_raw(&self, subject: &str, headers: &[u8], payload: &[u8]) {
+        let mut raw = Raw::connect(&self.server);
+        let answer = raw.request(subject, headers, payload);
+        assert!(answer.contains("\"seq\""), "not stored: {answer}");
+    }
+
     /// Publishes `count` events `e<from>`, … through the ingest subject.
     pub(crate) async fn produce(&self, from: usize, count: usize) {
         let mut producer = Producer::new(&self.broker).await.expect("producer");
@@ -50,6 +60,50 @@ impl Rig {
             producer.publish(format!("plays.in.k{}", idx % 100), format!("e{idx}").into()).await.expect("published");
         }
         producer.flush().await.expect("all stored");
+    }
+}
+
+/// A connection that speaks the protocol by hand.
+pub(crate) struct Raw {
+    stream: BufReader<TcpStream>,
+}
+
+impl Raw {
+    pub(crate) fn connect(server: &Server) -> Raw {
+        let url = server.url();
+        let stream = TcpStream::connect(url.trim_start_matches("nats://")).expect("connected");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a time limit");
+        let mut raw = Raw { stream: BufReader::new(stream) };
+        assert!(raw.line().starts_with("INFO "));
+        raw.send(b"CONNECT {\"verbose\":false,\"headers\":true,\"no_responders\":true}\r\nSUB answers 1\r\n");
+        raw
+    }
+
+    fn send(&mut self, bytes: &[u8]) {
+        self.stream.get_mut().write_all(bytes).expect("sent");
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.stream.read_line(&mut line).expect("a line comes");
+        line
+    }
+
+    /// Publishes with a reply and reads the answer.
+    pub(crate) fn request(&mut self, subject: &str, headers: &[u8], payload: &[u8]) -> String {
+        let total = headers.len() + payload.len();
+        self.send(format!("HPUB {subject} answers {} {total}\r\n", headers.len()).as_bytes());
+        self.send(&[headers, payload, b"\r\n"].concat());
+        while !self.line().starts_with("MSG answers") {}
+        self.line()
+    }
+
+    /// Publishes and waits until the server has passed it on.
+    pub(crate) fn publish(&mut self, subject: &str, headers: &[u8], payload: &[u8]) {
+        let total = headers.len() + payload.len();
+        self.send(format!("HPUB {subject} {} {total}\r\n", headers.len()).as_bytes());
+        self.send(&[headers, payload, b"\r\nPING\r\n"].concat());
+        while !self.line().starts_with("PONG") {}
     }
 }
 
@@ -103,6 +157,7 @@ fn epoch(number: u64, nonce: u128, prev_nonce: u128, lease: u64, records: Record
         input: StreamIdentity { name: "PLAYS".to_string(), created: 1 },
         position: Position { sequence: number, fingerprint: number },
         seen: number,
+        published: 0,
         watermark: 0,
         modules: Vec::new(),
         layout: 0,
@@ -141,7 +196,7 @@ pub(crate) async fn stored(log: &Log, epoch: &Arc<Epoch>, fence: Fence) -> u64 {
 }
 
 pub(crate) async fn survey(log: &Log, input_sequence: Option<u64>, epoch: Option<u64>) -> Survey {
-    match log.perform(Request::Survey { input_sequence, epoch }).await {
+    match log.perform(Request::Survey { input_sequence, epoch, history: false }).await {
         Response::Survey(survey) => *survey,
         other => panic!("{other:?}"),
     }
@@ -152,7 +207,7 @@ pub(crate) async fn last_marker(log: &Log) -> Option<StoredMarker> {
 }
 
 pub(crate) async fn reset(log: &Log, next: u64) {
-    let response = log.perform(Request::Reset { next }).await;
+    let response = log.perform(Request::Reset { next, read_through: next.saturating_sub(1) }).await;
     assert!(matches!(response, Response::Reset), "{response:?}");
 }
 
@@ -168,22 +223,42 @@ pub(crate) async fn fetch(log: &Log, events: u32) -> Fetched {
 pub(crate) struct Read {
     pub(crate) sequences: Vec<u64>,
     pub(crate) payloads: Vec<String>,
+    /// Header blocks of the events that no client can read, by sequence.
+    pub(crate) unreadable: BTreeMap<u64, Vec<u8>>,
+    pub(crate) holes: Vec<Hole>,
     pub(crate) restarts: usize,
+    /// The last answer said that nothing is left.
+    pub(crate) caught_up: bool,
 }
 
 /// Fetches until `count` events came; tolerates answers that say "not now".
 pub(crate) async fn read(log: &Log, count: usize, events: u32) -> Read {
+    read_until(log, events, Lost::Ignored, |read| read.sequences.len() >= count).await
+}
+
+/// Fetches until the broker says that nothing is left.
+pub(crate) async fn read_all(log: &Log) -> Read {
+    read_until(log, 1000, Lost::Ignored, |read| read.caught_up).await
+}
+
+/// What a reader does when the consumer was lost.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lost {
+    Ignored,
+    /// As the machine: it looks at the streams and resets to where it stands.
+    Reset,
+}
+
+pub(crate) async fn read_until(log: &Log, events: u32, lost: Lost, is_done: impl Fn(&Read) -> bool) -> Read {
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut read = Read::default();
-    while read.sequences.len() < count {
-        assert!(Instant::now() < deadline, "only {} of {count} events came", read.sequences.len());
+    while !is_done(&read) {
+        assert!(Instant::now() < deadline, "only {} events came", read.sequences.len());
         match log.perform(Request::Fetch { events, bytes: 8 << 20 }).await {
             Response::Fetched(fetched) => {
-                read.restarts += usize::from(fetched.restarted);
-                for event in &fetched.batch.events {
-                    read.sequences.push(event.sequence);
-                    let payload = fetched.batch.slice(&event.payload);
-                    read.payloads.push(String::from_utf8_lossy(payload).into_owned());
+                read.take(&fetched);
+                if fetched.restarted && lost == Lost::Reset {
+                    reset_behind(log, read.sequences.last().copied().unwrap_or(0)).await;
                 }
             }
             Response::Unavailable(_) => tokio::time::sleep(Duration::from_millis(20)).await,
@@ -193,7 +268,30 @@ pub(crate) async fn read(log: &Log, count: usize, events: u32) -> Read {
     read
 }
 
+/// Resets to behind `last`, however often the broker has to be asked.
+pub(crate) async fn reset_behind(log: &Log, last: u64) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !matches!(log.perform(Request::Reset { next: last + 1, read_through: last }).await, Response::Reset) {
+        assert!(Instant::now() < deadline, "cannot be reset");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
 impl Read {
+    fn take(&mut self, fetched: &Fetched) {
+        self.restarts += usize::from(fetched.restarted);
+        self.caught_up = fetched.caught_up;
+        self.holes.extend(&fetched.holes);
+        for event in &fetched.batch.events {
+            self.sequences.push(event.sequence);
+            let payload = fetched.batch.slice(&event.payload);
+            self.payloads.push(String::from_utf8_lossy(payload).into_owned());
+            if event.unreadable {
+                self.unreadable.insert(event.sequence, fetched.batch.slice(&event.headers).to_vec());
+            }
+        }
+    }
+
     /// Every sequence of the range exactly once, in order.
     pub(crate) fn assert_whole(&self, from: u64, count: usize) {
         let expected: Vec<u64> = (from..from + count as u64).collect();

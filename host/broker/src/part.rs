@@ -1,0 +1,180 @@
+//! One part of a stored snapshot, read straight from its chunks.
+//!
+//! A part is four chunks of 128 KiB, or what came within four seconds: half a megabyte takes 4.2 s at 1 Mbit/s, less
+//! than half of the ten seconds for which an answer is waited for, and at 100 Mbit/s the way there and back counts as
+//! much as the bytes. Each chunk says where in the state it begins, so a missing one is noticed where it is missing.
+//!
+//! Where the last part ended is remembered, so the next one asks from there. Nothing depends on that: chunks lie in
+//! order, at least one sequence apart, so from any of them the way to a wanted one is found in few steps.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use async_nats::{Message, Subscriber};
+use futures_util::StreamExt;
+use pelton_engine::log::FoundSnapshot;
+use serde_json::json;
+use tokio::time::Instant;
+
+use crate::api::{Fault, within};
+use crate::bucket::{Bucket, CHUNK_BYTES, OFFSET};
+use crate::connect::{API_TIMEOUT, Broker};
+use crate::log::Target;
+
+const PART_CHUNKS: usize = 4;
+/// How long the first chunk may take.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(8);
+/// After so long an answer is given with what is there.
+const PART_TIME: Duration = Duration::from_secs(4);
+
+/// Where the last part ended.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Place {
+    object: String,
+    offset: u64,
+    /// The next chunk has this sequence or a later one.
+    sequence: u64,
+}
+
+/// One chunk as stored.
+struct Chunk {
+    sequence: u64,
+    offset: u64,
+    payload: bytes::Bytes,
+}
+
+/// The bytes of the state from `offset` on: at least one, at most a part. `Damaged` when a chunk is not there.
+pub(crate) async fn read(
+    broker: &Broker,
+    target: &Target,
+    found: &FoundSnapshot,
+    offset: u64,
+    place: &Mutex<Place>,
+) -> Result<Vec<u8>, Fault> {
+    if offset >= found.bytes {
+        return Err(Fault::Damaged(format!("snapshot {} ends at byte {}", found.object, found.bytes)));
+    }
+    let reader = Reader { broker, bucket: Bucket::new(broker, target), id: &found.object };
+    let start = Instant::now();
+    let last = place.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let is_known = last.object == found.object && last.offset == offset;
+    let mut from = if is_known { last.sequence } else { 1 };
+    // The way to a place that is not known is by single chunks.
+    let mut count = if is_known || offset == 0 { PART_CHUNKS } else { 1 };
+    loop {
+        let chunks = reader.chunks(from, count, start).await?;
+        let first = chunks.first().ok_or_else(|| reader.missing(offset))?;
+        let length = (first.payload.len() as u64).max(1);
+        if first.offset > offset {
+            return Err(reader.missing(offset));
+        }
+        if first.offset + length <= offset {
+            // Every chunk but the last is as long as this one.
+            from = first.sequence + (offset - first.offset) / length;
+            continue;
+        }
+        if count == 1 {
+            from = first.sequence;
+            count = PART_CHUNKS;
+            continue;
+        }
+        let (bytes, sequence) = reader.join(&chunks, offset)?;
+        let next = Place { object: found.object.clone(), offset: offset + bytes.len() as u64, sequence: sequence + 1 };
+        *place.lock().unwrap_or_else(PoisonError::into_inner) = next;
+        return Ok(bytes);
+    }
+}
+
+struct Reader<'a> {
+    broker: &'a Broker,
+    bucket: Bucket<'a>,
+    id: &'a str,
+}
+
+impl Reader<'_> {
+    fn missing(&self, offset: u64) -> Fault {
+        Fault::Damaged(format!("snapshot {}: the chunk at byte {offset} is missing", self.id))
+    }
+
+    /// The bytes from `offset` on, up to where a chunk is missing, and the sequence of the last chunk.
+    fn join(&self, chunks: &[Chunk], offset: u64) -> Result<(Vec<u8>, u64), Fault> {
+        let mut bytes = Vec::with_capacity(chunks.iter().map(|chunk| chunk.payload.len()).sum());
+        let mut sequence = 0;
+        for chunk in chunks {
+            let expected = offset + bytes.len() as u64;
+            let rest = expected.checked_sub(chunk.offset).and_then(|skipped| usize::try_from(skipped).ok());
+            match rest.and_then(|skipped| chunk.payload.get(skipped..)) {
+                Some(rest) if !rest.is_empty() => bytes.extend_from_slice(rest),
+                _ => break,
+            }
+            sequence = chunk.sequence;
+        }
+        if bytes.is_empty() { Err(self.missing(offset)) } else { Ok((bytes, sequence)) }
+    }
+
+    /// Up to `count` chunks at or after a sequence; none only when the leader says that there is none.
+    async fn chunks(&self, from: u64, count: usize, start: Instant) -> Result<Vec<Chunk>, Fault> {
+        let chunks = self.direct(from, count, start).await?;
+        if !chunks.is_empty() {
+            return Ok(chunks);
+        }
+        // A replica may lag, and direct reads may be off: the leader has the last word.
+        let subject = self.bucket.chunk_subject(self.id);
+        let Some(message) = self.broker.next_message(&self.bucket.stream, &subject, from).await? else {
+            return Ok(Vec::new());
+        };
+        let offset = message.headers.get(OFFSET).map(|value| value.as_str());
+        Ok(vec![self.chunk(message.sequence, offset, message.payload)?])
+    }
+
+    /// One request for several messages, answered by any replica.
+    async fn direct(&self, from: u64, count: usize, start: Instant) -> Result<Vec<Chunk>, Fault> {
+        let client = self.broker.client();
+        let inbox = client.new_inbox();
+        let mut answers = within(API_TIMEOUT, "subscribe for chunks", client.subscribe(inbox.clone())).await?;
+        let verb = format!("{}.DIRECT.GET.{}", self.broker.api_prefix(), self.bucket.stream);
+        let subject = self.bucket.chunk_subject(self.id);
+        let body =
+            json!({ "seq": from, "next_by_subj": subject, "batch": count, "max_bytes": count * 2 * CHUNK_BYTES });
+        let request = client.publish_with_reply(verb, inbox, body.to_string().into());
+        within(API_TIMEOUT, "ask for chunks", request).await?;
+        let chunks = self.collect(&mut answers, count, start).await;
+        let _ = within(API_TIMEOUT, "unsubscribe", answers.unsubscribe()).await;
+        chunks
+    }
+
+    async fn collect(&self, answers: &mut Subscriber, count: usize, start: Instant) -> Result<Vec<Chunk>, Fault> {
+        let mut chunks = Vec::new();
+        let losses = self.broker.losses();
+        while chunks.len() < count {
+            let limit = if chunks.is_empty() { start + FIRST_TIMEOUT } else { start + PART_TIME };
+            match tokio::time::timeout_at(limit, answers.next()).await {
+                Ok(Some(message)) if message.status.is_none() => chunks.push(self.delivered(message)?),
+                // The end of the answer, or nobody that answers.
+                Ok(Some(_) | None) => break,
+                Err(_) if chunks.is_empty() => {
+                    return Err(Fault::Unavailable(format!("snapshot {}: no chunk came in time", self.id)));
+                }
+                Err(_) => break,
+            }
+            if self.broker.losses() != losses {
+                break;
+            }
+        }
+        Ok(chunks)
+    }
+
+    fn delivered(&self, message: Message) -> Result<Chunk, Fault> {
+        let header = |name: &str| message.headers.as_ref().and_then(|headers| headers.get(name)).map(|it| it.as_str());
+        let sequence = header("Nats-Sequence").and_then(|text| text.parse().ok());
+        let sequence = sequence.ok_or_else(|| Fault::Unavailable("a chunk came without its sequence".to_string()))?;
+        self.chunk(sequence, header(OFFSET), message.payload.clone())
+    }
+
+    fn chunk(&self, sequence: u64, offset: Option<&str>, payload: bytes::Bytes) -> Result<Chunk, Fault> {
+        let offset = offset
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| Fault::Damaged(format!("snapshot {}: a chunk does not say where it begins", self.id)))?;
+        Ok(Chunk { sequence, offset, payload })
+    }
+}
