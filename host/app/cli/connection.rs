@@ -41,6 +41,9 @@ pub(crate) struct ConnectionArgs {
     /// JetStream domain
     #[arg(long, value_name = "NAME", env = "NATS_JS_DOMAIN")]
     domain: Option<String>,
+    /// Where answers come: the beginning of a subject that the user may subscribe to [default: _INBOX]
+    #[arg(long, value_name = "PREFIX", env = "NATS_INBOX_PREFIX")]
+    inbox_prefix: Option<String>,
 }
 
 impl ConnectionArgs {
@@ -69,6 +72,7 @@ impl ConnectionArgs {
                 key: self.tls_key.clone().or(saved.tls.key),
             },
             domain: self.domain.clone().or(saved.domain),
+            inbox_prefix: self.inbox_prefix.clone().or(saved.inbox_prefix),
             name: Some("pelton".to_owned()),
         })
     }

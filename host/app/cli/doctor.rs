@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use clap::Args;
-use pelton_broker::{Broker, ConnectOptions, ProvisionOptions, VERSION_MIN};
+use pelton_broker::{Broker, Checked, ConnectOptions, ProvisionOptions, VERSION_MIN};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -90,6 +90,7 @@ pub(super) async fn run(args: DoctorArgs) -> Result<(), Failure> {
     let options = args.connection.options()?;
     let broker = connect(&options, &mut findings).await;
     findings.push(sync_interval(&args.monitor));
+    findings.extend(broker_storage(&args.monitor));
     if let Some(path) = &args.pipeline {
         check_pipeline(path, broker.as_ref(), &mut findings).await;
     }
@@ -204,7 +205,11 @@ async fn connect(options: &ConnectOptions, findings: &mut Vec<Finding>) -> Optio
             Some(broker)
         }
         Err(error) => {
-            findings.push(Finding::fail("broker", error.to_string(), "`just broker` starts one; or use --server"));
+            findings.push(Finding::fail(
+                "broker",
+                error.to_string(),
+                "start one with `nats-server -js` (`just broker` in Pelton's repository), or name it with --server",
+            ));
             None
         }
     }
@@ -240,6 +245,27 @@ fn sync_interval(monitor: &str) -> Finding {
     }
 }
 
+/// Room that the server has for all accounts together; an account without a limit of its own does not tell.
+fn broker_storage(monitor: &str) -> Option<Finding> {
+    const CHECK: &str = "broker disk";
+    let jsz = get_json(monitor, "/jsz")?;
+    storage_finding(CHECK, jsz["storage"].as_u64()?, jsz["config"]["max_storage"].as_u64()?)
+}
+
+/// `None` without a limit.
+fn storage_finding(check: &'static str, used: u64, limit: u64) -> Option<Finding> {
+    const REMEDY: &str = "when it is full, pipelines pause: raise `max_file_store`, or delete what nobody needs";
+    if limit == 0 {
+        return None;
+    }
+    let found = format!("{} of {} MiB used", used >> 20, limit >> 20);
+    Some(match used.saturating_mul(100) / limit {
+        0..90 => Finding::ok(check, found),
+        90..99 => Finding::note(check, found, REMEDY),
+        _ => Finding::fail(check, found, REMEDY),
+    })
+}
+
 /// One plain HTTP request. A client library would be a large dependency for a single question.
 fn get_json(base: &str, path: &str) -> Option<Value> {
     let host = base.strip_prefix("http://")?.trim_end_matches('/');
@@ -265,19 +291,39 @@ async fn check_pipeline(path: &Path, broker: Option<&Broker>, findings: &mut Vec
     };
     findings.push(Finding::ok("pipeline", path.display().to_string()));
     let Some(broker) = broker else { return };
-    match pelton_broker::verify(broker, &pipeline.plan, &ProvisionOptions::default()).await {
-        Ok(drift) if drift.is_empty() => findings.push(Finding::ok("streams", "all there, as expected")),
-        Ok(drift) => {
-            let remedy = "`pelton up` makes what is missing; what differs is left to you";
-            findings.extend(drift.iter().map(|drift| Finding::fail("streams", drift.to_string(), remedy)));
+    match pelton_broker::rights(broker, &pipeline.plan).await {
+        Ok(missing) if missing.is_empty() => findings.push(Finding::ok("permissions", "all that a host needs")),
+        Ok(missing) => {
+            findings.extend(missing.iter().map(|right| Finding::fail("permissions", right.to_string(), &right.remedy)));
         }
-        Err(error) => findings.push(Finding::fail("streams", error.to_string(), "is the account allowed to ask?")),
+        Err(error) => findings.push(Finding::fail("permissions", error.to_string(), "is the broker overloaded?")),
+    }
+    match pelton_broker::check(broker, &pipeline.plan, &ProvisionOptions::default()).await {
+        Ok(Checked { drift, notes }) => {
+            if drift.is_empty() {
+                findings.push(Finding::ok("streams", "all there, as needed"));
+            }
+            findings.extend(drift.iter().map(|drift| Finding::fail("streams", drift.to_string(), &drift.remedy)));
+            findings.extend(notes.iter().map(|note| Finding::note("streams", note.to_string(), &note.remedy)));
+        }
+        Err(error) => {
+            findings.push(Finding::fail("streams", error.to_string(), "is this user allowed to ask for streams?"))
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_broker_is_told() {
+        let grade = |used, limit| storage_finding("x", used, limit).map(|finding| finding.grade);
+        assert_eq!(grade(5, 0), None);
+        assert_eq!(grade(89, 100), Some(Grade::Ok));
+        assert_eq!(grade(95, 100), Some(Grade::Note));
+        assert_eq!(grade(100, 100), Some(Grade::Fail));
+    }
 
     #[test]
     fn versions_are_read_from_what_servers_print() {

@@ -5,7 +5,7 @@ use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::ExitCode;
 
-use pelton_broker::BrokerError;
+use pelton_broker::{BrokerError, Drift, Trouble};
 use pelton_engine::problem::Problem;
 
 /// What the exit code says.
@@ -64,6 +64,24 @@ impl Failure {
         let count = problems.len();
         let noun = if count == 1 { "problem" } else { "problems" };
         Failure { details, ..Failure::usage(format!("{count} {noun} in {path}")) }
+    }
+
+    /// The broker is not as the pipeline needs it; every setting on a line of its own, each remedy once. `None` without
+    /// any.
+    pub(crate) fn drift(drift: &[Drift]) -> Option<Failure> {
+        if drift.is_empty() {
+            return None;
+        }
+        let mut remedies: Vec<&str> = Vec::new();
+        for one in drift {
+            if !remedies.contains(&one.remedy.as_str()) {
+                remedies.push(&one.remedy);
+            }
+        }
+        let message = "the broker is not as the pipeline needs it";
+        let failure =
+            Failure { details: drift.iter().map(ToString::to_string).collect(), ..Failure::environment(message) };
+        Some(failure.hint(remedies.join("; ")))
     }
 
     /// The same failure with a remedy.
@@ -125,14 +143,24 @@ impl From<serde_json::Error> for Failure {
 impl From<BrokerError> for Failure {
     fn from(error: BrokerError) -> Failure {
         let (exit, hint) = match &error {
-            BrokerError::Connect { .. } => {
-                (Exit::Environment, "start one with `just broker`, or name it with --server or --context")
-            }
-            BrokerError::Version { .. } => (Exit::Environment, "`just setup` installs a newer nats-server in `.tools`"),
+            BrokerError::Connect { trouble, .. } => (Exit::Environment, connect_hint(*trouble)),
+            BrokerError::Version { .. } => (
+                Exit::Environment,
+                "install a newer nats-server: `just setup` puts one into `.tools` of Pelton's repository",
+            ),
             BrokerError::NoJetStream { .. } => (Exit::Environment, "start nats-server with `-js`"),
             BrokerError::Options(_) => (Exit::Usage, "see `pelton help run` for the options of the broker"),
             BrokerError::Request { .. } => (Exit::Environment, "`pelton doctor` checks the broker and its streams"),
         };
         Failure::new(exit, error).hint(hint)
+    }
+}
+
+fn connect_hint(trouble: Trouble) -> &'static str {
+    match trouble {
+        Trouble::Unreachable => "start one with `just broker`, or name it with --server or --context",
+        Trouble::Tls => "name the authority of the server's certificate with --tls-ca FILE",
+        Trouble::Credentials => "give credentials with --creds, --nkey, --user and --password, --token, or --context",
+        Trouble::Address => "write the address as nats://HOST:PORT, or name a --context",
     }
 }

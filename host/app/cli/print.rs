@@ -47,9 +47,21 @@ pub(super) fn count(value: u64) -> String {
     text
 }
 
+/// Bytes as `1.5 MiB`.
+pub(super) fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_are_shown_in_mebibytes() {
+        for (bytes, text) in [(0, "0.0 MiB"), (1 << 19, "0.5 MiB"), (20 << 30, "20480.0 MiB")] {
+            assert_eq!(mebibytes(bytes), text);
+        }
+    }
 
     #[test]
     fn counts_have_separators() {

@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use pelton_broker::ConnectOptions;
@@ -9,6 +10,7 @@ use pelton_broker::ConnectOptions;
 use super::connection::ConnectionArgs;
 use super::failure::Failure;
 use crate::pipeline::{self, Pipeline};
+use crate::run::Stop;
 
 const AFTER: &str = "\
 Without --input, events come from the stream that the pipeline names and results go to the pipeline stream; run
@@ -57,6 +59,9 @@ pub(crate) struct RunArgs {
     /// Folder of compiled modules [default: the user's cache folder]
     #[arg(long, value_name = "DIR", env = "PELTON_CACHE")]
     cache: Option<PathBuf>,
+    /// How long to wait at the start for a broker that is not there yet, such as after a reboot of both; 0s does not
+    #[arg(long, value_name = "SPAN", default_value = "30s", value_parser = parse_wait, conflicts_with = "input")]
+    wait: Duration,
     #[command(flatten)]
     connection: ConnectionArgs,
 }
@@ -92,6 +97,9 @@ pub(crate) struct StreamOptions {
     pub(crate) accept_loss: bool,
     /// Who holds the leases.
     pub(crate) holder: String,
+    /// How long to look for the broker.
+    pub(crate) wait: Duration,
+    pub(crate) stop: Stop,
 }
 
 /// A run over a file.
@@ -101,17 +109,20 @@ pub(crate) struct FileOptions {
     pub(crate) input: Option<PathBuf>,
     pub(crate) output: PathBuf,
     pub(crate) state: PathBuf,
+    pub(crate) stop: Stop,
 }
 
 /// Resolves the arguments and hands them to the drivers.
 pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
+    // Before anything that takes time: from here on a signal is a wish to stop.
+    let stop = Stop::watch()?;
     let sandbox = pipeline::sandbox(args.cache.clone())?;
     let pipeline = Pipeline::load(&args.pipeline, &sandbox)?;
     match (args.input, args.output) {
         (Some(input), Some(output)) => {
             let state = args.state.unwrap_or_else(|| output.join(".state"));
             let input = Some(input).filter(|path| path.as_os_str() != "-");
-            crate::run::file(FileOptions { pipeline, input, output, state })
+            crate::run::file(FileOptions { pipeline, input, output, state, stop })
         }
         _ => {
             let partitions = args.partitions.resolve(pipeline.plan.source.partitions)?;
@@ -127,6 +138,8 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
                 listen: args.listen.unwrap_or(Listen::Prefer(LISTEN)),
                 accept_loss: args.accept_loss,
                 holder: args.holder.unwrap_or_else(default_holder),
+                wait: args.wait,
+                stop,
                 pipeline,
             })
         }
@@ -165,6 +178,11 @@ fn parse_listen(text: &str) -> Result<Listen, String> {
         return Ok(Listen::Off);
     }
     text.parse().map(Listen::At).map_err(|_| "expected an address such as 127.0.0.1:9464, or off".to_owned())
+}
+
+fn parse_wait(text: &str) -> Result<Duration, String> {
+    let millis = super::when::parse_span(text)?;
+    u64::try_from(millis).map(Duration::from_millis).map_err(|_| "a wait is not negative".to_owned())
 }
 
 /// Where pipelines without `--state` keep theirs: `pelton` in the user's state folder.

@@ -4,11 +4,11 @@ use std::path::PathBuf;
 
 use async_nats::jetstream::stream::Stream;
 use clap::Args;
-use futures_util::StreamExt as _;
-use pelton_broker::{Broker, Log, LogOptions, Target, consumer, log_stream, source_subject};
+use pelton_broker::{Broker, LeaseHolder, Log, LogOptions, Target, lease_holder, log_stream};
 use pelton_engine::epoch::Marker;
 use pelton_engine::hex;
 use pelton_engine::log::{Request, Response};
+use pelton_engine::time::WallTime;
 use pelton_engine::totals::Totals;
 use serde::Serialize;
 
@@ -19,8 +19,8 @@ use crate::pipeline::{self, Pipeline};
 
 const AFTER: &str = "\
 Everything is read from the streams, so it also works while no host runs. LAG counts events of the partition that are
-not committed; AGE is how long the oldest of them has been waiting. An epoch's totals add up:
-received = processed + filtered + late + dead + gaps.
+not committed; AGE is how long the oldest of them has been waiting; HOLDER is the host that works on it. An epoch's totals
+add up: received = processed + filtered + late + dead + gaps. The last line is the size of the pipeline stream.
 
 Examples:
   pelton status pipelines/fraud.toml
@@ -45,12 +45,25 @@ struct Report {
     stream: String,
     /// Whether every partition accounts for every event.
     balanced: bool,
+    pipeline_stream: StreamSize,
     partitions: Vec<PartitionReport>,
+}
+
+/// What a stream holds.
+#[derive(Serialize)]
+struct StreamSize {
+    name: String,
+    messages: u64,
+    bytes: u64,
+    /// `null` without a bound.
+    max_bytes: Option<u64>,
 }
 
 #[derive(Serialize)]
 struct PartitionReport {
     partition: u32,
+    /// Who has the lease; `null` while nobody works on the partition.
+    holder: Option<LeaseHolder>,
     /// Stream sequence of the last committed event; 0 before the first.
     position: u64,
     /// `null` when the broker did not say.
@@ -87,19 +100,26 @@ pub(super) async fn run(args: StatusArgs) -> Result<(), Failure> {
 
 async fn collect(broker: &Broker, pipeline: &Pipeline) -> Result<Report, Failure> {
     let plan = &pipeline.plan;
-    let input = broker.context().get_stream_no_info(&plan.source.stream).await;
-    let input = input.map_err(|error| Failure::environment(format!("stream {}: {error}", plan.source.stream)))?;
     let name = log_stream(&plan.name);
     let log = broker.context().get_stream_no_info(&name).await;
     let log = log.map_err(|error| Failure::environment(format!("stream {name}: {error}")))?;
+    let found = log.get_info().await.map_err(|error| {
+        Failure::environment(format!("stream {name}: {error}")).hint("`pelton up` makes what is missing")
+    })?;
     let mut partitions = Vec::new();
     for partition in 0..plan.source.partitions {
-        partitions.push(inspect(broker, pipeline, partition, &input, &log).await?);
+        partitions.push(inspect(broker, pipeline, partition, &log).await?);
     }
     Ok(Report {
         pipeline: plan.name.clone(),
         stream: plan.source.stream.clone(),
         balanced: partitions.iter().all(|partition| partition.balanced),
+        pipeline_stream: StreamSize {
+            name,
+            messages: found.state.messages,
+            bytes: found.state.bytes,
+            max_bytes: u64::try_from(found.config.max_bytes).ok().filter(|bytes| *bytes > 0),
+        },
         partitions,
     })
 }
@@ -108,12 +128,11 @@ async fn inspect(
     broker: &Broker,
     pipeline: &Pipeline,
     partition: u32,
-    input: &Stream<()>,
     log: &Stream<()>,
 ) -> Result<PartitionReport, Failure> {
     let target = Target::new(&pipeline.plan, partition);
     let survey = Log::new(broker, target, LogOptions::default());
-    let stored = match survey.perform(Request::Survey { input_sequence: None, epoch: None }).await {
+    let stored = match survey.perform(Request::Survey { input_sequence: None, epoch: None, history: false }).await {
         Response::Survey(survey) => survey.marker,
         Response::Missing { stream } => {
             return Err(Failure::environment(format!("stream {stream} is not there")).hint("`pelton up` makes it"));
@@ -125,8 +144,7 @@ async fn inspect(
         other => return Err(Failure::environment(format!("partition {partition}: the broker said {other:?}"))),
     };
     let position = stored.as_ref().map_or(0, |stored| stored.marker.position.sequence);
-    let subject = source_subject(&pipeline.plan, partition);
-    let (lag_events, lag_seconds) = lag(input, &pipeline.plan.name, partition, &subject, position).await;
+    let lag = pelton_broker::lag(broker, &Target::new(&pipeline.plan, partition), position).await.ok();
     let epoch_age_seconds = match &stored {
         Some(stored) => {
             log.get_raw_message(stored.sequence).await.ok().map(|message| age(message.time.unix_timestamp_nanos()))
@@ -135,12 +153,14 @@ async fn inspect(
     };
     let marker = stored.as_ref().map(|stored| &stored.marker);
     let totals = marker.map_or_else(Totals::default, |marker| marker.totals_sum);
+    let holder = lease_holder(broker, &pipeline.plan.name, partition).await?;
     let digests: Vec<[u8; 32]> = pipeline.modules.iter().map(pelton_sandbox::Module::digest).collect();
     Ok(PartitionReport {
         partition,
+        holder,
         position,
-        lag_events,
-        lag_seconds,
+        lag_events: lag.and_then(|lag| lag.events),
+        lag_seconds: lag.map(|lag| lag.seconds(WallTime(when::now()))),
         watermark: marker.map(|marker| marker.watermark).filter(|watermark| *watermark != i64::MIN),
         epoch: marker.map_or(0, |marker| marker.epoch),
         epoch_age_seconds,
@@ -153,36 +173,6 @@ async fn inspect(
 
 fn digest_texts(marker: &Marker) -> Vec<String> {
     marker.modules.iter().map(|digest| hex::encode(digest)).collect()
-}
-
-/// Events without a commit, and how long the oldest of them has been waiting.
-async fn lag(
-    input: &Stream<()>,
-    pipeline: &str,
-    partition: u32,
-    subject: &str,
-    position: u64,
-) -> (Option<u64>, Option<f64>) {
-    let events = match input.consumer_info(consumer(pipeline, partition)).await {
-        Ok(info) => Some(info.num_pending + info.num_ack_pending as u64),
-        // Before the first run there is no consumer: everything is ahead.
-        Err(_) if position == 0 => stored(input, subject).await,
-        Err(_) => None,
-    };
-    match input.get_first_raw_message_by_subject(subject, position + 1).await {
-        Ok(message) => (events, Some(age(message.time.unix_timestamp_nanos()))),
-        Err(_) => (events.or(Some(0)), Some(0.0)),
-    }
-}
-
-/// Events of the partition that the stream holds.
-async fn stored(input: &Stream<()>, subject: &str) -> Option<u64> {
-    let mut subjects = input.info_with_subjects(subject).await.ok()?;
-    let mut count = 0;
-    while let Some(entry) = subjects.next().await {
-        count += entry.ok()?.1 as u64;
-    }
-    Some(count)
 }
 
 /// Seconds since then by this machine's clock.
@@ -207,6 +197,7 @@ fn show(report: &Report) -> Result<(), Failure> {
         "LATE",
         "DEAD",
         "GAPS",
+        "HOLDER",
     ];
     let right = ["PART", "POSITION", "LAG", "EPOCH", "RECEIVED", "PROCESSED", "FILTERED", "LATE", "DEAD", "GAPS"];
     let span =
@@ -229,9 +220,17 @@ fn show(report: &Report) -> Result<(), Failure> {
         ];
         let counts = [totals.received, totals.processed, totals.filtered, totals.late, totals.dead, totals.gaps];
         row.extend(counts.map(print::count));
+        row.push(partition.holder.as_ref().map_or("-".to_owned(), ToString::to_string));
         row
     });
     print::table(&header, &right, rows.collect())?;
+    let StreamSize { name, messages, bytes, max_bytes } = &report.pipeline_stream;
+    let bound = max_bytes.map_or("no bound".to_owned(), |bytes| format!("bound {}", print::mebibytes(bytes)));
+    print::line(&format!(
+        "stream {name}: {} messages, {}, {bound}",
+        print::count(*messages),
+        print::mebibytes(*bytes)
+    ))?;
     Ok(())
 }
 

@@ -4,18 +4,18 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
-use pelton_broker::ProvisionOptions;
+use pelton_broker::{Asked, ProvisionOptions};
 use serde_json::json;
 
 use super::connection::ConnectionArgs;
-use super::failure::{Exit, Failure};
+use super::failure::Failure;
 use super::{print, when};
 use crate::pipeline::{self, Pipeline};
 
 const AFTER: &str = "\
-Doing it twice changes nothing. What exists and differs from what the pipeline file wants is reported and left as it is;
-the exit code is then 4. --replicas, --lease and --log-max-bytes count for streams that are made, not for those that
-exist; the leases of all pipelines are one bucket.
+Doing it twice changes nothing. What exists and differs from what the pipeline file needs is reported and left as it is;
+the exit code is then 4. --replicas, --lease and --log-max-bytes count for streams that are made: where one that exists
+differs, that is reported too. The leases of all pipelines are one bucket. Lines that begin with `note` need no action.
 
 Examples:
   pelton up pipelines/fraud.toml
@@ -40,12 +40,12 @@ pub(super) struct UpArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Streams")]
 pub(super) struct ProvisionArgs {
-    /// Copies of every stream
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
-    replicas: u8,
-    /// How long a partition stays leased by a host that is gone
-    #[arg(long, value_name = "SPAN", default_value = "10s", value_parser = parse_lease)]
-    lease: i64,
+    /// Copies of every stream [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=5))]
+    replicas: Option<u8>,
+    /// How long a partition stays leased by a host that is gone [default: 10s]
+    #[arg(long, value_name = "SPAN", value_parser = parse_lease)]
+    lease: Option<i64>,
     /// Bound of the pipeline stream in bytes; when it is full, the pipeline pauses [default: none]
     #[arg(long, value_name = "BYTES")]
     log_max_bytes: Option<u64>,
@@ -64,10 +64,12 @@ fn parse_lease(text: &str) -> Result<i64, String> {
 
 impl ProvisionArgs {
     pub(super) fn options(&self) -> ProvisionOptions {
+        let defaults = ProvisionOptions::default();
         ProvisionOptions {
-            replicas: usize::from(self.replicas),
-            lease_ttl: Duration::from_millis(self.lease.unsigned_abs()),
+            replicas: self.replicas.map_or(defaults.replicas, usize::from),
+            lease_ttl: self.lease.map_or(defaults.lease_ttl, |lease| Duration::from_millis(lease.unsigned_abs())),
             log_max_bytes: self.log_max_bytes,
+            asked: Asked { replicas: self.replicas.is_some(), lease_ttl: self.lease.is_some() },
         }
     }
 }
@@ -77,8 +79,14 @@ pub(super) async fn run(args: UpArgs) -> Result<(), Failure> {
     let broker = args.connection.connect().await?;
     let provisioned = pelton_broker::up(&broker, &pipeline.plan, &args.provision.options()).await?;
     let drift: Vec<String> = provisioned.drift.iter().map(ToString::to_string).collect();
+    let mut notes: Vec<String> = provisioned.notes.iter().map(|note| format!("{note}; {}", note.remedy)).collect();
+    // Whoever makes streams need not be the user that hosts connect as.
+    match pelton_broker::rights(&broker, &pipeline.plan).await {
+        Ok(missing) => notes.extend(missing.iter().map(|right| format!("hosts cannot run as this user: {right}"))),
+        Err(error) => notes.push(format!("the rights of this user are not known: {error}")),
+    }
     if args.json {
-        print::json(&json!({ "created": provisioned.created, "drift": drift }))?;
+        print::json(&json!({ "created": provisioned.created, "drift": drift, "notes": notes }))?;
     } else {
         for stream in &provisioned.created {
             print::line(&format!("created {stream}"))?;
@@ -86,14 +94,12 @@ pub(super) async fn run(args: UpArgs) -> Result<(), Failure> {
         if provisioned.created.is_empty() && drift.is_empty() {
             print::line("nothing to do")?;
         }
+        for note in &notes {
+            eprintln!("note: {note}");
+        }
     }
-    if drift.is_empty() {
-        return Ok(());
+    match Failure::drift(&provisioned.drift) {
+        None => Ok(()),
+        Some(failure) => Err(failure),
     }
-    for line in &drift {
-        eprintln!("{line}");
-    }
-    let message = format!("{} settings differ from what the pipeline needs", drift.len());
-    Err(Failure::new(Exit::Environment, anyhow::Error::msg(message))
-        .hint("change the streams with the `nats` tool, or delete them and run `pelton up` again"))
 }

@@ -29,6 +29,32 @@ pub(super) fn pass(name: &str) {
 #[inline]
 pub(super) fn pass(_name: &str) {}
 
+/// A named moment that takes long when the environment says so: `PELTON_TEST_LINGER=apply:3:9000` makes the third one
+/// take nine seconds, as a slow disk or a large state does.
+#[cfg(debug_assertions)]
+fn linger(name: &str) {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    static PASSED: AtomicU64 = AtomicU64::new(0);
+
+    let Ok(text) = std::env::var("PELTON_TEST_LINGER") else { return };
+    let mut words = text.split(':');
+    let (target, count, millis) = (words.next(), words.next(), words.next());
+    let number = |word: Option<&str>| word.and_then(|word| word.parse::<u64>().ok());
+    if target == Some(name)
+        && let (Some(count), Some(millis)) = (number(count), number(millis))
+        && PASSED.fetch_add(1, Ordering::SeqCst) + 1 == count
+    {
+        std::thread::sleep(std::time::Duration::from_millis(millis));
+        tracing::info!(name, millis, "lingered");
+    }
+}
+
+/// Nothing: release builds are never slower than they have to be.
+#[cfg(not(debug_assertions))]
+#[inline]
+fn linger(_name: &str) {}
+
 /// A bound that tests make smaller, so that rare moments come often: `PELTON_TEST_EPOCH_EVENTS=1000`.
 /// Release builds know only the default.
 pub(super) fn bound(variable: &str, default: u64) -> u64 {
@@ -41,16 +67,18 @@ pub(super) struct Watched<S>(pub(super) S);
 
 use pelton_engine::epoch::Epoch;
 use pelton_engine::log::Snapshot;
-use pelton_engine::store::{Local, Store, StoreError};
+use pelton_engine::store::{Discard, Local, Store, StoreError};
 
 impl<S: Store> Store for Watched<S> {
     fn load(&mut self) -> Result<Option<Local>, StoreError> {
         pass("load.before");
+        linger("load");
         self.0.load()
     }
 
     fn apply(&mut self, epoch: &Epoch, sequence: u64, sink: &[u8]) -> Result<(), StoreError> {
         pass("apply.before");
+        linger("apply");
         let result = self.0.apply(epoch, sequence, sink);
         pass("apply.after");
         result
@@ -63,9 +91,9 @@ impl<S: Store> Store for Watched<S> {
         result
     }
 
-    fn rebase(&mut self, snapshot: Option<&Snapshot>, reason: &str) -> Result<(), StoreError> {
+    fn rebase(&mut self, snapshot: Option<&Snapshot>, old: Discard<'_>) -> Result<(), StoreError> {
         pass("rebase.before");
-        let result = self.0.rebase(snapshot, reason);
+        let result = self.0.rebase(snapshot, old);
         pass("rebase.after");
         result
     }

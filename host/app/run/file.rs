@@ -7,7 +7,6 @@
 use std::io::{self, Read as _, Seek as _};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -25,12 +24,12 @@ use tracing::info;
 use super::failpoint::{Watched, bound, pass};
 use super::sink::{Progress, Sink};
 use super::source::{self, Read, Start};
-use super::{engine, guests, open_store, session};
+use super::{Stop, engine, guests, open_store, session};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::run::FileOptions;
 
 /// Bounds of one epoch. Larger than under a broker: a batch has no message limit here.
-const ROOM: Room = Room { records: 1 << 16, bytes: 32 << 20 };
+const ROOM: Room = Room { records: 1 << 16, bytes: 32 << 20, record_bytes: usize::MAX, header_bytes: usize::MAX };
 const EPOCH_EVENTS: u64 = 1 << 17;
 /// An epoch that is older than this is cut, for pipes that trickle.
 const EPOCH_AGE: Duration = Duration::from_secs(1);
@@ -77,7 +76,6 @@ pub(crate) fn run(options: FileOptions) -> Result<(), Failure> {
         info!(input = name, "all of this input is done; remove the state folder to run it again");
         return Ok(());
     }
-    let stop = watch_signals()?;
     let bar = progress_bar(options.input.as_deref(), progress.offset);
     let start = Start { offset: progress.offset, line: engine.position().sequence, began: WallTime(progress.began_ms) };
     let reader = source::read(options.input.clone(), start)
@@ -89,7 +87,7 @@ pub(crate) fn run(options: FileOptions) -> Result<(), Failure> {
     let mut summary = Summary::default();
     let mut work =
         Work { engine, effects: Effects::default(), opened: Instant::now(), delta_bytes: 0, name, bar, plan };
-    let computed = work.compute(&reader, &sender, &mut progress, &mut summary, &stop);
+    let computed = work.compute(&reader, &sender, &mut progress, &mut summary, &options.stop);
     drop(sender);
     let committed =
         committer.join().map_err(|_| Failure::new(Exit::Failed, anyhow::anyhow!("the committer panicked")))?;
@@ -184,12 +182,12 @@ impl Work {
         sender: &SyncSender<Cut>,
         progress: &mut Progress,
         summary: &mut Summary,
-        stop: &AtomicBool,
+        stop: &Stop,
     ) -> Result<(), Failure> {
         // What was due at the last commit comes before any further line.
         self.finish_step(Input::Continue, &[], 0, sender, progress, summary)?;
         loop {
-            if stop.load(Ordering::Relaxed) {
+            if stop.is_asked() {
                 info!("stopped; run the same command again to go on");
                 return Ok(());
             }
@@ -276,6 +274,7 @@ impl Work {
             log: StreamIdentity { name: String::new(), created: 0 },
             position,
             seen: position.sequence,
+            published: 0,
             watermark: self.engine.watermark().0,
             modules: self.engine.digests().to_vec(),
             layout: self.engine.layout(),
@@ -346,17 +345,6 @@ fn failed(error: pelton_engine::judge::StepError) -> Failure {
 
 fn exit_of(error: &io::Error) -> Exit {
     if error.kind() == io::ErrorKind::InvalidData { Exit::Halted } else { Exit::Environment }
-}
-
-/// Set by Ctrl-C or SIGTERM.
-fn watch_signals() -> Result<Arc<AtomicBool>, Failure> {
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // The second one ends at once.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())?;
-        signal_hook::flag::register(signal, stop.clone())?;
-    }
-    Ok(stop)
 }
 
 fn progress_bar(input: Option<&Path>, offset: u64) -> ProgressBar {

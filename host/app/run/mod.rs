@@ -2,9 +2,13 @@
 
 mod failpoint;
 mod file;
+mod keeper;
+mod lag;
 mod notices;
+mod seat;
 mod sink;
 mod source;
+mod stop;
 mod stream;
 mod timed;
 
@@ -20,6 +24,7 @@ use pelton_engine::store::StoreError;
 use pelton_store::SledStore;
 
 pub(crate) use file::run as file;
+pub(crate) use stop::Stop;
 pub(crate) use stream::run as stream;
 
 use crate::cli::failure::{Exit, Failure};

@@ -1,14 +1,14 @@
 //! What the protocol tells: into the log, the metrics and the status board.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use pelton_engine::log::Published;
 use pelton_engine::partition::{Committed, Notice};
-use pelton_engine::time::WallTime;
 use pelton_serve::{Answer, Partition as Metrics};
 use tracing::{debug, error, info, warn};
 
+use super::seat::Seat;
 use super::timed::Spent;
 
 /// Says one pause of many: the same reason again within this time is not logged.
@@ -21,6 +21,14 @@ pub(super) struct Notices {
     metrics: Metrics,
     said: BTreeMap<String, std::time::Instant>,
     spent: Spent,
+    /// Why this host cannot work, until it does.
+    trouble: Option<String>,
+    /// The lease was given back for that: it stays true while others work.
+    yielded: bool,
+    /// No progress from one position after several attempts, until there is some.
+    stuck: bool,
+    /// Position and epoch last shown.
+    shown: Option<(u64, u64)>,
     /// Sum of all epochs of this run.
     pub(super) epochs: u64,
     pub(super) halted: Option<String>,
@@ -28,8 +36,32 @@ pub(super) struct Notices {
 
 impl Notices {
     pub(super) fn new(pipeline: &str, partition: u32, metrics: Metrics, spent: Spent) -> Notices {
-        let said = BTreeMap::new();
-        Notices { pipeline: pipeline.to_owned(), partition, metrics, said, spent, epochs: 0, halted: None }
+        Notices {
+            pipeline: pipeline.to_owned(),
+            partition,
+            metrics,
+            said: BTreeMap::new(),
+            spent,
+            trouble: None,
+            yielded: false,
+            stuck: false,
+            shown: None,
+            epochs: 0,
+            halted: None,
+        }
+    }
+
+    /// Shows what is committed, `None` while this host does not work on the partition.
+    pub(super) fn show(&mut self, committed: Option<(u64, u64)>, seat: &Seat) {
+        if committed == self.shown {
+            return;
+        }
+        self.metrics.set_working(committed.is_some());
+        if let Some((position, epoch)) = committed {
+            seat.set_position(position);
+            self.metrics.reached(position, Some(epoch));
+        }
+        self.shown = committed;
     }
 
     pub(super) fn take(&mut self, notice: Notice) {
@@ -38,17 +70,28 @@ impl Notices {
             Notice::Committed(facts) => self.committed(&facts),
             Notice::Running { epoch, decision } => {
                 info!(pipeline, partition, epoch, decision, "running");
-                self.metrics.ok("running");
+                self.yielded = false;
+                if !self.stuck {
+                    self.trouble = None;
+                }
+                self.phase("running");
             }
             Notice::Recovering { cause } => {
-                info!(pipeline, partition, cause, "recovering");
+                if self.is_news(&cause) {
+                    info!(pipeline, partition, cause, "recovering");
+                }
                 self.metrics.add_recovery(if cause == "start" { "start" } else { "doubt" });
+                self.phase("recovering");
             }
             Notice::Standby { holder } => {
                 if self.is_news(&holder) {
                     info!(pipeline, partition, holder, "another host works on this partition, standing by");
                 }
-                self.metrics.ok("standby");
+                self.stuck = false;
+                if !self.yielded {
+                    self.trouble = None;
+                }
+                self.phase("standby");
             }
             Notice::Doubt { epoch, reason } => {
                 warn!(pipeline, partition, epoch, reason, "outcome of a commit unknown, reading the marker")
@@ -57,10 +100,47 @@ impl Notices {
                 if self.is_news(&reason) {
                     warn!(pipeline, partition, reason, "waiting");
                 }
-                self.metrics.degraded("waiting", reason);
+                self.trouble = Some(reason);
+                self.phase("waiting");
+            }
+            Notice::Loading { bytes, of } => {
+                if self.is_news("loading") {
+                    info!(pipeline, partition, bytes, of, "loading a snapshot");
+                }
+                self.phase("loading a snapshot");
+            }
+            Notice::SnapshotPassedOver { epoch, reason } => {
+                warn!(pipeline, partition, epoch, reason, "a snapshot cannot be used, trying an older one")
+            }
+            Notice::SnapshotNotSaved { reason } => {
+                if self.is_news(&reason) {
+                    warn!(pipeline, partition, reason, "a snapshot was not saved; it is tried again");
+                }
+            }
+            Notice::Stuck { position, attempts, reason } => {
+                let evidence = format!("no commit after input sequence {position} in {attempts} attempts: {reason}");
+                if self.is_news("stuck") {
+                    error!(pipeline, partition, position, attempts, reason, "stuck: every attempt ends at this input");
+                }
+                self.stuck = true;
+                self.trouble = Some(evidence);
+                self.phase("stuck");
+            }
+            Notice::Hole(hole) => {
+                let (first, last) = (hole.first, hole.last);
+                warn!(pipeline, partition, first, last, cause = ?hole.cause, "events were gone before they were read");
+            }
+            Notice::Yielded { reason } => {
+                warn!(pipeline, partition, reason, "this host cannot work, giving the lease back");
+                let cause = self.trouble.take().map_or_else(String::new, |cause| format!(": {cause}"));
+                self.trouble = Some(format!("{reason}{cause}"));
+                self.yielded = true;
+                self.phase("lease given back");
             }
             Notice::Quarantined { reason } => {
-                error!(pipeline, partition, reason, "the local store was set aside; rebuilding it from the stream");
+                if self.is_news(&reason) {
+                    error!(pipeline, partition, reason, "the local store was set aside; rebuilding it from the stream");
+                }
                 self.metrics.add_recovery("quarantine");
             }
             Notice::Halted(halted) => {
@@ -77,18 +157,28 @@ impl Notices {
         }
     }
 
+    /// What it does now; degraded as long as something keeps it from working.
+    fn phase(&self, phase: &str) {
+        match &self.trouble {
+            Some(evidence) if self.stuck => self.metrics.stuck(evidence.clone()),
+            Some(evidence) => self.metrics.degraded(phase, evidence.clone()),
+            None => self.metrics.ok(phase),
+        }
+    }
+
     /// Counts an answer to a publish.
     pub(super) fn published(&self, published: &Published) {
         self.metrics.add_publish(match published {
             Published::Stored { .. } => Answer::Stored,
             Published::Rejected(_) => Answer::Rejected,
             Published::Unknown(_) => Answer::Unknown,
-            Published::Refused(_) => Answer::Refused,
+            Published::Refused(_) | Published::Permanent(_) => Answer::Refused,
         });
     }
 
     fn committed(&mut self, facts: &Committed) {
         self.epochs += 1;
+        (self.trouble, self.stuck) = (None, false);
         let metrics = &self.metrics;
         metrics.events.add(&facts.totals);
         metrics.late_rows.inc_by(facts.totals.late);
@@ -103,7 +193,6 @@ impl Notices {
             Duration::from_millis(facts.epoch_ms),
             Duration::from_millis(facts.commit_ms),
         );
-        metrics.set_lag(facts.pending, age(facts.published));
         metrics.ok("running");
         debug!(
             pipeline = self.pipeline,
@@ -122,10 +211,4 @@ impl Notices {
         self.said.retain(|_, at| now.duration_since(*at) < REPEAT);
         self.said.insert(text.to_owned(), now).is_none()
     }
-}
-
-/// How long ago the broker stored an event; zero before the first one.
-fn age(published: WallTime) -> Duration {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64);
-    if published.0 == 0 { Duration::ZERO } else { Duration::from_millis((now - published.0).max(0).unsigned_abs()) }
 }

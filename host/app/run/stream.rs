@@ -2,12 +2,12 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use pelton_broker::{Broker, Log, LogOptions, ProvisionOptions, Target};
+use pelton_broker::{Broker, BrokerError, Log, LogOptions, ProvisionOptions, Target};
 use pelton_engine::effects::Room;
+use pelton_engine::epoch::BATCH_HEADER_BYTES;
 use pelton_engine::guest::Guest;
 use pelton_engine::log::{Request, Response};
 use pelton_engine::partition::{Action, Config, Event, MakeEngine, Partition};
@@ -15,13 +15,15 @@ use pelton_engine::plan::Plan;
 use pelton_engine::step::Envelope;
 use pelton_engine::store::Store;
 use pelton_serve::{Board, Server, Shape};
+use pelton_store::SledStore;
 use tokio::runtime::{Handle, Runtime};
-use tracing::{error, info};
+use tracing::{error, info, warn};
 
 use super::failpoint::{Watched, bound, pass};
 use super::notices::Notices;
+use super::seat::{Seat, Task};
 use super::timed::{Spent, Timed};
-use super::{engine, guests, open_store, session};
+use super::{engine, guests, keeper, lag, open_store, session};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::run::{Listen, StreamOptions};
 use crate::pipeline::Pipeline;
@@ -33,6 +35,10 @@ const PANICS_MAX: usize = 3;
 const PANIC_WINDOW: Duration = Duration::from_secs(60);
 /// Partition threads run guests: wasm frames plus host frames.
 const STACK_BYTES: usize = 4 << 20;
+/// Between two attempts to find the broker at the start.
+const CONNECT_PAUSE: Duration = Duration::from_millis(500);
+/// How long giving back the lease of a halted partition may take.
+const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Everything that the threads of a run share.
 struct Shared {
@@ -40,25 +46,26 @@ struct Shared {
     plan: Arc<Plan>,
     runtime: Handle,
     broker: Broker,
-    stop: AtomicBool,
 }
 
 /// How a partition's thread ended.
 enum Ended {
     Stopped { epochs: u64 },
-    Halted(String),
+    Halted { evidence: String, lease: Option<(Log, u64)> },
 }
 
 /// Runs until the input is drained, a signal comes or every partition has halted.
 pub(crate) fn run(options: StreamOptions) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let plan = Arc::new(options.pipeline.plan.clone());
-    let broker = runtime.block_on(connect(&options, &plan))?;
+    let Some(broker) = runtime.block_on(connect(&options, &plan))? else {
+        info!(pipeline = plan.name, "stopped before the broker was found");
+        return Ok(());
+    };
     let board = Board::new();
     let stop_serving = serve(&runtime, options.listen, &board)?;
-    let shared =
-        Arc::new(Shared { options, plan, runtime: runtime.handle().clone(), broker, stop: AtomicBool::new(false) });
-    watch_signals(&shared);
+    let shared = Arc::new(Shared { options, plan, runtime: runtime.handle().clone(), broker });
+    say_when_stopping(&shared);
     let threads: Vec<_> = shared
         .options
         .partitions
@@ -73,14 +80,19 @@ pub(crate) fn run(options: StreamOptions) -> Result<(), Failure> {
         .collect::<Result<_, _>>()?;
     let mut epochs = 0;
     let mut halted = Vec::new();
+    let mut leases = Vec::new();
     for (thread, partition) in threads.into_iter().zip(&shared.options.partitions) {
         match thread.join() {
             Ok(Ok(Ended::Stopped { epochs: count })) => epochs += count,
-            Ok(Ok(Ended::Halted(evidence))) => halted.push(format!("partition {partition}: {evidence}")),
+            Ok(Ok(Ended::Halted { evidence, lease })) => {
+                halted.push(format!("partition {partition}: {evidence}"));
+                leases.extend(lease);
+            }
             Ok(Err(failure)) => return Err(failure),
             Err(_) => halted.push(format!("partition {partition}: its thread panicked")),
         }
     }
+    runtime.block_on(release(leases));
     drop(stop_serving);
     runtime.shutdown_timeout(Duration::from_millis(200));
     if !halted.is_empty() {
@@ -92,19 +104,69 @@ pub(crate) fn run(options: StreamOptions) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Waits for the broker, and compares what exists with what the plan expects.
-async fn connect(options: &StreamOptions, plan: &Plan) -> Result<Broker, Failure> {
-    let broker = Broker::connect(&options.connect).await?;
-    let drifts = pelton_broker::verify(&broker, plan, &ProvisionOptions::default()).await?;
-    if !drifts.is_empty() {
-        let list: Vec<String> = drifts.iter().map(ToString::to_string).collect();
-        return Err(Failure::new(
-            Exit::Environment,
-            anyhow::anyhow!("the broker is not as the pipeline expects: {}", list.join("; ")),
-        )
-        .hint("`pelton up PIPELINE` creates what is missing and says what differs"));
+/// A process that ends leaves no lease behind: whoever starts next need not wait for it to expire.
+async fn release(leases: Vec<(Log, u64)>) {
+    for (log, revision) in leases {
+        let released = log.perform(Request::ReleaseLease { revision });
+        if tokio::time::timeout(RELEASE_PATIENCE, released).await.is_err() {
+            warn!(partition = log.target().partition, "the lease was not given back, it expires by itself");
+        }
     }
-    Ok(broker)
+}
+
+/// Finds the broker, for as long as `--wait` says, and compares what exists with what the plan expects. `None` when a
+/// signal came first.
+async fn connect(options: &StreamOptions, plan: &Plan) -> Result<Option<Broker>, Failure> {
+    let give_up = Instant::now() + options.wait;
+    let mut told = false;
+    loop {
+        let failure = tokio::select! {
+            tried = try_connect(options, plan) => match tried {
+                Ok(broker) => return Ok(Some(broker)),
+                Err(Unreachable::Now(failure)) if Instant::now() < give_up => failure,
+                Err(Unreachable::Now(failure) | Unreachable::Wrong(failure)) => return Err(failure),
+            },
+            () = options.stop.asked() => return Ok(None),
+        };
+        if !told {
+            let seconds = options.wait.as_secs();
+            warn!(reason = %failure, "the broker is not ready, trying again for up to {seconds} s");
+            told = true;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(CONNECT_PAUSE) => {}
+            () = options.stop.asked() => return Ok(None),
+        }
+    }
+}
+
+/// Why there is no broker to work with.
+enum Unreachable {
+    /// It may be on its way.
+    Now(Failure),
+    /// Waiting does not help.
+    Wrong(Failure),
+}
+
+impl From<BrokerError> for Unreachable {
+    fn from(error: BrokerError) -> Unreachable {
+        match error {
+            BrokerError::Connect { .. } | BrokerError::Request { .. } => Unreachable::Now(error.into()),
+            error => Unreachable::Wrong(error.into()),
+        }
+    }
+}
+
+async fn try_connect(options: &StreamOptions, plan: &Plan) -> Result<Broker, Unreachable> {
+    let broker = Broker::connect(&options.connect).await?;
+    let checked = pelton_broker::check(&broker, plan, &ProvisionOptions::default()).await?;
+    for note in &checked.notes {
+        warn!(note = %note, remedy = note.remedy);
+    }
+    match Failure::drift(&checked.drift) {
+        None => Ok(broker),
+        Some(failure) => Err(Unreachable::Wrong(failure)),
+    }
 }
 
 /// Serves metrics and health until the returned sender is dropped.
@@ -135,21 +197,11 @@ fn serve(
     Ok(Some(sender))
 }
 
-/// Ctrl-C and SIGTERM finish or abandon the epoch; a second one ends at once.
-fn watch_signals(shared: &Arc<Shared>) {
-    let shared = shared.clone();
-    let runtime = shared.runtime.clone();
-    runtime.spawn(async move {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-        else {
-            return;
-        };
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+fn say_when_stopping(shared: &Shared) {
+    let stop = shared.options.stop.clone();
+    shared.runtime.spawn(async move {
+        stop.asked().await;
         info!("stopping");
-        shared.stop.store(true, Ordering::SeqCst);
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        std::process::exit(130);
     });
 }
 
@@ -159,11 +211,15 @@ fn supervise(shared: &Shared, partition: u32, board: &Board) -> Result<Ended, Fa
     let outputs: Vec<&str> = shared.plan.outputs.iter().map(|output| output.name.as_str()).collect();
     let shape = Shape { pipeline: &shared.plan.name, partition, stages: &stages, outputs: &outputs };
     let metrics = board.partition(&shape);
+    let seat = Arc::new(Seat::new());
+    let target = Target::new(&shared.plan, partition);
+    let _measured =
+        Task::spawn(&shared.runtime, lag::watch(shared.broker.clone(), target, seat.clone(), metrics.clone()));
     let mut panics: Vec<Instant> = Vec::new();
     loop {
         let spent = Spent::new(shared.plan.stages.len());
         let notices = Notices::new(&shared.plan.name, partition, metrics.clone(), spent.clone());
-        match catch_unwind(AssertUnwindSafe(|| drive(shared, partition, notices, &spent))) {
+        match catch_unwind(AssertUnwindSafe(|| drive(shared, partition, notices, &spent, &seat))) {
             Ok(ended) => return ended,
             Err(panic) => {
                 let text = panic
@@ -176,7 +232,8 @@ fn supervise(shared: &Shared, partition: u32, board: &Board) -> Result<Ended, Fa
                 panics.push(Instant::now());
                 if panics.len() >= PANICS_MAX {
                     metrics.halted(format!("panic: {text}"));
-                    return Ok(Ended::Halted(format!("panicked {PANICS_MAX} times within {PANIC_WINDOW:?}: {text}")));
+                    let evidence = format!("panicked {PANICS_MAX} times within {PANIC_WINDOW:?}: {text}");
+                    return Ok(Ended::Halted { evidence, lease: None });
                 }
             }
         }
@@ -184,24 +241,22 @@ fn supervise(shared: &Shared, partition: u32, board: &Board) -> Result<Ended, Fa
 }
 
 /// Drives one partition until it stops or halts.
-fn drive(shared: &Shared, partition: u32, mut notices: Notices, spent: &Spent) -> Result<Ended, Failure> {
+fn drive(
+    shared: &Shared,
+    partition: u32,
+    mut notices: Notices,
+    spent: &Spent,
+    seat: &Arc<Seat>,
+) -> Result<Ended, Failure> {
     let dir = shared.options.state.join(format!("p{partition}"));
     pass("open.before");
-    let mut store = Watched(open_store(&dir)?);
+    let store = open_store(&dir)?;
     pass("open.after");
-    let log = Log::new(
-        &shared.broker,
-        Target::new(&shared.plan, partition),
-        LogOptions { holder: shared.options.holder.clone(), ..LogOptions::default() },
-    );
-    let defaults = Config::new(partition, session());
-    let config = Config {
-        drain: shared.options.drain,
-        accept_gaps: shared.options.accept_loss,
-        snapshot_epochs: bound("PELTON_TEST_SNAPSHOT_EPOCHS", defaults.snapshot_epochs),
-        ..defaults
-    };
+    let (log, mut store) = make_log(shared, partition, store);
+    let config = config(shared, partition);
+    let renew = Duration::from_millis(config.renew_ms);
     let mut machine = Partition::new(shared.plan.clone(), config, make_engine(shared, partition, spent));
+    let _kept = Task::spawn(&shared.runtime, keeper::keep(log.clone(), seat.clone(), renew));
     let (sender, receiver) = channel();
     let start = Instant::now();
     let now = || start.elapsed().as_millis() as u64;
@@ -210,6 +265,7 @@ fn drive(shared: &Shared, partition: u32, mut notices: Notices, spent: &Spent) -
     let mut stopping = false;
     machine.handle(Event::Tick, now(), &mut store, &mut actions);
     loop {
+        seat.beat(machine.lease_revision());
         for action in actions.drain(..) {
             match action {
                 Action::Ask { ticket, request } => ask(shared, &log, ticket, request, &sender),
@@ -218,17 +274,19 @@ fn drive(shared: &Shared, partition: u32, mut notices: Notices, spent: &Spent) -
             }
         }
         if let Some(evidence) = notices.halted.take() {
-            // The store is closed; the lease runs out by itself, and whoever takes it will find the same.
-            return Ok(Ended::Halted(evidence));
+            // The store is closed. The lease runs out by itself, or is given back when the process ends.
+            let lease = machine.lease_revision().map(|revision| (log.clone(), revision));
+            return Ok(Ended::Halted { evidence, lease });
         }
-        if shared.stop.load(Ordering::Relaxed) && !stopping {
+        notices.show(machine.committed(), seat);
+        if shared.options.stop.is_asked() && !stopping {
             stopping = true;
             machine.handle(Event::Stop, now(), &mut store, &mut actions);
         }
         let wait = if machine.has_work() { Duration::ZERO } else { TICK };
         take_answers(&receiver, wait, &mut machine, &mut store, &mut notices, &now, &mut actions);
         if machine.has_work() {
-            machine.work(now(), &mut store, &mut actions);
+            machine.work(now(), &mut actions);
         }
         if ticked.elapsed() >= TICK {
             ticked = Instant::now();
@@ -237,15 +295,41 @@ fn drive(shared: &Shared, partition: u32, mut notices: Notices, spent: &Spent) -
     }
 }
 
+/// The log of a partition, whose lease names the working store: a host that comes back after a crash is known by it.
+fn make_log(shared: &Shared, partition: u32, mut store: SledStore) -> (Log, Watched<SledStore>) {
+    let id = store.id().inspect_err(|error| {
+        warn!(partition, %error, "the working store has no id: after a crash this host waits for its own lease to expire");
+    });
+    let options = LogOptions { holder: shared.options.holder.clone(), store: id.ok(), ..LogOptions::default() };
+    (Log::new(&shared.broker, Target::new(&shared.plan, partition), options), Watched(store))
+}
+
+fn config(shared: &Shared, partition: u32) -> Config {
+    let defaults = Config::new(partition, session());
+    Config {
+        drain: shared.options.drain,
+        accept_gaps: shared.options.accept_loss,
+        snapshot_epochs: bound("PELTON_TEST_SNAPSHOT_EPOCHS", defaults.snapshot_epochs),
+        ..defaults
+    }
+}
+
 fn make_engine(shared: &Shared, partition: u32, spent: &Spent) -> MakeEngine {
     let pipeline: Pipeline = shared.options.pipeline.clone();
     let plan = shared.plan.clone();
     let spent = spent.clone();
+    let broker = shared.broker.clone();
     Box::new(move || {
         let timed = |(stage, guest)| Box::new(Timed { guest, stage, spent: spent.clone() }) as Box<dyn Guest>;
         let guests = guests(&pipeline)?.into_iter().enumerate().map(timed).collect();
-        engine(&plan, guests, partition, &plan.source.stream, Room::default(), Envelope::Headers)
+        engine(&plan, guests, partition, &plan.source.stream, room(&broker), Envelope::Headers)
     })
+}
+
+/// What one record may hold: what the broker takes, less what the batch adds.
+fn room(broker: &Broker) -> Room {
+    let payload_max = broker.client().server_info().max_payload;
+    Room { record_bytes: payload_max.saturating_sub(BATCH_HEADER_BYTES), ..Room::default() }
 }
 
 /// Hands arrived answers to the machine; waits for the first one for at most `wait`.
@@ -265,7 +349,7 @@ fn take_answers(
                 Response::Published(_) => "publish.after",
                 Response::Survey(_) => "survey.after",
                 Response::Changes(_) => "changes.after",
-                Response::Snapshot(_) => "rebuild.after",
+                Response::SnapshotFound(_) | Response::SnapshotPart(_) => "rebuild.after",
                 Response::SnapshotSaved => "snapshot.after",
                 _ => "ask.after",
             });
@@ -286,7 +370,7 @@ fn ask(shared: &Shared, log: &Log, ticket: u64, request: Request, sender: &Sende
         Request::Reset { .. } => "reset.before",
         Request::Survey { .. } => "survey.before",
         Request::SaveSnapshot { .. } => "snapshot.before",
-        Request::LoadSnapshot { .. } => "rebuild.before",
+        Request::FindSnapshot { .. } | Request::ReadSnapshot { .. } => "rebuild.before",
         Request::Changes { .. } => "changes.before",
         Request::AcquireLease => "lease.before",
         _ => "ask.before",

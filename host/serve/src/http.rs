@@ -83,11 +83,13 @@ struct HealthBody {
     partitions: Vec<PartitionStatus>,
 }
 
-/// 503 as soon as one partition is halted, so that a supervisor notices; degraded partitions heal by themselves.
+/// 503 as soon as one partition has halted or is stuck, so that a supervisor notices; others that are degraded heal by
+/// themselves.
 async fn healthz(State(board): State<Board>) -> Response {
     let partitions = board.statuses();
     let status = partitions.iter().map(|entry| entry.status.health).max().unwrap_or_default();
-    let code = if status == Health::Halted { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    let needs_help = partitions.iter().any(|entry| entry.status.needs_help());
+    let code = if needs_help { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (code, Json(HealthBody { status, partitions })).into_response()
 }
 
@@ -134,7 +136,8 @@ mod tests {
         partition.add_publish(Answer::Stored);
         partition.add_publish(Answer::Unknown);
         partition.add_recovery("start");
-        partition.set_lag(17, Duration::from_millis(1500));
+        partition.set_lag(Some(17), 1.5);
+        partition.set_working(true);
         partition.set_watermark(1_767_225_600_000);
         partition.observe_epoch(42, Duration::from_millis(50), Duration::from_millis(5));
         partition.set_state_bytes(4096);
@@ -161,6 +164,7 @@ mod tests {
             format!("pelton_recoveries_total{{{labels},cause=\"start\"}} 1"),
             format!("pelton_lag_events{{{labels}}} 17"),
             format!("pelton_lag_seconds{{{labels}}} 1.5"),
+            format!("pelton_partition_working{{{labels}}} 1"),
             format!("pelton_watermark_milliseconds{{{labels}}} 1767225600000"),
             format!("pelton_epoch{{{labels}}} 42"),
             format!("pelton_epoch_duration_seconds_count{{{labels}}} 1"),
@@ -198,6 +202,51 @@ mod tests {
         let body: serde_json::Value = serde_json::from_str(&body).unwrap();
         assert_eq!((&body["status"], &body["partitions"][0]["partition"]), (&"halted".into(), &3.into()));
         assert_eq!(board.health(), Health::Halted);
+    }
+
+    #[tokio::test]
+    async fn a_partition_that_is_stuck_is_503_until_it_gets_on() {
+        let board = Board::new();
+        let partition = board.partition(&SHAPE);
+        let address = start(&board).await;
+        partition.stuck("no progress after input sequence 7");
+        let (head, body) = get(address, "/healthz").await;
+        assert!(head.starts_with("HTTP/1.1 503"), "{head}");
+        let body: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert_eq!((&body["status"], &body["partitions"][0]["phase"]), (&"degraded".into(), &"stuck".into()));
+        partition.ok("running");
+        assert!(get(address, "/healthz").await.0.starts_with("HTTP/1.1 200"));
+    }
+
+    #[tokio::test]
+    async fn health_tells_how_far_a_partition_is() {
+        let board = Board::new();
+        let partition = board.partition(&SHAPE);
+        let address = start(&board).await;
+        partition.ok("standby");
+        let shown = async || {
+            let (_, body) = get(address, "/healthz").await;
+            let mut body: serde_json::Value = serde_json::from_str(&body).unwrap();
+            body["partitions"][0].take()
+        };
+        let first = shown().await;
+        assert_eq!((&first["lag_events"], &first["seconds_since_commit"]), (&().into(), &().into()), "{first}");
+        partition.reached(100, None);
+        assert_eq!(shown().await["seconds_since_commit"], serde_json::Value::Null, "found, not seen to move");
+        partition.reached(120, Some(3));
+        partition.set_lag(Some(17), 1.5);
+        let later = shown().await;
+        assert_eq!((&later["position"], &later["epoch"]), (&120.into(), &3.into()), "{later}");
+        assert_eq!((&later["lag_events"], &later["lag_seconds"]), (&17.into(), &1.5.into()), "{later}");
+        assert!(later["seconds_since_commit"].as_f64().unwrap() < 30.0, "{later}");
+        assert_eq!(later["status"], "ok");
+
+        let soon = std::time::Instant::now() + Duration::from_secs(31);
+        let late = board.statuses_at(soon).remove(0).status;
+        assert_eq!((late.health, late.phase.as_str()), (Health::Degraded, "standby"));
+        assert!(late.evidence.unwrap().starts_with("17 events wait, and nothing was committed for 31 s"));
+        partition.set_lag(Some(0), 0.0);
+        assert_eq!(board.statuses_at(soon).remove(0).status.health, Health::Ok, "nothing waits");
     }
 
     #[tokio::test]

@@ -8,6 +8,6 @@ mod board;
 mod http;
 mod metrics;
 
-pub use board::{Board, Health, PartitionStatus, Status};
+pub use board::{Board, Health, PartitionStatus, Progress, Status};
 pub use http::{Server, StartError};
 pub use metrics::{Answer, Fates, Partition, Shape};

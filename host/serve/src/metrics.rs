@@ -16,7 +16,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::board::{Board, Health, Status};
+use crate::board::{Board, Health, STUCK, Status};
 
 /// Codes of dead letters that get a label of their own, per partition. Later ones are counted as `other`.
 const CODES_MAX: usize = 64;
@@ -83,6 +83,7 @@ pub(crate) struct Families {
     epoch: Family<Labels, Gauge>,
     state_bytes: Family<Labels, Gauge>,
     health: Family<Labels, Gauge>,
+    working: Family<Labels, Gauge>,
     epoch_seconds: Histograms<Labels>,
     commit_seconds: Histograms<Labels>,
     guest_seconds: Histograms<ByStage>,
@@ -111,6 +112,7 @@ impl Families {
             epoch: Family::default(),
             state_bytes: Family::default(),
             health: Family::default(),
+            working: Family::default(),
             epoch_seconds: Family::new_with_constructor(timed),
             commit_seconds: Family::new_with_constructor(timed),
             guest_seconds: Family::new_with_constructor(timed),
@@ -124,14 +126,18 @@ impl Families {
         registry.register("publishes", "Epochs published, by the broker's answer", all.publishes);
         registry.register("recoveries", "Times that the state was rebuilt, by cause", all.recoveries);
         registry.register("guest_traps", "Guest calls that gave no result", all.traps);
-        registry.register("lag_events", "Events in the source that are not committed yet", all.lag_events);
-        let help = "Age of the newest committed event when it was read";
+        let help = "Events of the partition behind the last committed one, whoever works on it; measured every 5 s. -1: \
+                    the broker does not say";
+        registry.register("lag_events", help, all.lag_events);
+        let help =
+            "How long the oldest of them has been in the source, by the clock of this machine; 0 when none waits";
         registry.register_with_unit("lag", help, Unit::Seconds, all.lag_seconds);
         let help = "Event time before which nothing more is expected, since 1970";
         registry.register_with_unit("watermark", help, Unit::Other("milliseconds".to_owned()), all.watermark);
         registry.register("epoch", "Number of the last committed epoch", all.epoch);
         registry.register_with_unit("state", "Typed state in memory", Unit::Bytes, all.state_bytes);
         registry.register("health", "0 ok, 1 degraded, 2 halted", all.health);
+        registry.register("partition_working", "1 while this host takes events of the partition", all.working);
         let help = "From the first event of an epoch to its commit";
         registry.register_with_unit("epoch_duration", help, Unit::Seconds, all.epoch_seconds);
         let help = "From publishing an epoch to the broker's answer";
@@ -191,6 +197,7 @@ pub struct Partition {
     epoch: Gauge,
     state_bytes: Gauge,
     health: Gauge,
+    working: Gauge,
     epoch_seconds: Histogram,
     commit_seconds: Histogram,
     rare: Arc<Rare>,
@@ -234,6 +241,7 @@ impl Partition {
             epoch: families.epoch.get_or_create_owned(&labels),
             state_bytes: families.state_bytes.get_or_create_owned(&labels),
             health: families.health.get_or_create_owned(&labels),
+            working: families.working.get_or_create_owned(&labels),
             epoch_seconds: families.epoch_seconds.get_or_create_owned(&labels),
             commit_seconds: families.commit_seconds.get_or_create_owned(&labels),
             rare: Arc::new(Rare { labels, families: families.clone(), codes: Mutex::default(), board, idx }),
@@ -281,10 +289,21 @@ impl Partition {
         rare.families.recoveries.get_or_create_owned(&ByCause::new(&rare.labels, cause)).inc();
     }
 
-    /// How far the committed position is behind the source.
-    pub fn set_lag(&self, events: u64, age: Duration) {
-        self.lag_events.set(i64::try_from(events).unwrap_or(i64::MAX));
-        self.lag_seconds.set(age.as_secs_f64());
+    /// Events behind the committed position, `None` when the broker did not say, and the age of the oldest in seconds.
+    pub fn set_lag(&self, events: Option<u64>, seconds: f64) {
+        self.lag_events.set(events.map_or(-1, |events| i64::try_from(events).unwrap_or(i64::MAX)));
+        self.lag_seconds.set(seconds);
+        self.rare.board.lag(self.rare.idx, events, seconds);
+    }
+
+    /// Everything up to this sequence of the input is committed, by whoever works on it; the epoch, if it is known.
+    pub fn reached(&self, position: u64, epoch: Option<u64>) {
+        self.rare.board.reached(self.rare.idx, position, epoch);
+    }
+
+    /// Whether this host takes events of the partition.
+    pub fn set_working(&self, working: bool) {
+        self.working.set(i64::from(working));
     }
 
     /// The partition's watermark, milliseconds since 1970. `i64::MIN` (nothing seen yet) and `i64::MAX` (end of the
@@ -313,6 +332,11 @@ impl Partition {
     /// It cannot go on and tries again by itself.
     pub fn degraded(&self, phase: &str, evidence: impl Into<String>) {
         self.status(Health::Degraded, phase, Some(evidence.into()));
+    }
+
+    /// It tries again, but nothing comes of it: somebody has to look.
+    pub fn stuck(&self, evidence: impl Into<String>) {
+        self.status(Health::Degraded, STUCK, Some(evidence.into()));
     }
 
     /// It stopped for good.
