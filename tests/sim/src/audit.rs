@@ -9,12 +9,19 @@ use crate::log::{Entry, Input};
 use crate::oracle::{Expected, stamp_of, unstamped};
 use crate::scenario::Scenario;
 
-/// A batch that the stream has just taken, against the one before (I1–I5, I8, conservation).
+/// Up to where the input was gone when a partition began: its first marker says so.
+#[must_use]
+pub fn begin(first: Option<&Marker>, input: &Input) -> u64 {
+    let is_begin = |first: &&Marker| first.position.sequence == 0 && first.input.created == input.created();
+    first.filter(is_begin).map_or(0, |first| first.seen)
+}
+
+/// A batch that the stream has just taken, against the one before (I1–I5, I8, conservation). `begin`: see [`begin`].
 ///
 /// # Errors
 /// The broken invariant.
 pub fn landed(
-    before: Option<&Marker>,
+    (before, begin): (Option<&Marker>, u64),
     epoch: &Epoch,
     partition: u32,
     input: &Input,
@@ -48,20 +55,128 @@ pub fn landed(
     if !marker.totals.balanced() || sum != marker.totals_sum {
         return Err(format!("I4 {here}: events do not add up: {:?}", marker.totals));
     }
+    let gaps = gaps_of(epoch, epoch.records.rows.len()).map_err(|text| format!("I4 {here}: {text}"))?;
     if is_input_whole {
-        let range = position + 1..=marker.position.sequence;
-        let events =
-            range.filter(|&sequence| input.at(sequence).is_some_and(|message| message.partition == partition)).count();
-        if events as u64 != marker.totals.received {
-            return Err(format!("I4 {here}: accounts for {} events of {events} in its range", marker.totals.received));
+        if before.is_none()
+            && let Some(there) = (1..=begin).find(|&sequence| is_there(input, partition, sequence))
+        {
+            return Err(format!("I2 {here}: begins behind {begin}, although {there} is there"));
         }
-        let is_ours = |sequence| input.at(sequence).is_some_and(|message| message.partition == partition);
-        if let Some(unread) = (marker.position.sequence + 1..=marker.seen).find(|&sequence| is_ours(sequence)) {
-            return Err(format!("I2 {here}: claims to have seen all up to {}, not {unread}", marker.seen));
+        accounted(position.max(begin), epoch, &gaps, partition, input).map_err(|text| format!("{text} ({here})"))?;
+    }
+    Ok(())
+}
+
+/// Every event of the partition in the range of an epoch is received or lies in a gap that is told with its exact range;
+/// what lies in a gap is gone (I2, I4).
+fn accounted(position: u64, epoch: &Epoch, gaps: &[(u64, u64)], partition: u32, input: &Input) -> Result<(), String> {
+    let marker = &epoch.marker;
+    let mut behind = position;
+    for &(first, last) in gaps {
+        if first <= behind || last < first || marker.position.sequence < last {
+            return Err(format!("I4 gap {first}..={last} lies behind {behind}, before {}", marker.position.sequence));
         }
-        let stored = input.fingerprint(marker.position.sequence);
-        if marker.position.sequence > 0 && stored.is_some_and(|stored| stored != marker.position.fingerprint) {
-            return Err(format!("I2 {here}: fingerprint of {} is wrong", marker.position.sequence));
+        if let Some(there) = (first..=last).find(|&sequence| input.get(sequence).is_some()) {
+            return Err(format!("I4 gap {first}..={last} holds {there}, which is there"));
+        }
+        behind = last;
+    }
+    let gone: u64 = gaps.iter().map(|(first, last)| last - first + 1).sum();
+    let events = taken(position, marker, gaps, partition, input).len() as u64;
+    let totals = &marker.totals;
+    if gone != totals.gaps || events + gone != totals.received {
+        return Err(format!(
+            "I4 accounts for {} events and {} in gaps; its range holds {events}, its gap records {gone}",
+            totals.received - totals.gaps,
+            totals.gaps
+        ));
+    }
+    let is_ours = |sequence: &u64| is_of(input, partition, *sequence) && !input.is_excused(*sequence);
+    if let Some(unread) = (position.max(marker.position.sequence) + 1..=marker.seen).find(is_ours) {
+        return Err(format!("I2 claims to have seen all up to {}, not {unread}", marker.seen));
+    }
+    let stored = input.fingerprint(marker.position.sequence);
+    if marker.position.sequence > 0 && stored.is_some_and(|stored| stored != marker.position.fingerprint) {
+        return Err(format!("I2 fingerprint of {} is wrong", marker.position.sequence));
+    }
+    Ok(())
+}
+
+fn is_there(input: &Input, partition: u32, sequence: u64) -> bool {
+    input.get(sequence).is_some_and(|message| message.partition == partition)
+}
+
+fn is_of(input: &Input, partition: u32, sequence: u64) -> bool {
+    input.at(sequence).is_some_and(|message| message.partition == partition)
+}
+
+/// The events that an epoch has taken: all of its partition in its range that lie in no gap. Messages that were deleted
+/// one by one, and of which nobody has to tell, are among them when its count says so.
+#[must_use]
+pub fn taken(position: u64, marker: &Marker, gaps: &[(u64, u64)], partition: u32, input: &Input) -> Vec<u64> {
+    let in_gap = |sequence: u64| gaps.iter().any(|(first, last)| (*first..=*last).contains(&sequence));
+    let range = position + 1..=marker.position.sequence;
+    let all: Vec<u64> = range.filter(|&sequence| is_of(input, partition, sequence) && !in_gap(sequence)).collect();
+    if all.len() as u64 + marker.totals.gaps == marker.totals.received {
+        return all;
+    }
+    all.into_iter().filter(|&sequence| !input.is_excused(sequence)).collect()
+}
+
+/// The gaps that the first `rows` records of an epoch tell of.
+fn gaps_of(epoch: &Epoch, rows: usize) -> Result<Vec<(u64, u64)>, String> {
+    let records = &epoch.records;
+    let rows = records.rows[..rows].iter().filter(|row| records.slice(&row.subject) == b"dlq.source.gap");
+    rows.map(|row| {
+        let text = String::from_utf8_lossy(records.slice(&row.payload)).into_owned();
+        let number = |name: &str| {
+            let digits = text.split_once(&format!("\"{name}\":"))?.1;
+            digits.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+        };
+        number("first").zip(number("last")).ok_or(format!("a gap record without its range: {text}"))
+    })
+    .collect()
+}
+
+/// All gaps of a stream, in order.
+#[must_use]
+pub fn gaps(entries: &[Entry]) -> Vec<(u64, u64)> {
+    let rows = |entry: &Entry| entry.torn.unwrap_or(entry.epoch.records.rows.len());
+    entries.iter().flat_map(|entry| gaps_of(&entry.epoch, rows(entry)).unwrap_or_default()).collect()
+}
+
+/// The whole chain of a partition against the published events: each batch as [`landed`] checks it, and no id twice.
+///
+/// # Errors
+/// The broken invariant.
+pub fn chain(entries: &[Entry], partition: u32, input: &Input) -> Result<(), String> {
+    let mut before: Option<&Marker> = None;
+    let begin = begin(entries.first().map(|entry| &entry.epoch.marker), input);
+    for entry in entries.iter().filter(|entry| entry.torn.is_none()) {
+        landed((before, begin), &entry.epoch, partition, input, true)?;
+        before = Some(&entry.epoch.marker);
+    }
+    unique_ids(entries)
+}
+
+/// No two records share a `Pelton-Id` (I16).
+///
+/// # Errors
+/// The first id that stands for two records.
+pub fn unique_ids(entries: &[Entry]) -> Result<(), String> {
+    let mut seen: BTreeMap<&[u8], u64> = BTreeMap::new();
+    for entry in entries {
+        let records = &entry.epoch.records;
+        for row in &records.rows {
+            let headers = records.slice(&row.headers);
+            let Some(id) = headers.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Pelton-Id: "))
+            else {
+                continue;
+            };
+            if let Some(first) = seen.insert(id, entry.epoch.marker.epoch) {
+                let (id, epoch) = (id.trim_ascii_end().escape_ascii(), entry.epoch.marker.epoch);
+                return Err(format!("I16 {id} stands for two records, in epochs {first} and {epoch}"));
+            }
         }
     }
     Ok(())
@@ -72,7 +187,15 @@ pub fn landed(
 /// # Errors
 /// The first difference.
 pub fn same_records(scenario: &Scenario, entries: &[Entry], expected: &Expected) -> Result<(), String> {
-    let until = expected.records.rows.len();
+    let (at, until) = (first_records(scenario, entries, expected)?, expected.records.rows.len());
+    if at < until { Err(format!("{at} of {until} records are there")) } else { Ok(()) }
+}
+
+/// The same, for a stream that may end early; gives how many records it holds.
+///
+/// # Errors
+/// The first difference.
+pub fn first_records(scenario: &Scenario, entries: &[Entry], expected: &Expected) -> Result<usize, String> {
     let mut at = 0;
     for entry in entries {
         let records = &entry.epoch.records;
@@ -108,7 +231,7 @@ pub fn same_records(scenario: &Scenario, entries: &[Entry], expected: &Expected)
             at += 1;
         }
     }
-    if at < until { Err(format!("{at} of {until} records are there")) } else { Ok(()) }
+    Ok(at)
 }
 
 fn is_dead(channel: Channel) -> bool {

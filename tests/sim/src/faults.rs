@@ -41,8 +41,16 @@ pub enum Fault {
     InputExpired {
         messages: u64,
     },
+    /// The front of the pipeline stream expires: so many per mille of it.
+    LogExpired {
+        per_mille: u64,
+    },
     /// The input loses what every partition has read.
     ReadExpires,
+    /// One message of the input is deleted, so many before its end.
+    InputDeleted {
+        back: u64,
+    },
     ConsumerDeleted,
     LeasesExpire,
     DiskLost {
@@ -74,9 +82,17 @@ pub fn draw(scenario: &Scenario) -> Vec<(u64, Fault)> {
     let mut rng = Rng::new(scenario.seed, 2);
     let mut faults: Vec<_> =
         (0..scenario.faults).map(|_| (rng.range(100, scenario.storm_ms), everyday(&mut rng))).collect();
+    if scenario.disaster == Disaster::LogExpired {
+        // Something has to be left that remembers.
+        faults.retain(|(_, fault)| {
+            !matches!(fault, Fault::ConsumerDeleted | Fault::DiskLost { .. } | Fault::DiskDamaged { .. })
+        });
+    }
     let mut disaster = |count: u64, fault: fn(&mut Rng) -> Fault| {
         for _ in 0..count {
-            let at = rng.range(1_000, scenario.storm_ms);
+            // Also before the first epoch.
+            let from = if rng.chance(200) { 50 } else { 1_000 };
+            let at = rng.range(from, scenario.storm_ms);
             faults.push((at, fault(&mut rng)));
         }
     };
@@ -90,7 +106,11 @@ pub fn draw(scenario: &Scenario) -> Vec<(u64, Fault)> {
         Disaster::LogAnew => disaster(1, |rng| Fault::LogAnew { keep_sequences: rng.chance(500) }),
         Disaster::InputTail => disaster(1, |rng| Fault::InputTail { messages: rng.range(1, 40) }),
         Disaster::InputAnew => disaster(1, |_| Fault::InputAnew),
+        Disaster::LogExpired => disaster(1, |rng| Fault::LogExpired { per_mille: rng.range(100, 1_100).min(1_000) }),
         Disaster::InputExpired => disaster(1, |rng| Fault::InputExpired { messages: rng.range(1, 20) }),
+    }
+    for _ in 0..scenario.deletes {
+        faults.push((rng.range(100, scenario.storm_ms), Fault::InputDeleted { back: rng.below(12) }));
     }
     faults.sort_by_key(|(at, _)| *at);
     faults

@@ -32,6 +32,8 @@ pub struct Part {
     pub ordered_until: u64,
     /// A piece of computation is due.
     pub working: bool,
+    /// A call of its store lasts until this true time.
+    pub busy_until: u64,
     /// Code of the halt, once it has halted.
     pub halted: Option<&'static str>,
     pub stopped: bool,
@@ -62,6 +64,7 @@ impl Host {
             adapter: Adapter::new(partition, 0),
             ordered_until: 0,
             working: false,
+            busy_until: 0,
             halted: None,
             stopped: false,
             halts: BTreeMap::new(),
@@ -89,7 +92,7 @@ impl Part {
         let Some(machine) = &mut self.machine else { return };
         match input {
             Input::Event(event) => machine.handle(event, now, &mut self.store, actions),
-            Input::Work => machine.work(now, &mut self.store, actions),
+            Input::Work => machine.work(now, actions),
         }
     }
 }

@@ -3,8 +3,8 @@
 //! One seed decides pipeline, inputs, settings and faults. [`simulate`] runs it and compares what the pipeline stream
 //! holds at the end with a sequential run of the same engine. The same seed gives the same trace, always.
 //!
-//! Lower modules never use higher ones: `rng guests trace` < `scenario store log` < `oracle audit host` < `world` <
-//! `runner mutants`. `conformance` holds the double of the log, and a real server, to the same rules.
+//! Lower modules never use higher ones: `rng guests trace` < `store log scenario` < `audit oracle host` < `world` <
+//! `rig scripted` < `runner` < `mutants`. `conformance` holds the double of the log, and a real server, to the same rules.
 #![forbid(unsafe_code)]
 
 pub mod audit;
@@ -15,9 +15,11 @@ pub mod host;
 pub mod log;
 pub mod mutants;
 pub mod oracle;
+pub mod rig;
 pub mod rng;
 pub mod runner;
 pub mod scenario;
+pub mod scripted;
 pub mod store;
 pub mod tally;
 pub mod trace;

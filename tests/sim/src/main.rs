@@ -1,12 +1,11 @@
-//! `sim run`, `sim replay SEED`, `sim mutants`, `sim determinism`; a bare number replays that seed.
+//! `sim run`, `sim replay SEED`, `sim cases`, `sim mutants`, `sim determinism`; a bare number replays that seed.
 
 use std::process::ExitCode;
 
 use pelton_sim::world::Weakness;
-use pelton_sim::{mutants, runner, simulate};
+use pelton_sim::{mutants, runner, scripted, simulate};
 
-const USAGE: &str =
-    "usage: sim [SEED] | run [--seeds N] [--from S] | replay SEED | mutants [NAME [TIMES]] | determinism [--seeds N]";
+const USAGE: &str = "usage: sim [SEED] | run [--seeds N] [--from S] | replay SEED | cases [NAME] | mutants [NAME [TIMES]] | determinism [--seeds N]";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -18,6 +17,8 @@ fn main() -> ExitCode {
         ["mutants"] => run_mutants("", 1),
         ["mutants", name] => run_mutants(name, 1),
         ["mutants", name, times] => run_mutants(name, times.parse().unwrap_or(1)),
+        ["cases"] => run_cases(""),
+        ["cases", name] => run_cases(name),
         ["determinism", rest @ ..] => determinism(option(rest, "--seeds", 500)),
         _ => {
             eprintln!("{USAGE}");
@@ -67,16 +68,24 @@ fn run_mutants(name: &str, times: u64) -> bool {
     let wanted: Vec<_> = mutants::all().into_iter().filter(|mutant| mutant.name.contains(name)).collect();
     let mut caught = 0;
     for mutant in &wanted {
-        let summary = runner::run(0, mutant.within * times, &mutant.weakness, 1);
-        let verdict = summary.failures.first().map_or("NOT CAUGHT".to_string(), |(seed, failure)| {
-            let line = failure.lines().next().unwrap_or_default();
-            format!("seed {seed}: {}", line.chars().take(110).collect::<String>())
-        });
-        caught += usize::from(!summary.failures.is_empty());
-        println!("{:<32} {:>6} of {:>6} seeds  {verdict}", mutant.name, summary.seeds, mutant.within);
+        let (verdict, seeds) = mutant.caught(times);
+        caught += usize::from(verdict.is_some());
+        let verdict = verdict.unwrap_or_else(|| "NOT CAUGHT".to_string());
+        println!("{:<48} {seeds:>6} of {:>6} seeds  {verdict}", mutant.name, mutant.within);
     }
     println!("{caught} of {} mutants caught", wanted.len());
     caught == wanted.len()
+}
+
+/// Scripted cases whose name contains `name`.
+fn run_cases(name: &str) -> bool {
+    let mut is_ok = true;
+    for (name, case) in scripted::CASES.iter().filter(|(case, _)| case.contains(name)) {
+        let result = runner::scripted(case, &Weakness::default());
+        is_ok &= result.is_ok();
+        println!("{:<90} {}", name, result.err().unwrap_or_else(|| "ok".into()));
+    }
+    is_ok
 }
 
 fn determinism(seeds: u64) -> bool {

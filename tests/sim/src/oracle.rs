@@ -1,14 +1,22 @@
 //! The sequential run: the same engine, one event at a time, no faults, no epochs to speak of.
+//!
+//! What an engine gives is a function of its events, of what was lost before it was read, and of the moments at which
+//! silence moved event time. The last two are the host's decisions, and the stream tells them: gap records, and markers
+//! whose watermark is ahead of what the events gave. [`along`] takes them from there; whether they were right to be
+//! taken is up to [`crate::audit`].
+
+use std::ops::RangeInclusive;
 
 use pelton_engine::effects::Effects;
 use pelton_engine::epoch::Records;
 use pelton_engine::event::RawBatch;
 use pelton_engine::step::{Engine, Input as StepInput, Progress};
-use pelton_engine::time::WallTime;
+use pelton_engine::time::{EventTime, WallTime};
 use pelton_engine::totals::Totals;
 
+use crate::audit;
 use crate::guests::Temper;
-use crate::log::Input;
+use crate::log::{Entry, Input};
 use crate::scenario::Scenario;
 
 /// What a partition must have brought about.
@@ -24,28 +32,40 @@ pub struct Expected {
 /// Runs a partition's part of the input, `batch` events at a time.
 #[must_use]
 pub fn expected(scenario: &Scenario, partition: u32, input: &Input, batch: usize) -> Expected {
-    let engine = scenario.engine(partition, &Temper::calm()).expect("native guests need nothing");
-    let mut run = Run { engine, effects: Effects::default(), records: Records::default(), totals: Totals::default() };
-    let mut waiting = RawBatch::default();
-    for sequence in 1..=input.last() {
-        let message = input.at(sequence).expect("sequences are contiguous");
-        if message.partition == partition {
-            waiting.push(sequence, WallTime(message.published), b"in", b"", &message.payload);
+    let mut run = Run::new(scenario, partition);
+    run.feed(input, partition, 1..=input.last(), batch);
+    run.finish()
+}
+
+/// Runs what a chain of epochs says that it has read, with its gaps and its silences.
+#[must_use]
+pub fn along(scenario: &Scenario, partition: u32, input: &Input, entries: &[Entry]) -> Expected {
+    let mut run = Run::new(scenario, partition);
+    let mut reached = audit::begin(entries.first().map(|entry| &entry.epoch.marker), input);
+    for entry in entries.iter().filter(|entry| entry.torn.is_none()) {
+        let marker = &entry.epoch.marker;
+        let gaps = audit::gaps(std::slice::from_ref(entry));
+        let taken = audit::taken(reached, marker, &gaps, partition, input);
+        let mut taken = taken.into_iter().peekable();
+        for &(first, last) in &gaps {
+            while let Some(sequence) = taken.next_if(|&sequence| sequence < first) {
+                run.feed(input, partition, sequence..=sequence, 1);
+            }
+            run.skip(first, last);
         }
-        if waiting.events.len() == batch || (sequence == input.last() && !waiting.events.is_empty()) {
-            run.step(StepInput::Batch(std::mem::take(&mut waiting)));
+        taken.for_each(|sequence| run.feed(input, partition, sequence..=sequence, 1));
+        reached = reached.max(marker.position.sequence);
+        if run.engine.watermark().0 < marker.watermark {
+            run.step(StepInput::Idle(EventTime(marker.watermark)));
         }
     }
-    run.cut();
-    let state = run.engine.snapshot();
-    let Run { engine, records, totals, .. } = run;
-    Expected { records, totals, state, rest: rest(engine) }
+    run.finish()
 }
 
 /// Payloads that an engine gives when its input ends, stamps aside.
 #[must_use]
 pub fn rest(engine: Engine) -> Vec<Vec<u8>> {
-    let mut run = Run { engine, effects: Effects::default(), records: Records::default(), totals: Totals::default() };
+    let mut run = Run::of(engine);
     run.step(StepInput::End);
     run.cut();
     run.records.rows.iter().map(|row| unstamped(run.records.slice(&row.payload))).collect()
@@ -59,6 +79,43 @@ struct Run {
 }
 
 impl Run {
+    fn new(scenario: &Scenario, partition: u32) -> Run {
+        Run::of(scenario.engine(partition, &Temper::calm()).expect("native guests need nothing"))
+    }
+
+    fn of(engine: Engine) -> Run {
+        Run { engine, effects: Effects::default(), records: Records::default(), totals: Totals::default() }
+    }
+
+    fn feed(&mut self, input: &Input, partition: u32, range: RangeInclusive<u64>, batch: usize) {
+        let mut waiting = RawBatch::default();
+        for sequence in range {
+            if let Some(message) = input.at(sequence).filter(|message| message.partition == partition) {
+                waiting.push(sequence, WallTime(message.published), b"in", b"", &message.payload);
+            }
+            if waiting.events.len() == batch {
+                self.step(StepInput::Batch(std::mem::take(&mut waiting)));
+            }
+        }
+        if !waiting.events.is_empty() {
+            self.step(StepInput::Batch(waiting));
+        }
+    }
+
+    fn skip(&mut self, first: u64, last: u64) {
+        if !self.engine.skip_gap(first, last, &mut self.effects) {
+            self.cut();
+            assert!(self.engine.skip_gap(first, last, &mut self.effects), "an empty epoch has room for one record");
+        }
+    }
+
+    fn finish(mut self) -> Expected {
+        self.cut();
+        let state = self.engine.snapshot();
+        let Run { engine, records, totals, .. } = self;
+        Expected { records, totals, state, rest: rest(engine) }
+    }
+
     fn step(&mut self, input: StepInput) {
         let mut progress = self.engine.step(input, &mut self.effects).expect("calm guests do not fail");
         while progress != Progress::NeedInput {

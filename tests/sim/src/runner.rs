@@ -49,18 +49,28 @@ pub fn run(from: u64, count: u64, weakness: &Weakness, failures_max: usize) -> S
     Summary { seeds: done.into_inner(), seconds: started.elapsed().as_secs_f64(), tally, failures }
 }
 
+/// Runs a scripted case; a panic of the production code breaks it.
+///
+/// # Errors
+/// What was not as it must be.
+pub fn scripted(case: &fn(&Weakness) -> Result<(), String>, weakness: &Weakness) -> Result<(), String> {
+    std::panic::catch_unwind(|| case(weakness)).unwrap_or_else(|panic| Err(told(&*panic)))
+}
+
+fn told(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned();
+    let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_string()));
+    format!("panic: {}", text.unwrap_or_default())
+}
+
 /// A panic of the production code is a failure of its seed.
 #[must_use]
 pub fn guarded(seed: u64, weakness: &Weakness) -> Outcome {
-    std::panic::catch_unwind(|| simulate(seed, weakness, false)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_string())).unwrap_or_default();
-        Outcome {
-            seed,
-            failure: Some(format!("panic: {text}")),
-            tally: Tally::default(),
-            hash: 0,
-            trace: String::new(),
-        }
+    std::panic::catch_unwind(|| simulate(seed, weakness, false)).unwrap_or_else(|panic| Outcome {
+        seed,
+        failure: Some(told(&*panic)),
+        tally: Tally::default(),
+        hash: 0,
+        trace: String::new(),
     })
 }

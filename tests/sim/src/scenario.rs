@@ -5,13 +5,16 @@ use std::sync::Arc;
 use pelton_engine::effects::{Origin, Room};
 use pelton_engine::guest::{Guest, World};
 use pelton_engine::judge::StepError;
+use pelton_engine::log::Request;
 use pelton_engine::partition::Config;
 use pelton_engine::plan::{Key, Limits, Output, Plan, Source, Stage, Time, TimeUnit, Watermark, Window, WindowKind};
 use pelton_engine::step::{Engine, Envelope, Options};
 use pelton_engine::time::Span;
 
 use crate::guests::{SimGuest, Temper};
+use crate::log::{OTHERS, Retention};
 use crate::rng::Rng;
+use crate::store::Cost;
 
 /// Wall time at simulated time 0, milliseconds since the Unix epoch.
 pub const EPOCH_MS: i64 = 1_700_000_000_000;
@@ -22,6 +25,10 @@ pub struct Planned {
     /// Simulated time of its publication.
     pub at: u64,
     pub partition: u32,
+    /// Last token of the subject.
+    pub token: u32,
+    /// Own time to live, milliseconds.
+    pub lives: Option<i64>,
     pub payload: Vec<u8>,
 }
 
@@ -39,6 +46,37 @@ pub enum Disaster {
     InputAnew,
     /// The input expires before it is read.
     InputExpired,
+    /// The pipeline stream is bounded after all: its front expires, markers of quiet partitions among it.
+    LogExpired,
+}
+
+/// A kind of request that always takes long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slow {
+    Survey,
+    Changes,
+    Snapshots,
+    Save,
+    Reset,
+    Publish,
+    Lease,
+}
+
+impl Slow {
+    /// Whether a request is of this kind.
+    #[must_use]
+    pub fn concerns(self, request: &Request) -> bool {
+        match request {
+            Request::Survey { .. } => self == Slow::Survey,
+            Request::Changes { .. } => self == Slow::Changes,
+            Request::FindSnapshot { .. } | Request::ReadSnapshot { .. } => self == Slow::Snapshots,
+            Request::SaveSnapshot { .. } => self == Slow::Save,
+            Request::Reset { .. } => self == Slow::Reset,
+            Request::Publish { .. } => self == Slow::Publish,
+            Request::AcquireLease | Request::RenewLease { .. } | Request::ReleaseLease { .. } => self == Slow::Lease,
+            Request::Fetch { .. } | Request::Ack { .. } => false,
+        }
+    }
 }
 
 /// Everything that a seed decides before the first event.
@@ -61,6 +99,24 @@ pub struct Scenario {
     pub loss: u64,
     pub double: u64,
     pub late: u64,
+    /// What the input deletes by itself.
+    pub retention: Retention,
+    /// The input holds messages of others, too.
+    pub is_shared: bool,
+    /// Messages that are deleted one by one, at some time.
+    pub deletes: u64,
+    /// Largest message that the broker takes.
+    pub message_bytes: usize,
+    /// A kind of request and how long it takes; what is beyond its limit heals with the storm.
+    pub slow: Option<(Slow, u64)>,
+    /// What calls of the store take.
+    pub cost: Cost,
+    /// A host that dies leaves no disk behind.
+    pub is_diskless: bool,
+    /// Per mille of snapshots that are not saved.
+    pub unsaved: u64,
+    /// Events that come while no host runs, before the last one starts to drain.
+    pub last_events: u64,
     pub config: Config,
 }
 
@@ -71,27 +127,42 @@ impl Scenario {
         let mut rng = Rng::new(seed, 1);
         let partitions = if rng.chance(200) { 2 } else { 1 };
         let (worlds, window) = shape(&mut rng);
-        let plan = Arc::new(plan(&worlds, window, partitions, limits(&mut rng)));
+        let mut plan = plan(&worlds, window, partitions, limits(&mut rng));
         let storm_ms = rng.range(4_000, 14_000);
         let nondeterministic = rng.chance(300);
         let disaster = match rng.below(100) {
-            0..=44 => Disaster::LogTail,
-            45..=48 => Disaster::LogAnew,
-            49..=52 => Disaster::InputTail,
-            53 => Disaster::InputAnew,
-            54 => Disaster::InputExpired,
+            0..=39 => Disaster::LogTail,
+            40..=43 => Disaster::LogAnew,
+            44..=47 => Disaster::InputTail,
+            48..=49 => Disaster::InputAnew,
+            50 => Disaster::InputExpired,
+            51..=53 => Disaster::LogExpired,
             _ => Disaster::None,
         };
+        plan.source.watermark.idle = rng.chance(333).then(|| Span(rng.range(200, 2_000) as i64));
         let mut config = Config::new(0, 0);
         (config.idle_check_ms, config.renew_ms, config.retry_ms) = (1_500, 700, 50);
         (config.answer_ms, config.sync_ms) = (1_500, 300);
         config.snapshot_epochs = rng.range(3, 30);
+        config.accept_gaps = rng.chance(333);
+        let is_shared = rng.chance(200);
+        // What is acknowledged is all that a partition without its markers is known by, and what shows a roll-back must
+        // not expire: then nobody can tell.
+        let is_kept = matches!(disaster, Disaster::LogExpired | Disaster::InputTail);
+        let is_bounded = rng.chance(350) && !is_kept;
+        let retention = if is_bounded { retention(&mut rng) } else { Retention::default() };
+        let deletes = if rng.chance(250) && !is_kept { rng.range(1, 6) } else { 0 };
+        let message_bytes = if rng.chance(200) { rng.range(1_000, 1_600) as usize } else { usize::MAX };
+        let mut inputs = inputs(&mut rng, partitions, storm_ms);
+        vary(&mut rng, &mut inputs, is_shared, message_bytes);
+        let room = Room { records: rng.range(3, 24) as usize, ..Room::default() };
+        let record_bytes = room.record_bytes.min(message_bytes);
         Scenario {
             seed,
-            plan,
+            plan: Arc::new(plan),
             worlds,
-            room: Room { records: rng.range(3, 24) as usize, ..Room::default() },
-            inputs: inputs(&mut rng, partitions, storm_ms),
+            room: Room { record_bytes, header_bytes: room.header_bytes.min(record_bytes * 3 / 4), ..room },
+            inputs,
             nondeterministic,
             broken_lease: rng.chance(500),
             disaster,
@@ -100,6 +171,15 @@ impl Scenario {
             loss: rng.below(60),
             double: rng.below(40),
             late: rng.below(50),
+            retention,
+            is_shared,
+            deletes,
+            message_bytes,
+            slow: slow(&mut rng, config.answer_ms),
+            cost: cost(&mut rng),
+            is_diskless: rng.chance(80) && disaster != Disaster::LogExpired,
+            unsaved: if rng.chance(200) { rng.range(100, 900) } else { 0 },
+            last_events: if rng.chance(500) { rng.range(1, 60) } else { 0 },
             config,
         }
     }
@@ -113,6 +193,49 @@ impl Scenario {
             self.worlds.iter().map(|&world| Box::new(SimGuest::new(world, temper.clone())) as Box<dyn Guest>).collect();
         let origin = Origin { pipeline: self.plan.name.clone(), partition, source: self.plan.source.stream.clone() };
         Engine::new(self.plan.clone(), guests, Options { origin, room: self.room, envelope: Envelope::Headers })
+    }
+}
+
+/// So little that pauses and outages exceed it.
+fn retention(rng: &mut Rng) -> Retention {
+    match rng.below(3) {
+        0 => Retention { messages: Some(rng.range(15, 120)), ..Retention::default() },
+        1 => Retention { age_ms: Some(rng.range(400, 8_000) as i64), ..Retention::default() },
+        _ => Retention { per_subject: Some(rng.range(2, 30)), ..Retention::default() },
+    }
+}
+
+/// Just within the time limit, or just beyond it.
+fn slow(rng: &mut Rng, limit_ms: u64) -> Option<(Slow, u64)> {
+    let kinds = [Slow::Survey, Slow::Changes, Slow::Snapshots, Slow::Save, Slow::Reset, Slow::Publish, Slow::Lease];
+    let kind = kinds[rng.below(kinds.len() as u64) as usize];
+    let ms = limit_ms * if rng.chance(500) { 9 } else { 11 } / 10;
+    rng.chance(150).then_some((kind, ms))
+}
+
+/// Calls of a store that take as long as a lease lives, or longer.
+fn cost(rng: &mut Rng) -> Cost {
+    if rng.chance(850) {
+        return Cost::default();
+    }
+    let (load, rebase, compact) = (rng.below(4_000), rng.below(4_000), rng.below(400));
+    Cost { load, rebase, compact, apply: rng.below(20), sync: rng.below(40) }
+}
+
+/// Messages of others, with a life of their own, and around the size that the broker takes.
+fn vary(rng: &mut Rng, inputs: &mut [Planned], is_shared: bool, message_bytes: usize) {
+    let is_mortal = rng.chance(150);
+    for planned in inputs {
+        planned.lives = (is_mortal && rng.chance(50)).then(|| rng.range(10, 2_000) as i64);
+        if is_shared && rng.chance(300) {
+            (planned.partition, planned.payload) = (OTHERS, b"other".to_vec());
+        } else if message_bytes < usize::MAX && rng.chance(150) {
+            let fill = rng.range(message_bytes as u64 / 2, message_bytes as u64 - 100) as usize;
+            let end = planned.payload.pop().unwrap_or(b'}');
+            planned.payload.extend(format!(",\"fill\":\"{}\"", "x".repeat(fill)).bytes());
+            planned.payload.push(end);
+            planned.payload.truncate(message_bytes);
+        }
     }
 }
 
@@ -201,7 +324,7 @@ fn inputs(rng: &mut Rng, partitions: u32, storm_ms: u64) -> Vec<Planned> {
                 3 => format!("{{\"k\":\"k{key}\",\"t\":{},\"v\":{value}}}", time + 90_000_000),
                 _ => format!("{{\"k\":\"k{key}\",\"t\":{time},\"v\":{value},\"u\":\"u{}\"}}", value % 5),
             };
-            Planned { at, partition, payload: payload.into_bytes() }
+            Planned { at, partition, token: key as u32, lives: None, payload: payload.into_bytes() }
         })
         .collect()
 }

@@ -5,13 +5,23 @@ use std::sync::Arc;
 
 use pelton_engine::epoch::Epoch;
 use pelton_engine::log::{Snapshot, StoredMarker};
-use pelton_engine::store::{HISTORY_MAX, Local, OUTBOX_MAX, Past, Store, StoreError};
+use pelton_engine::store::{Discard, HISTORY_MAX, Local, OUTBOX_MAX, Past, Store, StoreError};
 
 use crate::rng::Rng;
 
 struct Entry {
     epoch: Epoch,
     sequence: u64,
+}
+
+/// How long calls take, in milliseconds of the host's clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cost {
+    pub load: u64,
+    pub apply: u64,
+    pub compact: u64,
+    pub rebase: u64,
+    pub sync: u64,
 }
 
 /// A store of one partition of one host. It outlives the process that uses it.
@@ -31,12 +41,22 @@ pub struct SimStore {
     /// Mutant: a crash may leave the position of an epoch without its state.
     pub torn: bool,
     pub quarantined: u64,
+    /// Contents that were dropped because the stream had gone on without them.
+    pub outdated: u64,
+    pub cost: Cost,
+    /// Time that calls took and that nobody has asked for yet.
+    spent: u64,
 }
 
 impl SimStore {
+    /// How long the calls since the last question took.
+    pub fn take_spent(&mut self) -> u64 {
+        std::mem::take(&mut self.spent)
+    }
+
     /// The process is gone. After a power cut some of what was not synced is gone too. Gives how many epochs were lost.
     pub fn crash(&mut self, power_cut: bool, rng: &mut Rng) -> u64 {
-        (self.dead, self.dies_in, self.failing) = (false, None, 0);
+        (self.dead, self.dies_in, self.failing, self.spent) = (false, None, 0, 0);
         if self.torn
             && power_cut
             && let [.., before, last] = self.entries.make_contiguous()
@@ -55,8 +75,8 @@ impl SimStore {
 
     /// A new, empty disk.
     pub fn lose_all(&mut self) {
-        let (torn, quarantined) = (self.torn, self.quarantined);
-        *self = SimStore { torn, quarantined, ..SimStore::default() };
+        let SimStore { torn, quarantined, outdated, cost, spent, .. } = *self;
+        *self = SimStore { torn, quarantined, outdated, cost, spent, ..SimStore::default() };
     }
 
     /// Everything but a rebase answers `Damaged` from now on.
@@ -107,6 +127,7 @@ fn past(sequence: u64, epoch: &Epoch) -> Past {
 
 impl Store for SimStore {
     fn load(&mut self) -> Result<Option<Local>, StoreError> {
+        self.spent += self.cost.load;
         self.readable()?;
         let Some(head) = self.head() else { return Ok(None) };
         let from = self.snapshot.as_ref().map_or(0, |snapshot| snapshot.stored.marker.epoch);
@@ -121,6 +142,7 @@ impl Store for SimStore {
     }
 
     fn apply(&mut self, epoch: &Epoch, sequence: u64, _sink: &[u8]) -> Result<(), StoreError> {
+        self.spent += self.cost.apply;
         self.readable()?;
         let head = self.head();
         if head.as_ref().is_some_and(|head| head.marker == epoch.marker && head.sequence == sequence) {
@@ -140,6 +162,7 @@ impl Store for SimStore {
     }
 
     fn compact(&mut self, snapshot: &Snapshot) -> Result<(), StoreError> {
+        self.spent += self.cost.compact;
         self.readable()?;
         let marker = &snapshot.stored.marker;
         let known = self.head().is_some_and(|head| head.marker == *marker)
@@ -155,12 +178,15 @@ impl Store for SimStore {
         Ok(())
     }
 
-    fn rebase(&mut self, snapshot: Option<&Snapshot>, _reason: &str) -> Result<(), StoreError> {
+    fn rebase(&mut self, snapshot: Option<&Snapshot>, old: Discard<'_>) -> Result<(), StoreError> {
+        self.spent += self.cost.rebase;
         self.alive()?;
         self.writable()?;
-        let quarantined = self.quarantined + 1;
+        match old {
+            Discard::Damaged(_) => self.quarantined += 1,
+            Discard::Outdated(_) => self.outdated += 1,
+        }
         self.lose_all();
-        self.quarantined = quarantined;
         if let Some(snapshot) = snapshot {
             let marker = &snapshot.stored.marker;
             let sequence = snapshot.stored.sequence;
@@ -184,6 +210,7 @@ impl Store for SimStore {
     }
 
     fn sync(&mut self) -> Result<(), StoreError> {
+        self.spent += self.cost.sync;
         self.readable()?;
         if let Err(error) = self.writable() {
             self.damaged = true;

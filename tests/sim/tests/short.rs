@@ -2,6 +2,8 @@
 //!
 //! `PELTON_SIM_SEEDS` sets the number of fresh seeds, `PELTON_SIM_FROM` the first one instead of one by the clock.
 
+use std::sync::Mutex;
+
 use pelton_engine::guest::World;
 use pelton_engine::plan::{Limits, Window, WindowKind};
 use pelton_engine::time::Span;
@@ -12,12 +14,17 @@ use pelton_sim::world::Weakness;
 use pelton_sim::{mutants, oracle, runner, simulate};
 
 #[test]
-fn regression_seeds_hold() {
-    let seeds = include_str!("../regressions.txt").lines().filter(|line| !line.starts_with('#'));
-    for line in seeds {
-        let (seed, reason) = line.split_once(' ').expect("a seed and a reason");
-        let outcome = runner::guarded(seed.parse().expect("a number"), &Weakness::default());
-        assert_eq!(outcome.failure, None, "seed {seed} ({reason}); repeat it with: just sim {seed}");
+fn regression_seeds_hold_and_need_their_safeguard() {
+    let (seeds, all) = (mutants::regressions(), mutants::all());
+    assert!(seeds.len() > 10, "they are read");
+    for (seed, name) in seeds {
+        let outcome = runner::guarded(seed, &Weakness::default());
+        assert_eq!(outcome.failure, None, "seed {seed} ({name}); repeat it with: just sim {seed}");
+        let mutant = all.iter().find(|mutant| mutant.name == name).expect("a mutant of that name");
+        assert!(
+            runner::guarded(seed, &mutant.weakness).failure.is_some(),
+            "seed {seed} does not need `{name}` any more"
+        );
     }
 }
 
@@ -38,10 +45,23 @@ fn fresh_seeds_hold() {
 
 #[test]
 fn mutants_are_caught() {
-    for mutant in mutants::all() {
-        let summary = runner::run(0, mutant.within, &mutant.weakness, 1);
-        assert!(!summary.failures.is_empty(), "`{}` is not noticed within {} seeds", mutant.name, mutant.within);
-    }
+    std::panic::set_hook(Box::new(|_| {}));
+    let (waiting, missed) = (Mutex::new(mutants::all().into_iter()), Mutex::new(Vec::new()));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let Some(mutant) = waiting.lock().expect("no panic").next() else { return };
+                    if mutant.caught(1).0.is_none() {
+                        missed.lock().expect("no panic").push((mutant.name, mutant.within));
+                    }
+                }
+            });
+        }
+    });
+    let missed = missed.into_inner().expect("no panic");
+    drop(std::panic::take_hook());
+    assert_eq!(missed, [], "not noticed by a scripted case, nor within so many seeds");
 }
 
 #[test]
@@ -74,6 +94,13 @@ fn the_suite_notices_a_weak_log() {
     assert!(weak(|mutants| mutants.slot_without_run = true));
     assert!(weak(|mutants| mutants.numbering_only = true));
     assert!(weak(|mutants| mutants.stale_snapshots = true));
+    assert!(weak(|mutants| mutants.shared_holes_unasked = true));
+    assert!(weak(|mutants| mutants.short_holes = true));
+    assert!(weak(|mutants| mutants.long_holes = true));
+    assert!(weak(|mutants| mutants.proof_is_forgotten = true));
+    assert!(weak(|mutants| mutants.proof_hides_loss = true));
+    assert!(weak(|mutants| mutants.purge_above_snapshot = true));
+    assert!(weak(|mutants| mutants.lease_is_final = true));
 }
 
 #[test]
@@ -83,11 +110,7 @@ fn results_do_not_depend_on_batches() {
         let mut input = Input::new(1);
         for planned in &scenario.inputs {
             let published = EPOCH_MS + planned.at as i64;
-            input.publish(Message {
-                partition: planned.partition,
-                published,
-                payload: planned.payload.as_slice().into(),
-            });
+            input.publish(Message::new(planned.partition, published, &planned.payload));
         }
         let one = oracle::expected(&scenario, 0, &input, 1);
         for batch in [2, 7, 64, 10_000] {
@@ -123,7 +146,7 @@ fn results_do_not_depend_on_the_number_of_partitions_when_nothing_is_late() {
                 let (key, time) = (idx % 23, EPOCH_MS + idx * 40 - idx % 5 * 30);
                 let payload = format!("{{\"k\":\"k{key}\",\"t\":{time},\"v\":{},\"u\":\"u\"}}", idx % 97);
                 let partition = (key % i64::from(partitions)) as u32;
-                input.publish(Message { partition, published: time, payload: payload.as_bytes().into() });
+                input.publish(Message::new(partition, time, payload.as_bytes()));
             }
             let mut rows: Vec<Vec<u8>> = (0..partitions)
                 .flat_map(|partition| {

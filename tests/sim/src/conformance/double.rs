@@ -2,8 +2,9 @@
 
 use pelton_engine::log::{Request, Response};
 
-use crate::log::{Adapter, LogMutants, Message, Settings, SimLog};
+use crate::log::{Adapter, LogMutants, Message, OTHERS, Retention, Settings, SimLog};
 use crate::rng::Rng;
+use crate::scenario::EPOCH_MS;
 
 use super::{Disturbance, LogUnderTest};
 
@@ -35,10 +36,15 @@ impl Double {
     /// A double that lacks something, so that the suite can show that it notices.
     #[must_use]
     pub fn weakened(mutants: LogMutants) -> Double {
-        let settings = Settings { lease_ttl: LEASE_TTL_MS, broken_lease: false, ack_wait: ACK_WAIT_MS, mutants };
+        let (lease_ttl, ack_wait, message_bytes) = (LEASE_TTL_MS, ACK_WAIT_MS, usize::MAX);
+        let settings = Settings { lease_ttl, broken_lease: false, ack_wait, repeats: false, message_bytes, mutants };
         let clients = [Adapter::new(0, 1), Adapter::new(0, 2)];
         let log = SimLog::new(1, settings, Rng::new(1, 1));
         Double { log, clients, now: 0, remembered: Remembered::default() }
+    }
+
+    fn published(&self) -> i64 {
+        EPOCH_MS + self.now as i64
     }
 
     /// The broker was down: every connection is lost.
@@ -54,13 +60,22 @@ impl LogUnderTest for Double {
     }
 
     fn produce(&mut self, payload: &[u8]) -> u64 {
-        self.log.input.publish(Message { partition: 0, published: self.now as i64, payload: payload.into() })
+        self.log.input.publish(Message::new(0, self.published(), payload))
+    }
+
+    fn produce_other(&mut self, payload: &[u8]) -> u64 {
+        self.log.input.share();
+        self.log.input.publish(Message::new(OTHERS, self.published(), payload))
     }
 
     fn disturb(&mut self, what: Disturbance) {
         let epochs = self.log.pipeline.entries(0).len() as u64;
         match what {
             Disturbance::ExpireInput { first } => self.log.input.expire(first),
+            Disturbance::DeleteInput { sequence } => self.log.input.remove(sequence),
+            Disturbance::LimitSubject { messages } => {
+                self.log.input.limit(Retention { per_subject: Some(messages), ..Retention::default() });
+            }
             Disturbance::RecreateInput => {
                 self.log.input.recreate();
                 self.log.delete_consumer(0);

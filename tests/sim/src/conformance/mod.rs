@@ -22,6 +22,14 @@ pub enum Disturbance {
     ExpireInput {
         first: u64,
     },
+    /// One input message is deleted.
+    DeleteInput {
+        sequence: u64,
+    },
+    /// From now on the input keeps only so many messages of a subject.
+    LimitSubject {
+        messages: u64,
+    },
     /// The input stream is deleted and made again.
     RecreateInput,
     /// What both streams hold now is what a roll-back brings back.
@@ -50,6 +58,9 @@ pub trait LogUnderTest {
 
     /// Publishes an input message and returns its sequence.
     fn produce(&mut self, payload: &[u8]) -> u64;
+
+    /// Publishes a message of the input stream that is not of the partition, and returns its sequence.
+    fn produce_other(&mut self, payload: &[u8]) -> u64;
 
     /// Lets it happen, and returns when it has.
     fn disturb(&mut self, what: Disturbance);
@@ -124,7 +135,7 @@ impl Probe<'_> {
     }
 
     fn survey(&mut self, input_sequence: Option<u64>, epoch: Option<u64>) -> Result<Survey, Broken> {
-        match self.ask(0, Request::Survey { input_sequence, epoch }) {
+        match self.ask(0, Request::Survey { input_sequence, epoch, history: false }) {
             Response::Survey(survey) => Ok(*survey),
             other => Err(Broken(format!("survey answered {other:?}"))),
         }
@@ -134,8 +145,16 @@ impl Probe<'_> {
         (0..count).map(|idx| self.log.produce(format!("{{\"n\":{idx}}}").as_bytes())).last().unwrap_or(0)
     }
 
+    fn produce_other(&mut self, count: u64) -> u64 {
+        (0..count).map(|idx| self.log.produce_other(format!("{{\"other\":{idx}}}").as_bytes())).last().unwrap_or(0)
+    }
+
     fn reset(&mut self, client: usize, next: u64) -> Result<(), Broken> {
-        let response = self.ask(client, Request::Reset { next });
+        self.reset_behind(client, next, next.saturating_sub(1))
+    }
+
+    fn reset_behind(&mut self, client: usize, next: u64, read_through: u64) -> Result<(), Broken> {
+        let response = self.ask(client, Request::Reset { next, read_through });
         ensure(matches!(response, Response::Reset), || format!("reset answered {response:?}"))
     }
 
@@ -197,6 +216,7 @@ fn with_headers(number: u64, nonce: u128, records: usize, headers: &[u8]) -> Arc
         input: StreamIdentity { name: "IN".into(), created: 1 },
         position: Position::default(),
         seen: 0,
+        published: 0,
         watermark: 0,
         modules: Vec::new(),
         layout: 0,

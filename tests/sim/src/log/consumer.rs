@@ -3,9 +3,12 @@
 //! As in `broker`, a process notices a hole in the consumer's own numbering, a lost connection, or a consumer that is
 //! gone or was placed by another process; it places the consumer behind its last delivery and answers `restarted`
 //! without events.
+//!
+//! What is gone from the stream without having been delivered is told with the first delivery behind it, or when there
+//! is nothing left to deliver: see [`Fetched::holes`].
 
 use pelton_engine::event::RawBatch;
-use pelton_engine::log::{AllDelivered, Fetched, Response};
+use pelton_engine::log::{AllDelivered, Fetched, Hole, HoleCause, Response};
 use pelton_engine::time::WallTime;
 
 use super::SimLog;
@@ -39,6 +42,10 @@ pub struct Adapter {
     pub instance: u64,
     /// Stream sequence of the last delivery, and the consumer's number of it.
     cursor: Option<(u64, u64)>,
+    /// Up to here everything of this partition was delivered, told as a hole, or proved not to be there.
+    known: u64,
+    /// Where the last hole ends that was handed out with nothing after it.
+    told: u64,
     created: i64,
     generation: u64,
     /// The connection was lost since the last fetch.
@@ -48,15 +55,32 @@ pub struct Adapter {
 }
 
 impl Adapter {
+    /// Revision of the lease that this process holds, as far as it knows.
+    #[must_use]
+    pub fn held_lease(&self) -> Option<u64> {
+        self.lease.map(|(held, _)| held)
+    }
+
     /// A fresh connection.
     #[must_use]
     pub fn new(partition: u32, instance: u64) -> Adapter {
-        Adapter { partition, instance, cursor: None, created: 0, generation: 0, broken: false, lease: None }
+        Adapter {
+            partition,
+            instance,
+            cursor: None,
+            known: 0,
+            told: 0,
+            created: 0,
+            generation: 0,
+            broken: false,
+            lease: None,
+        }
     }
 }
 
 impl SimLog {
-    pub(super) fn reset(&mut self, adapter: &mut Adapter, next: u64) -> Response {
+    pub(super) fn reset(&mut self, adapter: &mut Adapter, next: u64, read_through: u64) -> Response {
+        (adapter.known, adapter.told) = (read_through.max(next.saturating_sub(1)), 0);
         adapter.created = self.input.created();
         self.place(adapter, next.max(1));
         Response::Reset
@@ -88,7 +112,7 @@ impl SimLog {
         let consumer = &self.consumers[adapter.partition as usize];
         let Some((cursor, number)) = adapter.cursor else {
             let next = consumer.ack_floor + 1;
-            self.reset(adapter, next);
+            self.reset(adapter, next, next.saturating_sub(1));
             return restarted();
         };
         let is_other = !consumer.exists || !self.is_own(adapter);
@@ -103,6 +127,7 @@ impl SimLog {
 
     fn deliver(&mut self, adapter: &mut Adapter, cursor: u64, events: u32, bytes: u32, now: u64) -> Fetched {
         let count_max = self.rng.range(1, 40).min(u64::from(events)) as usize;
+        let repeats = self.settings.repeats && self.rng.chance(300);
         let consumer = &mut self.consumers[adapter.partition as usize];
         let mut batch = RawBatch::default();
         let overdue = consumer.unacked_since.is_some_and(|since| now >= since + self.settings.ack_wait);
@@ -113,14 +138,21 @@ impl SimLog {
             let again = (from..=cursor).filter(|&sequence| push(&mut batch, &self.input, adapter.partition, sequence));
             consumer.delivered += again.take(5).count() as u64;
         }
-        let mut newest = cursor;
+        let (mut newest, mut holes) = (cursor, Vec::new());
         consumer.next = consumer.next.max(self.input.first());
         while consumer.next <= self.input.last() && batch.events.len() < count_max && batch.data.len() < bytes as usize
         {
-            if push(&mut batch, &self.input, adapter.partition, consumer.next) {
-                newest = consumer.next;
+            let sequence = consumer.next;
+            if push(&mut batch, &self.input, adapter.partition, sequence) {
+                holes.extend(self.input.holes_between(adapter.known, sequence));
+                adapter.known = adapter.known.max(sequence);
+                newest = sequence;
                 consumer.delivered += 1;
                 consumer.unacked_since.get_or_insert(now);
+                // What is overdue may come again at any moment, also right behind what is new.
+                if repeats && sequence.is_multiple_of(3) && push(&mut batch, &self.input, adapter.partition, sequence) {
+                    consumer.delivered += 1;
+                }
             }
             consumer.next += 1;
         }
@@ -129,19 +161,36 @@ impl SimLog {
         }
         adapter.cursor = Some((newest, consumer.delivered));
         let caught_up = consumer.next > self.input.last();
+        if caught_up && batch.events.is_empty() {
+            let first = self.input.first();
+            holes.extend(self.input.holes_between(adapter.known, first));
+            adapter.known = adapter.known.max(first - 1);
+            adapter.told = holes.last().map_or(adapter.told, |hole| hole.last);
+        }
+        self.settings.mutants.weaken(&mut holes, self.input.is_shared());
         let pending = self.input.last() + 1 - consumer.next.min(self.input.last() + 1);
-        Fetched { batch, pending, caught_up, restarted: false }
+        Fetched { batch, holes, pending, caught_up, restarted: false }
     }
 
-    /// Whether a process has received everything that the input holds for its partition.
-    pub(super) fn all_delivered(&self, adapter: &Adapter) -> Option<AllDelivered> {
+    /// Whether a process has received everything that the input holds for its partition. If so, nothing of it is unread
+    /// up to the end of the stream.
+    pub(super) fn all_delivered(&mut self, adapter: &mut Adapter) -> Option<AllDelivered> {
         let consumer = &self.consumers[adapter.partition as usize];
         let (delivered, number) = adapter.cursor?;
         let last = self.input.last();
         let is_ours = |sequence| self.input.get(sequence).is_some_and(|message| message.partition == adapter.partition);
         let is_mine = consumer.exists && self.is_own(adapter) && consumer.delivered == number;
         let is_all = is_mine && !(consumer.next..=last).any(is_ours);
-        is_all.then_some(AllDelivered { delivered, last })
+        // What is below the first sequence and unknown may have been ours: it is told before anything is proved.
+        let is_whole = self.input.first() <= adapter.known + 1 || self.settings.mutants.proof_hides_loss;
+        if !is_all || !is_whole {
+            return None;
+        }
+        self.input.excuse(adapter.partition, adapter.known, last);
+        if !self.settings.mutants.proof_is_forgotten {
+            adapter.known = adapter.known.max(last);
+        }
+        Some(AllDelivered { delivered: delivered.max(adapter.told), last })
     }
 
     /// Whether deliveries come from the consumer that this process placed. Numbers do not tell: they begin anew.
@@ -164,4 +213,15 @@ fn push(batch: &mut RawBatch, input: &super::Input, partition: u32, sequence: u6
     let Some(message) = input.get(sequence).filter(|message| message.partition == partition) else { return false };
     batch.push(sequence, WallTime(message.published), b"in", b"", &message.payload);
     true
+}
+
+impl super::Input {
+    /// What is gone between two sequences, both excluded, and how.
+    fn holes_between(&self, after: u64, before: u64) -> impl Iterator<Item = Hole> {
+        let (first_kept, per_subject) = (self.first(), self.is_limited_per_subject());
+        self.gone_between(after, before).into_iter().map(move |(first, last)| {
+            let is_expired = last < first_kept || per_subject;
+            Hole { first, last, cause: if is_expired { HoleCause::Expired } else { HoleCause::Deleted } }
+        })
+    }
 }

@@ -31,14 +31,17 @@ impl SimLog {
         Response::LeaseHeld { revision }
     }
 
-    /// The identity of a lease is the revision of its acquisition; renewals keep it.
+    /// The identity of a lease is the revision of its acquisition; renewals keep it. One that ran out, and that nobody else
+    /// has taken since, is written again: only another holder ends it.
     pub(super) fn renew(&mut self, adapter: &mut Adapter, revision: u64, now: u64) -> Response {
         let Some((held, newest)) = adapter.lease.filter(|(held, _)| *held == revision) else {
             return Response::LeaseTaken { holder: format!("not held under revision {revision}") };
         };
         let lease = self.leases[adapter.partition as usize];
-        let mine = lease.holder == adapter.instance && now < lease.expires && lease.newest >= newest;
-        if !mine && !self.settings.broken_lease {
+        let mine = lease.holder == adapter.instance && lease.newest >= newest;
+        let expired = lease.holder == 0 || now >= lease.expires;
+        let is_given = if expired { !self.settings.mutants.lease_is_final } else { mine };
+        if !is_given && !self.settings.broken_lease {
             adapter.lease = None;
             return Response::LeaseTaken { holder: format!("instance {}", lease.holder) };
         }

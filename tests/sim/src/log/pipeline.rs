@@ -5,7 +5,13 @@
 use std::sync::Arc;
 
 use pelton_engine::epoch::{BATCH_MESSAGES_MAX, Epoch, MARKER_SLOTS, Marker, StreamIdentity};
-use pelton_engine::log::{Change, Fence, Published, Response, Snapshot, StoredMarker, StreamFacts, Survey};
+use pelton_engine::log::{
+    Change, Fence, FoundSnapshot, Published, Response, Snapshot, StoredMarker, StreamFacts, Survey,
+};
+use pelton_engine::time::WallTime;
+use sha2::{Digest, Sha256};
+
+use crate::scenario::EPOCH_MS;
 
 use super::{Adapter, LogMutants, SimLog};
 
@@ -22,14 +28,31 @@ pub struct Entry {
     pub epoch: Arc<Epoch>,
     /// Its changes are purged.
     pub purged: bool,
+    /// Its marker is purged, too.
+    pub is_unmarked: bool,
     /// Only the first so many records landed, and no marker (only by a mutant).
     pub torn: Option<usize>,
 }
 
 impl Entry {
     /// Of the first message that is still there.
-    fn first_kept(&self) -> u64 {
-        if self.purged { self.first + u64::from(self.epoch.marker.changes) } else { self.first }
+    fn first_kept(&self) -> Option<u64> {
+        match (self.purged, self.is_unmarked) {
+            (false, _) => Some(self.first),
+            (true, false) => Some(self.first + u64::from(self.epoch.marker.changes)),
+            (true, true) => None,
+        }
+    }
+
+    /// Changes and markers below this sequence go.
+    fn lose_below(&mut self, below: u64) {
+        self.purged |= self.first < below;
+        self.is_unmarked |= self.sequence < below;
+    }
+
+    /// Whether a reader of markers finds one.
+    fn is_marked(&self) -> bool {
+        self.torn.is_none() && !self.is_unmarked
     }
 }
 
@@ -44,7 +67,7 @@ pub struct Pipeline {
 impl Pipeline {
     pub(super) fn new(partitions: usize) -> Pipeline {
         Pipeline {
-            created: 1,
+            created: super::PIPELINE_CREATED,
             last: 0,
             partitions: vec![Vec::new(); partitions],
             snapshots: vec![Vec::new(); partitions],
@@ -65,7 +88,7 @@ impl Pipeline {
 
     /// Batches with a marker, newest first.
     fn markers(&self, partition: u32) -> impl Iterator<Item = &Entry> {
-        self.partitions[partition as usize].iter().rev().filter(|entry| entry.torn.is_none())
+        self.partitions[partition as usize].iter().rev().filter(|entry| entry.is_marked())
     }
 
     pub(super) fn publish(
@@ -79,7 +102,7 @@ impl Pipeline {
         let records = epoch.records.rows.len();
         let messages = epoch.marker.changes as usize + records + 1;
         if messages > BATCH_MESSAGES_MAX {
-            return Published::Refused(format!(
+            return Published::Permanent(format!(
                 "atomic publish batch is too large: {BATCH_MESSAGES_MAX} (error 10199)"
             ));
         }
@@ -89,7 +112,7 @@ impl Pipeline {
         let first = self.last + 1;
         let torn = torn.then_some(records / 2);
         self.last += torn.map_or(messages, |kept| epoch.marker.changes as usize + kept) as u64;
-        let entry = Entry { first, sequence: self.last, epoch: epoch.clone(), purged: false, torn };
+        let entry = Entry { first, sequence: self.last, epoch: epoch.clone(), purged: false, is_unmarked: false, torn };
         self.partitions[partition as usize].push(entry);
         if torn.is_some() {
             return Published::Refused("the server went away".into());
@@ -118,7 +141,7 @@ impl Pipeline {
     #[must_use]
     pub fn facts(&self) -> StreamFacts {
         let identity = StreamIdentity { name: "PELTON_sim".into(), created: self.created };
-        let firsts = self.partitions.iter().filter_map(|entries| entries.first()).map(Entry::first_kept);
+        let firsts = self.partitions.iter().filter_map(|entries| entries.iter().find_map(Entry::first_kept));
         let first_sequence = firsts.min().unwrap_or(self.last + 1);
         StreamFacts { identity, first_sequence, last_sequence: self.last }
     }
@@ -136,9 +159,8 @@ impl Pipeline {
 
     pub(super) fn changes(&self, partition: u32, after: u64, up_to: u64, part: usize) -> Response {
         let mut changes = Vec::new();
-        for entry in
-            self.partitions[partition as usize].iter().filter(|entry| after < entry.sequence && entry.sequence <= up_to)
-        {
+        let entries = self.partitions[partition as usize].iter().filter(|entry| !entry.is_unmarked);
+        for entry in entries.filter(|entry| after < entry.sequence && entry.sequence <= up_to) {
             let marker = &entry.epoch.marker;
             if entry.purged {
                 let what = format!(
@@ -156,28 +178,51 @@ impl Pipeline {
         Response::Changes(changes)
     }
 
-    pub(super) fn load_snapshot(&self, partition: u32, epoch_max: u64) -> Response {
+    pub(super) fn find_snapshot(&self, partition: u32, epoch_max: u64) -> Response {
         let all = &self.snapshots[partition as usize];
         let found = all.iter().rev().find(|snapshot| snapshot.stored.marker.epoch <= epoch_max);
-        Response::Snapshot(found.map(|snapshot| Box::new((**snapshot).clone())))
+        Response::SnapshotFound(found.map(|snapshot| {
+            Box::new(FoundSnapshot {
+                stored: snapshot.stored.clone(),
+                bytes: snapshot.state.len() as u64,
+                digest: Sha256::digest(&snapshot.state).into(),
+                object: String::new(),
+            })
+        }))
     }
 
-    /// Keeps the two newest snapshots by epoch, and purges the changes below the older of them. Snapshots of epochs
-    /// that the stream has lost do not count: they would push out the ones that are needed.
-    pub(super) fn save_snapshot(&mut self, partition: u32, snapshot: &Arc<Snapshot>, keep_stale: bool) -> Response {
+    pub(super) fn read_snapshot(&self, partition: u32, found: &FoundSnapshot, offset: u64, most: usize) -> Response {
+        let all = &self.snapshots[partition as usize];
+        match all.iter().find(|snapshot| snapshot.stored == found.stored) {
+            Some(snapshot) => {
+                let rest = snapshot.state.get(offset as usize..).unwrap_or_default();
+                Response::SnapshotPart(rest[..rest.len().min(most)].to_vec())
+            }
+            None => Response::Damaged(format!("the snapshot of epoch {} is gone", found.stored.marker.epoch)),
+        }
+    }
+
+    /// Epoch of the newest stored snapshot of a partition.
+    #[must_use]
+    pub fn newest_snapshot(&self, partition: u32) -> Option<u64> {
+        self.snapshots[partition as usize].iter().map(|snapshot| snapshot.stored.marker.epoch).max()
+    }
+
+    /// Keeps the two newest snapshots by epoch, and purges changes and markers below the older of them. Snapshots of
+    /// epochs that the stream has lost do not count: they would push out the ones that are needed.
+    pub(super) fn save_snapshot(&mut self, partition: u32, snapshot: &Arc<Snapshot>, mutants: LogMutants) -> Response {
         let mut all = std::mem::take(&mut self.snapshots[partition as usize]);
         let epoch = snapshot.stored.marker.epoch;
         all.retain(|other| other.stored.marker.epoch != epoch);
         all.push(snapshot.clone());
-        all.retain(|snapshot| keep_stale || self.holds(partition, &snapshot.stored));
+        all.retain(|snapshot| mutants.stale_snapshots || self.holds(partition, &snapshot.stored));
         all.sort_by_key(|snapshot| snapshot.stored.marker.epoch);
         let old = all.len().saturating_sub(KEPT);
         all.drain(..old);
-        if let [older, _] = all.as_slice() {
-            let below = older.stored.sequence;
-            for entry in &mut self.partitions[partition as usize] {
-                entry.purged |= entry.first < below;
-            }
+        if let [older, newer] = all.as_slice() {
+            let kept = if mutants.purge_above_snapshot { newer } else { older };
+            let below = kept.stored.sequence;
+            self.partitions[partition as usize].iter_mut().for_each(|entry| entry.lose_below(below));
         }
         self.snapshots[partition as usize] = all;
         Response::SnapshotSaved
@@ -187,7 +232,7 @@ impl Pipeline {
     fn holds(&self, partition: u32, stored: &StoredMarker) -> bool {
         let entries = &self.partitions[partition as usize];
         let found = entries.binary_search_by_key(&stored.sequence, |entry| entry.sequence);
-        found.is_ok_and(|idx| entries[idx].epoch.marker.nonce == stored.marker.nonce)
+        found.is_ok_and(|idx| entries[idx].is_marked() && entries[idx].epoch.marker.nonce == stored.marker.nonce)
     }
 
     /// Acknowledged batches vanish: the last `count` of the whole stream, newest first, but neither the
@@ -204,6 +249,37 @@ impl Pipeline {
             }
         }
         count
+    }
+
+    /// Everything below this sequence goes, of every partition: the stream is bounded.
+    pub fn expire(&mut self, below: u64) {
+        self.partitions.iter_mut().flatten().for_each(|entry| entry.lose_below(below));
+    }
+
+    /// One bit of the stored change of the newest epoch of a partition flips, and nothing shows it.
+    pub fn damage_newest(&mut self, partition: u32) {
+        if let Some(entry) = self.partitions[partition as usize].last_mut()
+            && let Some(byte) = Arc::make_mut(&mut entry.epoch).delta.last_mut()
+        {
+            *byte ^= 1;
+        }
+    }
+
+    /// The last sequence that was given out.
+    #[must_use]
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// When it was created.
+    #[must_use]
+    pub fn created(&self) -> i64 {
+        self.created
+    }
+
+    /// The snapshots of a partition are lost, as when the bucket is made again.
+    pub fn lose_snapshots(&mut self) {
+        self.snapshots.iter_mut().for_each(Vec::clear);
     }
 
     /// Everything is purged; sequences go on.
@@ -226,16 +302,26 @@ fn without_run(slot: &str) -> String {
 
 impl SimLog {
     /// What both streams hold.
-    pub(super) fn survey(&self, adapter: &Adapter, input_sequence: Option<u64>, epoch: Option<u64>) -> Response {
+    pub(super) fn survey(
+        &mut self,
+        adapter: &mut Adapter,
+        input_sequence: Option<u64>,
+        epoch: Option<u64>,
+        history: bool,
+        now: u64,
+    ) -> Response {
         let partition = adapter.partition;
         Response::Survey(Box::new(Survey {
             input: self.input.facts(),
-            is_alone: self.consumers.len() == 1,
+            is_alone: self.consumers.len() == 1 && !self.input.is_shared(),
             log: self.pipeline.facts(),
             marker: self.pipeline.newest(partition),
             input_fingerprint: input_sequence.and_then(|sequence| self.input.fingerprint(sequence)),
             marker_of_epoch: epoch.and_then(|epoch| self.pipeline.of_epoch(partition, epoch)),
             all_delivered: self.all_delivered(adapter),
+            ack_floor: self.ack_floor(partition),
+            broker_time: WallTime(EPOCH_MS + now as i64),
+            snapshot_epoch: self.pipeline.newest_snapshot(partition).filter(|_| history),
         }))
     }
 }

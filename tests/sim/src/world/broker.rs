@@ -1,15 +1,19 @@
 //! Between host and broker: messages are lost, doubled, late, or meet a broker that does not answer.
 
+use pelton_engine::epoch::Epoch;
 use pelton_engine::log::{Published, Request, Response};
 use pelton_engine::partition::Ticket;
 
 use crate::audit;
 use crate::log::Adapter;
+use crate::scenario::Disaster;
 
-use super::{What, World};
+use super::{NOTHING_TELLS, What, World};
 
 /// An adapter gives up on an answer after this long.
 const GIVES_UP_MS: u64 = 600;
+/// So long after the storm everybody knows which streams there are.
+const IDENTITY_MS: u64 = 15_000;
 /// A fetch with nothing to deliver waits this long.
 const FETCH_WAIT_MS: u64 = 40;
 
@@ -29,7 +33,8 @@ impl World {
         self.trace.note(self.now, &[6, host as u64, ticket], || {
             format!("  host {host}/{part} -> #{ticket} {}", short(&request))
         });
-        let mut at = self.now + self.delay();
+        // What a call of the store wants done leaves when it is over.
+        let mut at = self.now.max(self.hosts[host].parts[part].busy_until) + self.delay();
         if matches!(request, Request::Fetch { .. } | Request::Reset { .. }) {
             let here = &mut self.hosts[host].parts[part];
             at = at.max(here.ordered_until);
@@ -70,7 +75,11 @@ impl World {
             return;
         }
         let before = self.log.pipeline.entries(part as u32).len();
-        let response = if is_current {
+        let is_unsaved = matches!(request, Request::SaveSnapshot { .. }) && self.rng.chance(self.scenario.unsaved);
+        self.tally.unsaved += u64::from(is_unsaved);
+        let response = if is_unsaved {
+            Response::Unavailable("maximum bytes exceeded".into())
+        } else if is_current {
             let mut adapter = self.hosts[host].parts[part].adapter.clone();
             let response = self.log.perform(&mut adapter, &request, self.now);
             self.hosts[host].parts[part].adapter = adapter;
@@ -93,7 +102,7 @@ impl World {
             }
             return;
         }
-        let mut at = self.now + self.delay();
+        let mut at = self.now + self.delay() + self.slowness(&request);
         if let Response::Fetched(fetched) = &response
             && fetched.batch.events.is_empty()
         {
@@ -104,6 +113,13 @@ impl World {
             self.schedule(again, What::Answer { host, part, life, ticket, response: response.clone() });
         }
         self.schedule(at, What::Answer { host, part, life, ticket, response });
+    }
+
+    /// How much longer than others a request takes. What no host would wait for heals with the storm.
+    fn slowness(&self, request: &Request) -> u64 {
+        let slow = self.scenario.slow.filter(|(kind, _)| kind.concerns(request));
+        let ms = slow.map_or(0, |(_, ms)| ms);
+        if ms < self.scenario.config.answer_ms || self.is_stormy { ms } else { 0 }
     }
 
     /// Invariants that are seen at the broker.
@@ -122,17 +138,15 @@ impl World {
                 });
                 self.tally.rejections += u64::from(matches!(published, Published::Rejected(_)));
                 if landed && entries[before].torn.is_none() {
-                    self.tally.epochs += 1;
-                    let last = entries[..before].iter().rev().find(|entry| entry.torn.is_none());
-                    let last = last.map(|entry| &entry.epoch.marker);
-                    if let Err(broken) = audit::landed(last, epoch, partition, &self.log.input, self.is_input_whole) {
-                        self.fail(broken);
-                    }
-                    self.committed[part] = self.committed[part].max(epoch.marker.position.sequence);
+                    self.landed(host, part, before, epoch);
                 }
             }
             (Request::Ack { sequence }, _) if *sequence > self.committed[part] => {
                 self.fail(format!("I10 partition {part}: acknowledged {sequence}, committed {}", self.committed[part]));
+            }
+            (Request::Survey { history: true, .. }, Response::Survey(survey)) => {
+                let is_acknowledged = survey.ack_floor > 0 && survey.ack_floor >= survey.input.first_sequence;
+                self.is_told[host][part] = is_acknowledged || survey.snapshot_epoch.is_some();
             }
             (Request::AcquireLease, Response::LeaseHeld { .. }) => {
                 let other = &self.hosts[1 - host].parts[part];
@@ -149,6 +163,41 @@ impl World {
                 self.fail(format!("I10 partition {part}: acknowledged {floor}, committed {}", self.committed[part]));
             }
         }
+    }
+}
+
+impl World {
+    /// A host without a store cannot know that markers have expired when no acknowledgement and no snapshot told of them
+    /// when it last looked.
+    fn nothing_tells(&self, host: usize, part: usize) -> bool {
+        self.scenario.disaster == Disaster::LogExpired && !self.is_told[host][part]
+    }
+
+    /// A batch has been taken: is it the right one, and in the right stream?
+    fn landed(&mut self, host: usize, part: usize, before: usize, epoch: &Epoch) {
+        let (partition, marker) = (part as u32, &epoch.marker);
+        self.tally.epochs += 1;
+        self.tally.gaps += marker.totals.gaps;
+        let entries = self.log.pipeline.entries(partition);
+        let last = entries[..before].iter().rev().find(|entry| entry.torn.is_none());
+        let last = last.map(|entry| &entry.epoch.marker);
+        let is_empty = marker.totals.received == 0 && marker.records == 0;
+        let is_idle = marker.totals.received == 0 && last.is_some_and(|last| last.watermark < marker.watermark);
+        (self.empty[part], self.tally.idle) =
+            (self.empty[part] + u64::from(is_empty), self.tally.idle + u64::from(is_idle));
+        if epoch.marker.epoch == 1 && last.is_some() && self.nothing_tells(host, part) {
+            return self.fail(NOTHING_TELLS.into());
+        }
+        let begin = audit::begin(entries.first().map(|entry| &entry.epoch.marker), &self.log.input);
+        if let Err(broken) = audit::landed((last, begin), epoch, partition, &self.log.input, self.is_input_whole) {
+            self.fail(broken);
+        }
+        let streams = (self.log.input.created(), self.log.pipeline.created());
+        let is_late = !self.is_stormy && self.now > self.healed_at + IDENTITY_MS;
+        if is_late && streams != (marker.input.created, marker.log.created) {
+            self.fail(format!("I17 partition {part}, epoch {}: it is of other streams than {streams:?}", marker.epoch));
+        }
+        self.committed[part] = self.committed[part].max(marker.position.sequence);
     }
 }
 
@@ -184,12 +233,14 @@ pub(super) fn short_response(response: &Response) -> String {
         Response::Changes(changes) => {
             format!("changes of {:?}", changes.iter().map(|change| change.stored.marker.epoch).collect::<Vec<_>>())
         }
-        Response::Snapshot(snapshot) => {
-            format!("snapshot {:?}", snapshot.as_ref().map(|snapshot| marker(&snapshot.stored.marker)))
+        Response::SnapshotFound(found) => {
+            format!("snapshot {:?}", found.as_ref().map(|found| marker(&found.stored.marker)))
         }
+        Response::SnapshotPart(bytes) => format!("{} bytes of the snapshot", bytes.len()),
         Response::Fetched(fetched) => {
             let sequences: Vec<_> = fetched.batch.events.iter().map(|event| event.sequence).collect();
-            format!("events {sequences:?}{}", if fetched.restarted { " restarted" } else { "" })
+            let holes = if fetched.holes.is_empty() { String::new() } else { format!(" {:?}", fetched.holes) };
+            format!("events {sequences:?}{holes}{}", if fetched.restarted { " restarted" } else { "" })
         }
         other => format!("{other:?}"),
     }

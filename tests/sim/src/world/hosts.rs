@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use pelton_engine::log::Response;
+use pelton_engine::log::{Request, Response};
 use pelton_engine::partition::{Action, Config, Event, Notice, Partition, Ticket};
 
 use crate::guests::Temper;
@@ -38,6 +38,8 @@ impl World {
             let part = &mut self.hosts[host].parts[part];
             part.adapter = Adapter::new(part.adapter.partition, session);
             (part.machine, part.working, part.halted, part.stopped) = (Some(machine), false, None, false);
+            part.busy_until = 0;
+            part.store.cost = self.scenario.cost;
         }
         self.trace.note(self.now, &[2, host as u64], || format!("host {host} starts, life {life}"));
         self.schedule(self.now, What::Tick { host, life });
@@ -65,6 +67,9 @@ impl World {
         for part in &mut dying.parts {
             part.machine = None;
             lost += part.store.crash(power_cut, &mut self.rng);
+            if self.scenario.is_diskless {
+                part.store.lose_all();
+            }
         }
         self.tally.power_cuts += u64::from(lost > 0);
         self.trace.note(self.now, &[3, host as u64, lost], || format!("host {host} dies, {lost} unsynced epochs lost"));
@@ -80,7 +85,9 @@ impl World {
             return self.schedule(until, What::Tick { host, life });
         }
         for part in 0..self.hosts[host].parts.len() {
-            self.drive(host, part, Input::Event(Event::Tick));
+            if self.now >= self.hosts[host].parts[part].busy_until {
+                self.drive(host, part, Input::Event(Event::Tick));
+            }
         }
         let pause = self.rng.range(TICK_MS / 8, TICK_MS);
         self.schedule(self.now + pause, What::Tick { host, life });
@@ -90,7 +97,7 @@ impl World {
         if !self.is_current(host, life) {
             return;
         }
-        if let Some(until) = self.frozen(host) {
+        if let Some(until) = self.frozen(host).max(self.busy(host, part)) {
             return self.schedule(until, What::Work { host, part, life });
         }
         self.hosts[host].parts[part].working = false;
@@ -101,7 +108,7 @@ impl World {
         if !self.is_current(host, life) {
             return;
         }
-        if let Some(until) = self.frozen(host) {
+        if let Some(until) = self.frozen(host).max(self.busy(host, part)) {
             return self.schedule(until, What::Answer { host, part, life, ticket, response });
         }
         self.trace.note(self.now, &[4, host as u64, ticket], || {
@@ -119,6 +126,36 @@ impl World {
         (until > self.now).then_some(until)
     }
 
+    fn busy(&self, host: usize, part: usize) -> Option<u64> {
+        let until = self.hosts[host].parts[part].busy_until;
+        (until > self.now).then_some(until)
+    }
+
+    /// A call of the store takes its time: what the machine wants leaves when it is over, and the driver renews the lease.
+    fn spend(&mut self, host: usize, part: usize, life: u64) {
+        let spent = self.hosts[host].parts[part].store.take_spent();
+        if spent == 0 {
+            return;
+        }
+        // Of the host's clock, which has a pace of its own.
+        self.hosts[host].parts[part].busy_until = self.now + spent * 1000 / self.hosts[host].clock.pace.max(1);
+        self.schedule(self.now, What::Renew { host, part, life });
+    }
+
+    pub(super) fn renew(&mut self, host: usize, part: usize, life: u64) {
+        if !self.is_current(host, life) || self.busy(host, part).is_none() || self.weakness.driver_forgets_lease {
+            return;
+        }
+        if let Some(until) = self.frozen(host) {
+            return self.schedule(until, What::Renew { host, part, life });
+        }
+        let adapter = &mut self.hosts[host].parts[part].adapter;
+        if let Some(revision) = adapter.held_lease().filter(|_| self.now >= self.outage_until) {
+            self.log.perform(adapter, &Request::RenewLease { revision }, self.now);
+        }
+        self.schedule(self.now + self.scenario.config.renew_ms, What::Renew { host, part, life });
+    }
+
     /// Lets a machine take one input and carries out what it wants, unless the process dies on the way.
     fn drive(&mut self, host: usize, part: usize, input: Input) {
         let mut actions = std::mem::take(&mut self.actions);
@@ -126,6 +163,8 @@ impl World {
         let life = self.hosts[host].life;
         let here = &mut self.hosts[host].parts[part];
         here.take(input, clock, &mut actions);
+        self.spend(host, part, life);
+        let here = &mut self.hosts[host].parts[part];
         if here.store.dead {
             // It died inside a call of the store: of what it wanted before, some went out.
             let kept = self.rng.below(actions.len() as u64 + 1) as usize;
@@ -174,13 +213,15 @@ impl World {
             notice => format!("  host {host}/{part} says {notice:?}"),
         });
         match notice {
-            Notice::Running { decision, .. } => match decision {
+            Notice::Running { decision, .. } => match self.count_run(part, decision) {
                 "start" => self.tally.starts += 1,
                 "continue" => self.tally.continues += 1,
                 "republish" => self.tally.republished += 1,
                 "replay" => self.tally.replayed += 1,
                 _ => self.tally.rebuilt += 1,
             },
+            Notice::Recovering { .. } => self.recoveries += 1,
+            Notice::Hole(_) => self.tally.holes += 1,
             Notice::Doubt { .. } => self.tally.doubts += 1,
             Notice::Quarantined { .. } => self.tally.quarantines += 1,
             Notice::Halted(halted) => {
@@ -191,5 +232,10 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    fn count_run(&mut self, part: usize, decision: &'static str) -> &'static str {
+        self.runs[part] += 1;
+        decision
     }
 }

@@ -6,7 +6,7 @@ mod storm;
 mod verdict;
 
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -27,12 +27,17 @@ const LEASE_TTL_MS: u64 = 2_500;
 const ACK_WAIT_MS: u64 = 1_000;
 const TICK_MS: u64 = 40;
 
+/// A run that ends here is beyond what the protocol promises: every trace of earlier work is gone.
+const NOTHING_TELLS: &str = "nothing tells of what was committed";
+
 /// What is taken away from the protocol and its surroundings.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Weakness {
     pub protocol: Mutants,
     pub log: LogMutants,
     pub torn_store: bool,
+    /// The driver does not renew the lease while a call of the store takes long.
+    pub driver_forgets_lease: bool,
 }
 
 /// How one seed ended.
@@ -51,7 +56,7 @@ pub struct Outcome {
 #[must_use]
 pub fn simulate(seed: u64, weakness: &Weakness, keep_trace: bool) -> Outcome {
     let mut world = World::new(Scenario::new(seed), *weakness, keep_trace);
-    let failure = world.run().err();
+    let failure = world.run().err().filter(|failure| failure != NOTHING_TELLS);
     if let Some(failure) = &failure {
         world.trace.note(world.now, &[99], || format!("FAILED {failure}"));
     }
@@ -85,6 +90,12 @@ enum What {
         life: u64,
         ticket: Ticket,
         response: Response,
+    },
+    /// The driver keeps the lease while a call of the store takes long.
+    Renew {
+        host: usize,
+        part: usize,
+        life: u64,
     },
     Produce {
         idx: usize,
@@ -144,8 +155,21 @@ struct World {
     is_input_whole: bool,
     /// Per partition: consumed messages were lost, so that it has to halt.
     must_halt: Vec<bool>,
+    /// Per partition: the position that its input was rolled back behind; 0 when it was not.
+    rolled_at: Vec<u64>,
     /// Per partition: highest position ever committed.
     committed: Vec<u64>,
+    /// Codes with which a machine may halt, because of what has happened.
+    causes: BTreeSet<&'static str>,
+    /// Per host and partition: when it last looked for traces of earlier work, there was one.
+    is_told: Vec<Vec<bool>>,
+    /// Per partition: how often a machine began to work, and epochs that hold neither an event nor a record.
+    runs: Vec<u64>,
+    empty: Vec<u64>,
+    /// Recoveries that began.
+    recoveries: u64,
+    /// When the storm ended.
+    healed_at: u64,
     failure: Option<String>,
     tally: Tally,
     trace: Trace,
@@ -159,6 +183,8 @@ impl World {
             lease_ttl: LEASE_TTL_MS,
             broken_lease: scenario.broken_lease,
             ack_wait: ACK_WAIT_MS,
+            repeats: true,
+            message_bytes: scenario.message_bytes,
             mutants: weakness.log,
         };
         let mut rng = Rng::new(scenario.seed, 3);
@@ -172,8 +198,13 @@ impl World {
                 host
             })
             .collect();
+        let mut log = SimLog::new(partitions, settings, Rng::new(scenario.seed, 4));
+        log.input.limit(scenario.retention);
+        if scenario.is_shared {
+            log.input.share();
+        }
         World {
-            log: SimLog::new(partitions, settings, Rng::new(scenario.seed, 4)),
+            log,
             scenario: Arc::new(scenario),
             weakness,
             rng,
@@ -189,7 +220,14 @@ impl World {
             drain: false,
             is_input_whole: true,
             must_halt: vec![false; partitions as usize],
+            rolled_at: vec![0; partitions as usize],
             committed: vec![0; partitions as usize],
+            causes: BTreeSet::new(),
+            is_told: vec![vec![false; partitions as usize]; HOSTS],
+            runs: vec![0; partitions as usize],
+            empty: vec![0; partitions as usize],
+            recoveries: 0,
+            healed_at: u64::MAX,
             failure: None,
             tally: Tally::default(),
             trace: Trace::new(keep_trace),
@@ -253,6 +291,7 @@ impl World {
             What::Work { host, part, life } => self.work(host, part, life),
             What::Request { host, part, life, ticket, request } => self.request(host, part, life, ticket, request),
             What::Answer { host, part, life, ticket, response } => self.answer(host, part, life, ticket, response),
+            What::Renew { host, part, life } => self.renew(host, part, life),
             What::Produce { idx } => self.produce(idx),
             What::Start { host } => self.start(host),
             What::Fault(fault) => self.strike(fault),
@@ -262,11 +301,9 @@ impl World {
 
     fn produce(&mut self, idx: usize) {
         let planned = &self.scenario.inputs[idx];
-        let message = Message {
-            partition: planned.partition,
-            published: EPOCH_MS + self.now as i64,
-            payload: planned.payload.as_slice().into(),
-        };
+        let message = Message::new(planned.partition, EPOCH_MS + self.now as i64, &planned.payload);
+        let dies = planned.lives.map(|lives| message.published + lives);
+        let message = Message { token: planned.token, dies, ..message };
         let sequence = self.log.input.publish(message);
         self.trace.note(self.now, &[1, sequence], || {
             format!("input {sequence}: {}", String::from_utf8_lossy(&self.scenario.inputs[idx].payload))

@@ -26,13 +26,7 @@ impl World {
                 self.tally.clock_jumps += 1;
                 self.hosts[host].clock.offset += ms;
             }
-            Fault::Pace { host, per_mille } => {
-                let shown = self.hosts[host].clock.read(self.now);
-                let clock = &mut self.hosts[host].clock;
-                clock.pace = per_mille;
-                clock.offset = shown - (self.now * per_mille / 1000).min(shown);
-                clock.offset += shown.saturating_sub(clock.read(self.now));
-            }
+            Fault::Pace { host, per_mille } => self.set_pace(host, per_mille),
             Fault::Outage { ms } => self.outage(ms),
             Fault::ReadExpires => {
                 let seen = |partition| self.log.pipeline.head(partition).map_or(0, |(_, marker)| marker.seen);
@@ -63,9 +57,21 @@ impl World {
                 self.stormy_guests.store(true, Ordering::Relaxed);
                 self.schedule(self.now + ms, What::Calm);
             }
-            Fault::LogTail { .. } | Fault::LogAnew { .. } => self.strike_log(fault),
+            Fault::InputDeleted { back } => {
+                self.tally.deleted += 1;
+                self.log.input.remove(self.log.input.last().saturating_sub(back));
+            }
+            Fault::LogTail { .. } | Fault::LogAnew { .. } | Fault::LogExpired { .. } => self.strike_log(fault),
             Fault::InputTail { .. } | Fault::InputAnew | Fault::InputExpired { .. } => self.strike_input(fault),
         }
+    }
+
+    fn set_pace(&mut self, host: usize, per_mille: u64) {
+        let shown = self.hosts[host].clock.read(self.now);
+        let clock = &mut self.hosts[host].clock;
+        clock.pace = per_mille;
+        clock.offset = shown - (self.now * per_mille / 1000).min(shown);
+        clock.offset += shown.saturating_sub(clock.read(self.now));
     }
 
     fn outage(&mut self, ms: u64) {
@@ -89,8 +95,21 @@ impl World {
                 self.tally.epochs_lost += lost;
                 self.trace.note(self.now, &[lost], || format!("broker: lost {lost} epochs"));
             }
+            // Something has to be left that remembers: without disk, consumer, snapshot and marker a partition is new.
+            Fault::LogExpired { .. } if (0..self.partitions()).any(|partition| self.log.ack_floor(partition) == 0) => {}
+            Fault::LogExpired { per_mille } => {
+                self.tally.anew += 1;
+                self.causes.extend(["markers-gone", "log-damaged", "chain-broken"]);
+                let last = self.log.pipeline.last();
+                self.log.pipeline.expire(last * per_mille / 1_000 + 1);
+            }
             _ => {
                 self.tally.anew += 1;
+                // Before an event was read there is nothing to lose; events that were fetched count as read.
+                self.causes.extend(["markers-gone"]);
+                if self.committed.iter().any(|position| *position > 0) {
+                    self.causes.extend(["log-recreated"]);
+                }
                 if fault == (Fault::LogAnew { keep_sequences: true }) {
                     self.log.pipeline.purge();
                 } else {
@@ -106,7 +125,7 @@ impl World {
 
     fn strike_input(&mut self, fault: Fault) {
         self.tally.input_faults += 1;
-        self.is_input_whole = false;
+        self.is_input_whole &= matches!(fault, Fault::InputExpired { .. });
         let positions: Vec<u64> = (0..self.partitions())
             .map(|partition| self.log.pipeline.head(partition).map_or(0, |head| head.1.position.sequence))
             .collect();
@@ -114,12 +133,20 @@ impl World {
             Fault::InputTail { messages } => {
                 let last = self.log.input.last().saturating_sub(messages);
                 self.log.input.lose_tail(last);
-                for (must, position) in self.must_halt.iter_mut().zip(positions) {
-                    *must |= position > last;
+                self.causes.extend(["input-rolled-back"]);
+                for (part, position) in positions.into_iter().enumerate() {
+                    if position > last {
+                        (self.must_halt[part], self.rolled_at[part]) = (true, position);
+                    }
                 }
             }
             Fault::InputAnew => {
+                // Who has just looked at the old one may still say what it lost.
+                if (0..self.partitions()).any(|partition| self.unread_loss(partition).is_some()) {
+                    self.causes.extend(["input-gap"]);
+                }
                 self.log.input.recreate();
+                self.causes.extend(["input-recreated"]);
                 for (must, position) in self.must_halt.iter_mut().zip(positions) {
                     *must |= position > 0;
                 }
@@ -136,16 +163,24 @@ impl World {
             _ => {}
         }
         (0..self.partitions()).for_each(|partition| self.log.delete_consumer(partition));
-        self.cut_connections();
+        // Who makes a stream again does so over a connection like all others.
+        if fault != Fault::InputAnew || self.rng.chance(500) {
+            self.cut_connections();
+        }
     }
 
     /// The storm is over: nothing is lost any more, the lease is honest. A pause that has begun ends in its own time.
     pub(super) fn heal(&mut self) {
         self.trace.note(self.now, &[9], || "the storm is over".into());
         self.is_stormy = false;
+        self.healed_at = self.now;
         self.outage_until = self.now;
         self.stormy_guests.store(false, Ordering::Relaxed);
         self.log.settings.broken_lease = false;
+        if self.scenario.slow.is_some() {
+            // What takes nearly as long as it may takes longer than it may on a fast clock.
+            (0..HOSTS).for_each(|host| self.set_pace(host, 1_000));
+        }
         for host in &mut self.hosts {
             host.dies_in = None;
             for part in &mut host.parts {

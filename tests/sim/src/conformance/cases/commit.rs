@@ -56,7 +56,7 @@ pub(super) fn message_ids(probe: &mut Probe<'_>) -> Result<(), Broken> {
 pub(super) fn too_many_messages(probe: &mut Probe<'_>) -> Result<(), Broken> {
     let largest = probe.commit(&epoch(1, 1, 998), None)?;
     let published = probe.publish(&epoch(2, 2, 999), fence(Some(&largest)))?;
-    ensure(matches!(published, Published::Refused(_)), || format!("1,001 messages: {published:?}"))?;
+    ensure(matches!(published, Published::Permanent(_)), || format!("1,001 messages: {published:?}"))?;
     let found = probe.survey(None, None)?;
     ensure(found.marker.as_ref() == Some(&largest) && found.log.last_sequence == largest.sequence, || {
         format!("the stream ends at {}, its marker lies at {}", found.log.last_sequence, largest.sequence)

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pelton_engine::log::{Request, Response, Snapshot, StoredMarker};
+use pelton_engine::log::{FoundSnapshot, Request, Response, Snapshot, StoredMarker};
 
 use crate::conformance::{Broken, Disturbance, Probe, ensure, epoch};
 
@@ -50,14 +50,19 @@ pub(super) fn lease_expired(probe: &mut Probe<'_>) -> Result<(), Broken> {
     let old = probe.ask(0, Request::RenewLease { revision });
     ensure(matches!(old, Response::LeaseTaken { .. }), || format!("renewal of a lease that was taken: {old:?}"))?;
     let Response::LeaseHeld { revision } = next else { return Ok(()) };
+    // Nobody took it: who worked for longer than the lease goes on under the same identity.
     probe.disturb(Disturbance::LeaseTime);
     let late = probe.ask(1, Request::RenewLease { revision });
-    ensure(matches!(late, Response::LeaseTaken { .. }), || format!("renewal of an expired lease: {late:?}"))
+    ensure(matches!(late, Response::LeaseHeld { revision: same } if same == revision), || {
+        format!("renewal of a lease that ran out and that nobody took: {late:?}")
+    })?;
+    let taken = probe.ask(0, Request::AcquireLease);
+    ensure(matches!(taken, Response::LeaseTaken { .. }), || format!("a lease that was renewed late: {taken:?}"))
 }
 
 pub(super) fn snapshots(probe: &mut Probe<'_>) -> Result<(), Broken> {
-    let none = probe.ask(0, Request::LoadSnapshot { epoch_max: 99 });
-    ensure(matches!(none, Response::Snapshot(None)), || format!("no snapshot: {none:?}"))?;
+    let none = probe.ask(0, Request::FindSnapshot { epoch_max: 99 });
+    ensure(matches!(none, Response::SnapshotFound(None)), || format!("no snapshot: {none:?}"))?;
     let chain = probe.chain(9)?;
     for idx in [1, 4, 7] {
         save(probe, &chain[idx])?;
@@ -68,6 +73,9 @@ pub(super) fn snapshots(probe: &mut Probe<'_>) -> Result<(), Broken> {
     let after = probe.ask(0, Request::Changes { after: chain[7].sequence, up_to: chain[8].sequence });
     let is_last = matches!(&after, Response::Changes(changes) if changes.len() == 1 && changes[0].stored == chain[8]);
     ensure(is_last, || format!("changes behind the newest snapshot: {after:?}"))?;
+    let since = probe.ask(0, Request::Changes { after: chain[4].sequence, up_to: chain[5].sequence });
+    let is_next = matches!(&since, Response::Changes(changes) if changes.len() == 1 && changes[0].stored == chain[5]);
+    ensure(is_next, || format!("changes behind the older snapshot: {since:?}"))?;
     let below = probe.ask(0, Request::Changes { after: 0, up_to: chain[8].sequence });
     ensure(matches!(below, Response::Damaged(_)), || format!("changes below the snapshots: {below:?}"))
 }
@@ -95,10 +103,22 @@ fn save(probe: &mut Probe<'_>, stored: &StoredMarker) -> Result<(), Broken> {
 }
 
 fn load(probe: &mut Probe<'_>, epoch_max: u64, expected: Option<&StoredMarker>) -> Result<(), Broken> {
-    let response = probe.ask(0, Request::LoadSnapshot { epoch_max });
+    let response = probe.ask(0, Request::FindSnapshot { epoch_max });
     let is_found = match &response {
-        Response::Snapshot(found) => found.as_ref().map(|snapshot| &snapshot.stored) == expected,
+        Response::SnapshotFound(found) => found.as_ref().map(|snapshot| &snapshot.stored) == expected,
         _ => false,
     };
-    ensure(is_found, || format!("snapshot at or below {epoch_max}: {response:?}"))
+    ensure(is_found, || format!("snapshot at or below {epoch_max}: {response:?}"))?;
+    let (Response::SnapshotFound(Some(found)), Some(stored)) = (response, expected) else { return Ok(()) };
+    let found: Arc<FoundSnapshot> = Arc::from(found);
+    let mut state = Vec::new();
+    while (state.len() as u64) < found.bytes {
+        let offset = state.len() as u64;
+        match probe.ask(0, Request::ReadSnapshot { found: Arc::clone(&found), offset }) {
+            Response::SnapshotPart(part) if !part.is_empty() => state.extend(part),
+            other => return Err(Broken(format!("part at {offset}: {other:?}"))),
+        }
+    }
+    let wanted = format!("state of epoch {}", stored.marker.epoch).into_bytes();
+    ensure(state == wanted, || format!("state of the snapshot: {}", state.escape_ascii()))
 }

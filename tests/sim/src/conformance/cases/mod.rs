@@ -1,6 +1,7 @@
 //! The table: every rule with its probe.
 
 mod commit;
+mod holes;
 mod input;
 mod keep;
 
@@ -42,8 +43,20 @@ pub(super) const CASES: &[Case] = &[
     ),
     ("deliveries whose ack is overdue do not hide new ones", input::ack_wait),
     ("an ack acknowledges no more than what was delivered", input::ack_unknown),
+    ("what expired before it was delivered is told as a hole, once", holes::expired),
+    ("what expires under a consumer is delivered or told", holes::expired_under_consumer),
+    ("what was deleted inside the stream is told as deleted", holes::deleted),
+    ("what a limit per subject takes is told as expired", holes::limited_per_subject),
+    ("messages of others are no holes, as long as they are there", holes::others),
+    ("a quiet partition is not accused of what others lost", holes::quiet),
+    ("a hole with nothing behind it is told when nothing is left", holes::all_gone),
+    ("nothing is proved to be read while a hole is untold", holes::unproved),
+    ("what is known when the consumer is placed is not told again", holes::known),
     ("a lease is held by one, renewed under its revision, and free after a release", keep::lease),
-    ("a lease that ran out is taken over, and its old holder learns it", keep::lease_expired),
+    (
+        "a lease that ran out is taken over, and its old holder learns it; if nobody took it, it is renewed",
+        keep::lease_expired,
+    ),
     ("the newest snapshot at or below an epoch is found", keep::snapshots),
     ("a snapshot of an epoch that the stream has lost pushes out no other", keep::stale_snapshots),
 ];
