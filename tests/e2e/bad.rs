@@ -83,7 +83,7 @@ fn a_broker_that_is_not_there_is_said_so() {
     let url = format!("nats://127.0.0.1:{port}");
     let state = scene.arg("state");
     for args in [
-        vec!["run", &pipeline, "--state", &state, "--server", &url],
+        vec!["run", &pipeline, "--state", &state, "--wait", "0s", "--server", &url],
         vec!["up", &pipeline, "--server", &url],
         vec!["status", &pipeline, "--server", &url],
         vec!["tail", &pipeline, "-n", "1", "--server", &url],

@@ -1,12 +1,16 @@
 //! Black-box tests: the real program, the real broker, the real modules; processes are killed, files are compared.
 
+mod availability;
 mod bad;
 mod broker;
 mod cluster;
 mod dump;
+mod edges;
 mod file;
+mod gaps;
 mod guests;
 mod network;
+mod poison;
 mod process;
 mod proxy;
 mod scene;

@@ -186,7 +186,7 @@ impl<'a> Rounds<'a> {
         dump.assert_same(self.calm);
         dump.assert_holds(&self.seen);
         self.stage.assert_public(&dump);
-        self.epochs += dump.markers.len();
+        self.epochs += dump.epochs();
         self.round += 1;
         self.seen.clear();
         self.stage.renew();

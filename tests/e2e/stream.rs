@@ -216,6 +216,6 @@ fn chaos_a_host_that_slept_longer_than_its_lease_changes_nothing() {
     dump.assert_chain(stage.events);
     dump.assert_same(&calm);
     stage.assert_public(&dump);
-    let epochs = dump.markers.len();
+    let epochs = dump.epochs();
     Blows::default().tell(&format!("epochs={epochs}; a host slept from event {asleep} on, longer than its lease"));
 }

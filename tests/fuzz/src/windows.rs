@@ -17,7 +17,7 @@ pub(crate) fn run(bytes: &[u8]) {
     let is_fold = script.below(2) == 1;
     let shape = shape(&mut script);
     let cuts = cuts(&mut script);
-    let room = Room { records: script.pick(&[900, 2, 3, 5]), bytes: script.pick(&[16 << 20, 200]) };
+    let room = Room { records: script.pick(&[900, 2, 3, 5]), bytes: script.pick(&[16 << 20, 200]), ..Room::default() };
     check(shape, &samples(&mut script), &cuts, room, is_fold);
 }
 
