@@ -154,7 +154,8 @@ impl Scenario {
         let deletes = if rng.chance(250) && !is_kept { rng.range(1, 6) } else { 0 };
         let message_bytes = if rng.chance(200) { rng.range(1_000, 1_600) as usize } else { usize::MAX };
         let mut inputs = inputs(&mut rng, partitions, storm_ms);
-        vary(&mut rng, &mut inputs, is_shared, message_bytes);
+        let is_mortal = rng.chance(150) && !is_kept;
+        vary(&mut rng, &mut inputs, (is_shared, is_mortal), message_bytes);
         let room = Room { records: rng.range(3, 24) as usize, ..Room::default() };
         let record_bytes = room.record_bytes.min(message_bytes);
         Scenario {
@@ -223,8 +224,7 @@ fn cost(rng: &mut Rng) -> Cost {
 }
 
 /// Messages of others, with a life of their own, and around the size that the broker takes.
-fn vary(rng: &mut Rng, inputs: &mut [Planned], is_shared: bool, message_bytes: usize) {
-    let is_mortal = rng.chance(150);
+fn vary(rng: &mut Rng, inputs: &mut [Planned], (is_shared, is_mortal): (bool, bool), message_bytes: usize) {
     for planned in inputs {
         planned.lives = (is_mortal && rng.chance(50)).then(|| rng.range(10, 2_000) as i64);
         if is_shared && rng.chance(300) {

@@ -17,7 +17,7 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use recover::{Decision, Halted, check_input, check_position, decide};
+pub use recover::{Decision, Halted, check_position, decide};
 use recovery::Recovery;
 use run::Running;
 

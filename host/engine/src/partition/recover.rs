@@ -152,7 +152,7 @@ fn holds(head: &StoredMarker, survey: &Survey) -> bool {
     is_ours(&survey.marker) || is_ours(&survey.marker_of_epoch)
 }
 
-/// Whether the input still holds what was consumed. The survey tells the fingerprint of the message at the position, when
+/// Whether the input still holds what was consumed; what is missing behind that is told by the fetch. The survey tells the fingerprint of the message at the position, when
 /// the stream still has it.
 ///
 /// # Errors
@@ -180,17 +180,6 @@ pub fn check_position(position: Position, survey: &Survey) -> Result<(), Halted>
         }
         _ => Ok(()),
     }
-}
-
-/// Whether the input still holds what was consumed and everything that comes after it. `seen`: up to where nothing of
-/// this partition is unread.
-///
-/// # Errors
-/// The integrity fault.
-pub fn check_input(position: Position, seen: u64, survey: &Survey) -> Result<(), Halted> {
-    check_position(position, survey)?;
-    let first = survey.input.first_sequence;
-    if first > seen + 1 { Err(input_gap((seen + 1, first - 1), survey)) } else { Ok(()) }
 }
 
 /// Input from `first` to `last` is gone without having been read.

@@ -9,7 +9,7 @@ use crate::log::{Change, Fence, FoundSnapshot, Published, Request, Response, Sna
 use crate::step::Engine;
 use crate::store::{Discard, Local, OUTBOX_MAX, Store, StoreError};
 
-use super::recover::{Decision, Halted, check_input, check_position, decide};
+use super::recover::{Decision, Halted, check_position, decide};
 use super::run::{Running, Unsnapped};
 use super::{Asked, FRUITLESS_MAX, Notice, Partition, Phase, Ticket, describe, is_whole};
 
@@ -560,17 +560,13 @@ impl Partition {
         self.proceed(recovery, Step::Reset { engine, head, survey }, now);
     }
 
-    /// Whether the input still holds what was consumed and what comes after it. With leave to go on without what is
-    /// lost, the hole is left to whoever meets it: while a stream is at its limit, its start moves all the time.
+    /// Whether the input still holds what was consumed. What it lacks behind that is not judged here: another host may
+    /// have read it without having committed it yet, so the fetch tells of it and both streams are looked at again.
     fn check_input(&self, head: Option<&StoredMarker>, survey: &Survey) -> Result<(), Halted> {
         if self.config.mutants.no_input_check {
             return Ok(());
         }
-        if self.config.accept_gaps {
-            check_position(position_of(head), survey)
-        } else {
-            check_input(position_of(head), seen_in(head, survey), survey)
-        }
+        check_position(position_of(head), survey)
     }
 
     fn confirm(&mut self, mut recovery: Recovery, now: u64) {

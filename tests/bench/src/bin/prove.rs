@@ -30,6 +30,19 @@ struct Options {
     only: String,
 }
 
+/// What the simulator counts of the faults that it caused, and its result.
+const FAULTS: &[&str] = &[
+    "host crashes",
+    "broker outages",
+    "made again or expired",
+    "read events expired",
+    "deleted one by one",
+    "holes told",
+    "by idle time",
+    "disks",
+    "failures",
+];
+
 /// One part: a command that fails when it finds a violation.
 struct Part {
     name: &'static str,
@@ -45,7 +58,7 @@ fn parts(options: &Options) -> Vec<Part> {
     let sim = |rest: &str| format!("cargo run --profile simfast -p pelton-sim -- {rest}");
     let test = |rest: &str| format!("cargo test --workspace --exclude pelton-sim {rest} -- --nocapture");
     vec![
-        part("simulated hosts and faults", sim(&format!("run --seeds {seeds}")), &["failures"]),
+        part("simulated hosts and faults", sim(&format!("run --seeds {seeds}")), FAULTS),
         part("weakened protocols, each caught", sim("mutants"), &["mutants caught"]),
         part("one seed, one trace", sim("determinism"), &["seeds twice"]),
         part("the simulator's log against a real server", test("--test jetstream conform"), &["test result"]),
@@ -96,7 +109,8 @@ fn run(part: &Part) -> (String, bool) {
     for line in BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok) {
         println!("{line}");
         if part.says.iter().any(|says| line.contains(says)) {
-            said.push(line.trim().trim_start_matches("chaos: ").to_owned());
+            let words: Vec<&str> = line.trim_start_matches("chaos: ").split_whitespace().collect();
+            said.push(words.join(" "));
         }
     }
     // A command that says nothing of what was expected has not done it.
