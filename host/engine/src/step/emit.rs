@@ -9,7 +9,7 @@ use crate::judge::Verdict;
 
 use super::Context;
 use super::chain::{Act, ActKind, Bytes, Letter, Unit};
-use super::output::{Cause, Outgoing, Refusal, Scale};
+use super::output::{Cause, Outgoing, Refusal, Scale, frame_bytes_max};
 
 /// Whether outputs carry headers. Dead letters and late rows always do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,10 +68,9 @@ pub(crate) fn weigh_unit(context: &Context, digests: &[[u8; 32]], unit: &mut Uni
         let acts = unit.acts_of(idx, first);
         first = acts.end;
         let letter = letter_bytes(event);
-        // Mostly an event goes on to the stage with state, and nothing has to be weighed yet.
-        let is_light = unit.acts[acts.clone()].iter().all(|act| !matches!(act.kind, ActKind::Emit { .. }));
-        if is_light && acts.len() <= context.room.records {
-            weights.push(letter.saturating_mul(acts.len()).min(context.room.bytes_at_once()));
+        // Mostly nothing comes near the bounds, and an upper bound tells so.
+        if let Some(weight) = unit.light_weight(context, batch, acts.clone(), letter) {
+            weights.push(weight);
             continue;
         }
         let weighed = Scale::weigh(context, |scale| unit.put_on(context, batch, acts.clone(), scale));
@@ -366,6 +365,27 @@ impl Unit {
     pub(crate) fn acts_of(&self, event: usize, first: usize) -> Range<usize> {
         let count = self.acts[first..].iter().take_while(|act| act.origin as usize == event).count();
         first..first + count
+    }
+
+    /// At least as much as acts of one event weigh, when that is within all bounds; `letter` is the weight of a letter.
+    fn light_weight(&self, context: &Context, batch: &RawBatch, acts: Range<usize>, letter: usize) -> Option<usize> {
+        let room = &context.room;
+        let (count, mut letters, mut records) = (acts.len(), 0, 0);
+        for act in &self.acts[acts] {
+            let ActKind::Emit { key, payload, .. } = act.kind else {
+                letters += 1;
+                continue;
+            };
+            let frame = frame_bytes_max(self.bytes(key, batch), &[]);
+            let record = frame + self.bytes(payload, batch).len();
+            if frame > room.header_bytes || record > room.record_bytes {
+                return None;
+            }
+            records += record;
+        }
+        let bytes_at_once = room.bytes_at_once();
+        (count <= room.records && records <= bytes_at_once)
+            .then(|| records.saturating_add(letter.saturating_mul(letters).min(bytes_at_once)))
     }
 
     /// Puts what one event brings about on the scale, as far as it is known without the stage with state.

@@ -23,7 +23,7 @@ use crate::epoch::{Position, fingerprint};
 use crate::event::RawBatch;
 use crate::guest::{Descriptor, Guest, World};
 use crate::judge::StepError;
-use crate::plan::Plan;
+use crate::plan::{Plan, Publish};
 use crate::time::{EventTime, Span, WallTime};
 use crate::watermark::Watermark;
 
@@ -83,6 +83,8 @@ pub(crate) struct Context {
     pub(crate) origin: Origin,
     pub(crate) room: Room,
     pub(crate) envelope: Envelope,
+    /// Per output: whether its subject ends with the key.
+    pub(crate) keyed: Vec<bool>,
 }
 
 /// The last stage, when it has state.
@@ -121,7 +123,9 @@ impl Engine {
         let watermark = Watermark::new(plan.source.watermark.delay);
         let chain = Chain::new(&plan, options.origin.partition, guests, fields, &descriptors);
         let Options { origin, room, envelope } = options;
-        let context = Context { plan, origin, room, envelope };
+        let is_keyed = |publish: &Publish| publish.subject.contains("{key}");
+        let keyed = plan.outputs.iter().map(|output| output.publish.as_ref().is_some_and(is_keyed)).collect();
+        let context = Context { plan, origin, room, envelope, keyed };
         Ok(Engine {
             chain,
             tail,

@@ -59,7 +59,7 @@ impl Outgoing<'_> {
         let subject = |data: &mut Vec<u8>| {
             data.extend_from_slice(b"out.");
             data.extend_from_slice(output.name.as_bytes());
-            if output.publish.as_ref().is_some_and(|publish| publish.subject.contains("{key}")) {
+            if context.keyed[self.output] {
                 data.push(b'.');
                 data.extend_from_slice(key_token(self.key).as_bytes());
             }
@@ -115,9 +115,14 @@ impl Outgoing<'_> {
             Cause::Timer { key, .. } => key,
             Cause::Pane { panes, idx, .. } => panes.keys.get(idx),
         };
-        let token = |key: &[u8]| (3 * key.len()).min(TOKEN_BYTES_MAX);
-        FRAME_BYTES_MAX + (3 * self.key.len()).min(KEY_BYTES_MAX) + token(self.key) + 2 * token(cause)
+        frame_bytes_max(self.key, cause)
     }
+}
+
+/// At least as much as subject and headers of a record take; `cause` is the key of the pane or timer that it comes of.
+pub(crate) fn frame_bytes_max(key: &[u8], cause: &[u8]) -> usize {
+    let token = |key: &[u8]| (3 * key.len()).min(TOKEN_BYTES_MAX);
+    FRAME_BYTES_MAX + (3 * key.len()).min(KEY_BYTES_MAX) + token(key) + 2 * token(cause)
 }
 
 /// Why records cannot be kept.
