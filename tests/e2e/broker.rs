@@ -98,11 +98,14 @@ impl Broker {
         command
     }
 
-    /// Makes the streams of a pipeline, with leases of four seconds; hosts renew them every three.
+    /// Makes the streams of a pipeline, with leases of four seconds; hosts renew them every three. A cluster that has
+    /// just lost a node may not answer in time, and `up` says so by its exit code: then it is asked again.
     #[track_caller]
     pub(crate) fn up(&self, pipeline: &str) -> Said {
+        const AGAIN: i32 = 4;
         let replicas = self.urls.len().to_string();
-        finish(&mut self.pelton(&["up", pipeline, "--lease", "4s", "--replicas", &replicas])).code(0)
+        let up = || finish(&mut self.pelton(&["up", pipeline, "--lease", "4s", "--replicas", &replicas]));
+        until("`up` is answered", || Some(up()).filter(|said| said.status.code() != Some(AGAIN))).code(0)
     }
 
     /// Runs what is asked of a connection of its own.
