@@ -138,9 +138,10 @@ impl WindowRule for StreamFarm {
     }
 
     fn evaluate(&self, pane: &Pane<'_>, output: &mut Output<'_>) -> Result<(), Error> {
-        let plays = pane.integer("plays");
-        let played_ms = pane.integer("played_ms");
-        let distinct_tracks = pane.integer("tracks");
+        let plays = pane.count("plays");
+        // The field is required, so there is a sum of every play; one beyond 64 bits is clipped, and overlaps anyway.
+        let played_ms = pane.integer("played_ms").unwrap_or(0);
+        let distinct_tracks = pane.count("tracks");
         let average_ms = if plays == 0 { 0 } else { played_ms / plays };
         let usage = Usage { plays, played_ms, average_ms, distinct_tracks, window_ms: pane.length_ms() };
         if let Some((rule, severity)) = judge(&self.config, &usage) {

@@ -37,7 +37,7 @@
 //!     }
 //!
 //!     fn evaluate(&self, pane: &Pane<'_>, output: &mut Output<'_>) -> Result<(), Error> {
-//!         output.emit(format!("{} played {} tracks", pane.key, pane.integer("tracks")));
+//!         output.emit(format!("{} played {} tracks", pane.key, pane.count("tracks")));
 //!         Ok(())
 //!     }
 //! }
@@ -71,7 +71,7 @@ pub use event::Event;
 pub use field::{Column, Columns, Field, Fields, Kind, Value};
 pub use module::{Adapter, Identity, Module, report_panics};
 pub use output::{OF_SOURCE, Output, Record};
-pub use pane::Pane;
+pub use pane::{Pane, TopItem};
 pub use pelton_sdk_derive::Fields;
 pub use raw::Firing;
 pub use reducer::{Kept, Reducer};

@@ -1,7 +1,7 @@
 //! One window of one key that fired.
 
 use crate::field::text;
-use crate::raw::window_rule::{AggregateValues, Tops};
+use crate::raw::window_rule::{AggregateData, AggregateValues, Operator, Tops};
 use crate::raw::{Firing, Panes};
 
 /// One window of one key that fired.
@@ -21,15 +21,26 @@ pub struct Pane<'a> {
     /// The watermark that fired it.
     pub watermark: i64,
     row: usize,
-    names: &'a [&'static str],
+    aggregates: &'a [(&'static str, Operator)],
     values: &'a [AggregateValues],
+}
+
+/// One of the most frequent values of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopItem<'a> {
+    /// The value; an integer or a boolean as JSON writes it.
+    pub item: &'a str,
+    /// How often it occurred: never too low, and too high by at most `error`.
+    pub count: i64,
+    /// By how much `count` may be too high; 0 when it is exact.
+    pub error: i64,
 }
 
 impl<'a> Pane<'a> {
     pub(crate) fn new(
         panes: &'a Panes,
         row: usize,
-        names: &'a [&'static str],
+        aggregates: &'a [(&'static str, Operator)],
         values: &'a [AggregateValues],
     ) -> Pane<'a> {
         Pane {
@@ -41,7 +52,7 @@ impl<'a> Pane<'a> {
             is_final: panes.finals[row],
             watermark: panes.watermarks[row],
             row,
-            names,
+            aggregates,
             values,
         }
     }
@@ -52,47 +63,93 @@ impl<'a> Pane<'a> {
         self.end.saturating_sub(self.start)
     }
 
-    /// The value of a count, distinct, or integer sum, min or max.
+    /// The value of a count or distinct; 0 when nothing was seen.
     ///
     /// # Panics
     /// When the plan has no such aggregate.
     #[must_use]
-    pub fn integer(&self, name: &str) -> i64 {
+    #[track_caller]
+    pub fn count(&self, name: &str) -> i64 {
         match self.find(name) {
-            AggregateValues::Integers(values) => values[self.row],
-            _ => panic!("aggregate `{name}` is no integer"),
+            (Operator::Count | Operator::Distinct, AggregateValues { data: AggregateData::Integers(values), .. }) => {
+                values[self.row]
+            }
+            _ => panic!("aggregate `{name}` is neither count nor distinct: use `integer`, `number` or `top`"),
         }
     }
 
-    /// The value of a sum, min or max over a number field.
+    /// The value of a sum, min or max over an integer field; `None` when nothing was seen. A count or distinct is one, too.
+    ///
+    /// A sum is exact in 128 bits; see [`Pane::is_clipped`] for one that leaves 64.
     ///
     /// # Panics
     /// When the plan has no such aggregate.
     #[must_use]
-    pub fn number(&self, name: &str) -> f64 {
-        match self.find(name) {
-            AggregateValues::Numbers(values) => values[self.row],
-            _ => panic!("aggregate `{name}` is no number"),
+    #[track_caller]
+    pub fn integer(&self, name: &str) -> Option<i64> {
+        match self.find(name).1 {
+            AggregateValues { missing, data: AggregateData::Integers(values), .. } => {
+                (!self.is_among(missing)).then(|| values[self.row])
+            }
+            _ => panic!("aggregate `{name}` is not an integer: use `number` or `top`"),
         }
     }
 
-    /// The items of a top-k with their counts, most frequent first.
+    /// The value of a sum, min or max over a number field; `None` when nothing was seen.
+    ///
+    /// A sum that leaves the range of a number is infinite, which JSON cannot represent.
     ///
     /// # Panics
     /// When the plan has no such aggregate.
-    pub fn top(&self, name: &str) -> impl Iterator<Item = (&'a str, i64)> + use<'a> {
-        let AggregateValues::Tops(Tops { items, counts, pane_ends }) = self.find(name) else {
-            panic!("aggregate `{name}` is no top-k")
+    #[must_use]
+    #[track_caller]
+    pub fn number(&self, name: &str) -> Option<f64> {
+        match self.find(name).1 {
+            AggregateValues { missing, data: AggregateData::Numbers(values), .. } => {
+                (!self.is_among(missing)).then(|| values[self.row])
+            }
+            _ => panic!("aggregate `{name}` is not a number: use `count`, `integer` or `top`"),
+        }
+    }
+
+    /// Whether this integer sum left 64 bits: its value is the nearest end of them, `i64::MIN` or `i64::MAX`.
+    ///
+    /// # Panics
+    /// When the plan has no such aggregate.
+    #[must_use]
+    #[track_caller]
+    pub fn is_clipped(&self, name: &str) -> bool {
+        self.is_among(&self.find(name).1.clipped)
+    }
+
+    /// The items of a top-k: highest count first, of equal counts in byte order; none when nothing was seen.
+    ///
+    /// # Panics
+    /// When the plan has no such aggregate.
+    #[track_caller]
+    pub fn top(&self, name: &str) -> impl Iterator<Item = TopItem<'a>> + use<'a> {
+        let AggregateData::Tops(Tops { items, counts, errors, pane_ends }) = &self.find(name).1.data else {
+            panic!("aggregate `{name}` is not a top-k")
         };
         let start = if self.row == 0 { 0 } else { pane_ends[self.row - 1] };
-        (start as usize..pane_ends[self.row] as usize).map(|item| (text(slice(items, item)), counts[item]))
+        (start as usize..pane_ends[self.row] as usize).map(|idx| TopItem {
+            item: text(slice(items, idx)),
+            count: counts[idx],
+            error: errors[idx],
+        })
     }
 
-    fn find(&self, name: &str) -> &'a AggregateValues {
-        let Some(index) = self.names.iter().position(|known| *known == name) else {
-            panic!("no aggregate `{name}`, the plan has {:?}", self.names)
+    fn is_among(&self, panes: &[u32]) -> bool {
+        panes.binary_search(&(self.row as u32)).is_ok()
+    }
+
+    #[track_caller]
+    fn find(&self, name: &str) -> (Operator, &'a AggregateValues) {
+        let Some(index) = self.aggregates.iter().position(|(known, _)| *known == name) else {
+            let known: Vec<&str> = self.aggregates.iter().map(|(known, _)| *known).collect();
+            panic!("no aggregate `{name}`, the plan has {known:?}")
         };
-        &self.values[index]
+        (self.aggregates[index].1, &self.values[index])
     }
 }
 

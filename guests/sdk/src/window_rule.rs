@@ -39,6 +39,9 @@ pub trait Extract: WindowRule {
 }
 
 /// The aggregates of a rule.
+///
+/// An event without the field changes no aggregate of it; NaN, which only [`Extract`] can give, counts as missing, and
+/// −0 as 0.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Plan {
     aggregates: Vec<(&'static str, Operator, Option<Field>, u32)>,
@@ -52,43 +55,57 @@ impl Plan {
         Plan::default()
     }
 
-    /// Number of events.
+    /// Number of events; 0 when nothing was seen. Read it with [`Pane::count`].
     #[must_use]
     pub fn count(self, name: &'static str) -> Plan {
         self.with(name, Operator::Count, None, 0)
     }
 
-    /// Sum of an integer or number field.
+    /// Sum of an integer or number field; missing when nothing was seen. Read it with [`Pane::integer`] or
+    /// [`Pane::number`].
+    ///
+    /// Integers are summed exactly in 128 bits; a sum that leaves 64 bits is clipped to their end, once, at the end
+    /// ([`Pane::is_clipped`]). Numbers are summed with compensation: the sum of n values is off by at most 2^-53 of itself
+    /// and (n · 2^-53)² of the sum of the absolute values; it is infinite when it leaves the range of a number on the way.
     #[must_use]
     pub fn sum(self, name: &'static str, field: Field) -> Plan {
         self.with(name, Operator::Sum, Some(field), 0)
     }
 
-    /// Smallest value of an integer or number field.
+    /// Smallest value of an integer or number field; missing when nothing was seen.
     #[must_use]
     pub fn min(self, name: &'static str, field: Field) -> Plan {
         self.with(name, Operator::Min, Some(field), 0)
     }
 
-    /// Largest value of an integer or number field.
+    /// Largest value of an integer or number field; missing when nothing was seen.
     #[must_use]
     pub fn max(self, name: &'static str, field: Field) -> Plan {
         self.with(name, Operator::Max, Some(field), 0)
     }
 
-    /// Number of different values; counting stops at `limit`.
+    /// Number of different values, exactly up to `limit`, where counting stops; 0 when nothing was seen. Read it with
+    /// [`Pane::count`]. Values are told apart by a fingerprint of 64 bits.
     #[must_use]
     pub fn distinct(self, name: &'static str, field: Field, limit: u32) -> Plan {
         self.with(name, Operator::Distinct, Some(field), limit)
     }
 
-    /// The `limit` most frequent values.
+    /// The `limit` most frequent values of a field of text, integers or booleans; missing when nothing was seen. Read them
+    /// with [`Pane::top`]: highest count first, of equal counts in byte order. Of values that tie for the last place, the
+    /// first in byte order are given.
+    ///
+    /// The counts are exact as long as no slice has more than max(1024, 8 · `limit`) different values of a key; a sliding
+    /// window has a slice per `every`, any other window is one. Beyond, a count is never too low and too high by at most its
+    /// `error`, and of n events no error, and no count of a value that is left out for want of room, is above
+    /// n / max(1024, 8 · `limit`).
     #[must_use]
     pub fn top(self, name: &'static str, field: Field, limit: u32) -> Plan {
         self.with(name, Operator::TopK, Some(field), limit)
     }
 
-    /// Panes in which this aggregate is below `value` are not evaluated.
+    /// Panes in which this aggregate, which has integers, is below `value` or missing are not evaluated. Several
+    /// thresholds must all be reached.
     #[must_use]
     pub fn at_least(mut self, name: &'static str, value: i64) -> Plan {
         self.at_least.push((name, value));
@@ -100,8 +117,8 @@ impl Plan {
         self
     }
 
-    fn names(&self) -> Vec<&'static str> {
-        self.aggregates.iter().map(|(name, ..)| *name).collect()
+    fn named(&self) -> Vec<(&'static str, Operator)> {
+        self.aggregates.iter().map(|(name, operator, ..)| (*name, *operator)).collect()
     }
 
     /// The plan in the shape of the contract.
@@ -201,11 +218,11 @@ pub(crate) fn evaluate<M: WindowRule>(
     panes: &raw::Panes,
     values: &[AggregateValues],
 ) -> Result<raw::Output, raw::Failure> {
-    let names = module.plan().names();
+    let aggregates = module.plan().named();
     let mut output = Output::new(&panes.keys.data, M::PORTS);
     for row in 0..panes.starts.len() {
         output.begin(row as u32, panes.ends[row].saturating_sub(1));
-        let result = module.evaluate(&Pane::new(panes, row, &names, values), &mut output);
+        let result = module.evaluate(&Pane::new(panes, row, &aggregates, values), &mut output);
         output.settle(result)?;
     }
     Ok(output.finish())

@@ -3,6 +3,8 @@
 //! `sandbox` implements [`Guest`] over wasm components; tests implement it natively.
 //! A guest owns no state. It may be replaced by a fresh instance between any two calls.
 
+pub use pelton_aggregates::Operator;
+
 use crate::event::{Column, Events, Field, TextColumn};
 
 /// What kind of module this is: which functions it exports.
@@ -61,17 +63,6 @@ pub struct Aggregate {
     pub field: Option<String>,
     /// For `Distinct`: counting stops here. For `TopK`: how many items. Else unused.
     pub limit: u32,
-}
-
-/// What an aggregate computes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operator {
-    Count,
-    Sum,
-    Min,
-    Max,
-    Distinct,
-    TopK,
 }
 
 /// What a window rule wants kept, after `configure`.
@@ -159,13 +150,48 @@ impl Panes {
 
 /// One aggregate of every pane.
 #[derive(Clone, Debug, PartialEq)]
-pub enum AggregateColumn {
-    /// Count, distinct, and sum, min, max over integer fields. A min or max of nothing is 0 with count 0 beside it.
+pub struct AggregateColumn {
+    /// Panes for which nothing was seen, ascending; their value is 0, or no item. Never those of count and distinct.
+    pub missing: Vec<u32>,
+    /// Panes whose integer sum left 64 bits, ascending; their value is the end of 64 bits that is nearest.
+    pub clipped: Vec<u32>,
+    pub data: AggregateData,
+}
+
+/// The values of one aggregate, one per pane.
+#[derive(Clone, Debug, PartialEq)]
+pub enum AggregateData {
+    /// Count, distinct, and sum, min, max over integer fields.
     Integers(Vec<i64>),
     /// Sum, min, max over number fields.
     Numbers(Vec<f64>),
-    /// Top-k: items with their counts, most frequent first, ties by bytes.
-    Tops { items: TextColumn, counts: Vec<i64>, pane_ends: Vec<u32> },
+    /// Top-k: items with their counts, highest count first, ties by bytes. A count is never too low, and too high by at
+    /// most its error.
+    Tops { items: TextColumn, counts: Vec<i64>, errors: Vec<i64>, pane_ends: Vec<u32> },
+}
+
+impl AggregateColumn {
+    /// Values of which none is missing or clipped.
+    #[must_use]
+    pub fn new(data: AggregateData) -> AggregateColumn {
+        AggregateColumn { missing: Vec::new(), clipped: Vec::new(), data }
+    }
+
+    /// Number of panes.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match &self.data {
+            AggregateData::Integers(values) => values.len(),
+            AggregateData::Numbers(values) => values.len(),
+            AggregateData::Tops { pane_ends, .. } => pane_ends.len(),
+        }
+    }
+
+    /// Whether there are no panes.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
 }
 
 /// One byte string per key: reducer states or window accumulators.

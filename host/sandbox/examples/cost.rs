@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pelton_engine::event::Events;
-use pelton_engine::guest::{AggregateColumn, Firing, Metering, Output, Panes};
+use pelton_engine::guest::{AggregateColumn, AggregateData, Firing, Metering, Output, Panes};
 use pelton_sandbox::{Limits, Module, Options, Sandbox};
 
 fn main() {
@@ -98,7 +98,9 @@ fn panes(module: &Module, pooling: bool) {
         panes.finals.push(true);
         panes.watermarks.push(3_600_000);
     }
-    panes.values = [20, 4_000_000, 18].map(|value| AggregateColumn::Integers(vec![value; rows as usize])).into();
+    panes.values = [20, 4_000_000, 18]
+        .map(|value| AggregateColumn::new(AggregateData::Integers(vec![value; rows as usize])))
+        .into();
     let mut output = Output::default();
     let time = median(100, || guest.evaluate(Metering::Deadline, &mut panes, &mut output).expect("fraud"));
     println!("pooling {pooling}: evaluate {rows} panes: {time:.2?}, {:.2?} per pane", time / rows);

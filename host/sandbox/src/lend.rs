@@ -6,9 +6,9 @@
 use std::mem::swap;
 
 use pelton_engine::event::{Column, Events, TextColumn, Values};
-use pelton_engine::guest::{AggregateColumn, Firing, Groups, Panes};
+use pelton_engine::guest::{AggregateColumn, AggregateData, Firing, Groups, Panes};
 
-use crate::bindings::exports::pelton::guest::window_rules::{AggregateValues, Tops};
+use crate::bindings::exports::pelton::guest::window_rules::{AggregateData as WitData, AggregateValues, Tops};
 use crate::bindings::pelton::guest::types as wit;
 
 /// Arguments of one kind of call in the shape that bindgen wants.
@@ -115,24 +115,12 @@ impl LentPanes {
             Firing::OnTime => wit::Firing::OnTime,
             Firing::Late => wit::Firing::Late,
         }));
-        self.values.extend(panes.values.drain(..).map(|column| match column {
-            AggregateColumn::Integers(values) => AggregateValues::Integers(values),
-            AggregateColumn::Numbers(values) => AggregateValues::Numbers(values),
-            AggregateColumn::Tops { items: TextColumn { data, ends }, counts, pane_ends } => {
-                AggregateValues::Tops(Tops { items: wit::Texts { data, ends }, counts, pane_ends })
-            }
-        }));
+        self.values.extend(panes.values.drain(..).map(values_to_wit));
     }
 
     pub(crate) fn take_back(&mut self, panes: &mut Panes) {
         self.swap_flat(panes);
-        panes.values.extend(self.values.drain(..).map(|column| match column {
-            AggregateValues::Integers(values) => AggregateColumn::Integers(values),
-            AggregateValues::Numbers(values) => AggregateColumn::Numbers(values),
-            AggregateValues::Tops(Tops { items: wit::Texts { data, ends }, counts, pane_ends }) => {
-                AggregateColumn::Tops { items: TextColumn { data, ends }, counts, pane_ends }
-            }
-        }));
+        panes.values.extend(self.values.drain(..).map(values_from_wit));
     }
 
     fn swap_flat(&mut self, panes: &mut Panes) {
@@ -144,6 +132,30 @@ impl LentPanes {
         swap(&mut lent.finals, &mut panes.finals);
         swap(&mut lent.watermarks, &mut panes.watermarks);
     }
+}
+
+fn values_to_wit(column: AggregateColumn) -> AggregateValues {
+    let AggregateColumn { missing, clipped, data } = column;
+    let data = match data {
+        AggregateData::Integers(values) => WitData::Integers(values),
+        AggregateData::Numbers(values) => WitData::Numbers(values),
+        AggregateData::Tops { items: TextColumn { data, ends }, counts, errors, pane_ends } => {
+            WitData::Tops(Tops { items: wit::Texts { data, ends }, counts, errors, pane_ends })
+        }
+    };
+    AggregateValues { missing, clipped, data }
+}
+
+fn values_from_wit(values: AggregateValues) -> AggregateColumn {
+    let AggregateValues { missing, clipped, data } = values;
+    let data = match data {
+        WitData::Integers(values) => AggregateData::Integers(values),
+        WitData::Numbers(values) => AggregateData::Numbers(values),
+        WitData::Tops(Tops { items: wit::Texts { data, ends }, counts, errors, pane_ends }) => {
+            AggregateData::Tops { items: TextColumn { data, ends }, counts, errors, pane_ends }
+        }
+    };
+    AggregateColumn { missing, clipped, data }
 }
 
 impl Lend<Groups> for wit::Groups {
@@ -194,8 +206,11 @@ mod tests {
 
     #[test]
     fn panes_come_back_as_they_were() {
-        let tops = AggregateColumn::Tops { items: TextColumn::default(), counts: vec![3], pane_ends: vec![1] };
-        let mut panes = Panes { starts: vec![1], firings: vec![Firing::Late], values: vec![tops], ..Panes::default() };
+        let tops =
+            AggregateData::Tops { items: TextColumn::default(), counts: vec![3], errors: vec![2], pane_ends: vec![1] };
+        let sums = AggregateColumn { missing: vec![0], clipped: vec![1], data: AggregateData::Integers(vec![0, 1]) };
+        let values = vec![AggregateColumn::new(tops), sums];
+        let mut panes = Panes { starts: vec![1], firings: vec![Firing::Late], values, ..Panes::default() };
         let before = panes.clone();
         let mut lent = LentPanes::new();
         lent.lend(&mut panes);

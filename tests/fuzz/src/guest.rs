@@ -317,15 +317,15 @@ fn check_panes(panes: &Panes, states: &States) {
     assert!(lengths.iter().all(|&length| length == rows) && panes.finals.len() == rows, "{panes:?}");
     assert!([0, rows].contains(&states.ends.len()));
     for column in &panes.values {
-        let length = match column {
-            AggregateColumn::Integers(values) => values.len(),
-            AggregateColumn::Numbers(values) => values.len(),
-            AggregateColumn::Tops { items, counts, pane_ends } => {
-                assert!(items.ends.len() == counts.len() && last(pane_ends) == counts.len() && pane_ends.is_sorted());
-                pane_ends.len()
-            }
-        };
-        assert_eq!(length, rows);
+        if let AggregateData::Tops { items, counts, errors, pane_ends } = &column.data {
+            assert!(items.ends.len() == counts.len() && last(pane_ends) == counts.len() && pane_ends.is_sorted());
+            assert!(errors.iter().zip(counts).all(|(error, count)| (0..=*count).contains(error)), "{column:?}");
+        }
+        assert_eq!(column.len(), rows);
+        for marked in [&column.missing, &column.clipped] {
+            assert!(marked.is_sorted_by(|left, right| left < right), "{column:?}");
+            assert!(marked.last().is_none_or(|last| (*last as usize) < rows), "{column:?}");
+        }
     }
     let mut lent = panes.clone();
     // A sum that is no number is not equal to itself.

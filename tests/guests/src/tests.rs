@@ -3,6 +3,10 @@
 use pelton_sdk::testing;
 use serde_json::Value;
 
+#[path = "../well-behaved/all_aggregates.rs"]
+mod all_aggregates;
+#[path = "../well-behaved/cart.rs"]
+mod cart;
 #[path = "../well-behaved/count_long_plays.rs"]
 mod count_long_plays;
 #[path = "../well-behaved/count_rule.rs"]
@@ -80,13 +84,204 @@ fn running_count_counts_per_key_and_sums_up_after_a_quiet_minute() {
         "",
         r#"{"key":"a","time":0,"event":{}}
            {"key":"b","time":1000,"event":{}}
-           {"key":"a","time":2000,"event":{}}"#,
+           {"key":"a","time":2000,"event":{}}
+           {"end":true}"#,
         r#"{"source":0,"port":"out","key":"a","payload":{"count":1}}
            {"source":1,"port":"out","key":"b","payload":{"count":1}}
            {"source":2,"port":"out","key":"a","payload":{"count":2}}
-           {"source":3,"port":"out","key":"b","payload":{"total":1}}
-           {"source":3,"port":"out","key":"a","payload":{"total":2}}"#,
+           {"timers":[61000],"port":"out","key":"b","payload":{"total":1}}
+           {"timers":[62000],"port":"out","key":"a","payload":{"total":2}}"#,
     );
+}
+
+/// The report of a newcomer: the order after 60 minutes must not cancel the timer that was due after 30.
+#[test]
+fn a_timer_that_another_key_makes_due_fires_before_the_next_event() {
+    let input = r#"{"key":"c4","time":0,"event":{"act":"add"}}
+        {"key":"c5","time":3000000,"event":{"act":"order"}}
+        {"key":"c4","time":3600000,"event":{"act":"order"}}"#;
+    let ordered = |source: usize, key: &str| {
+        format!(r#"{{"source":{source},"port":"out","key":"{key}","payload":{{"ordered":true}}}}"#)
+    };
+    let abandoned = r#"{"timers":[1800000],"port":"out","key":"c4","payload":{"abandoned_at":1800000}}"#;
+    let run: Run = testing::run_reducer::<cart::Cart>;
+    check(run, "", input, &[&ordered(1, "c5"), abandoned, &ordered(2, "c4")].join("\n"));
+    // With a delay of 50 minutes the watermark has not come so far, so the order is in time.
+    let late = format!(r#"{{"watermark":{{"delay_ms":3000000}}}}{}{input}"#, "\n");
+    check(run, "", &late, &[ordered(1, "c5"), ordered(2, "c4")].join("\n"));
+}
+
+#[test]
+fn timers_fire_at_the_instant_that_the_watermark_reaches_them_and_the_rest_at_the_end() {
+    let run: Run = testing::run_reducer::<cart::Cart>;
+    let events = |last: i64| {
+        format!(
+            r#"{{"key":"b","time":0,"event":{{"act":"add"}}}}
+               {{"key":"a","time":1,"event":{{"act":"add"}}}}
+               {{"key":"c","time":{last},"event":{{"act":"add"}}}}"#
+        )
+    };
+    let fired = |at: i64, key: &str| {
+        format!(r#"{{"timers":[{at}],"port":"out","key":"{key}","payload":{{"abandoned_at":{at}}}}}"#)
+    };
+    // 30 minutes and the delay of 10 seconds.
+    check(run, "", &events(1_809_999), "");
+    check(run, "", &events(1_810_000), &fired(1_800_000, "b"));
+    check(run, "", &events(1_810_001), &[fired(1_800_000, "b"), fired(1_800_001, "a")].join("\n"));
+    let all = [fired(1_800_000, "b"), fired(1_800_001, "a"), fired(1_800_002, "c")].join("\n");
+    check(run, "", &(events(2) + "\n{\"end\":true}"), &all);
+    let error = run("", &format!("{{\"end\":true}}\n{}", events(2))).unwrap_err();
+    assert_eq!(error, "input line 2: nothing comes after the end of the input");
+    let error = run("", r#"{"time":9007199254740993,"event":{"act":"add"}}"#).unwrap_err();
+    assert!(error.contains("the time 9007199254740993 is out of range"), "{error}");
+}
+
+/// Looks again every minute, or in the same instant when the event says so.
+struct Forever;
+
+impl pelton_sdk::Module for Forever {
+    type Fields = ();
+    type Config = ();
+
+    fn configure(_config: ()) -> Result<Forever, String> {
+        Ok(Forever)
+    }
+}
+
+impl pelton_sdk::Reducer for Forever {
+    type State = i64;
+
+    fn event(
+        &self,
+        event: &pelton_sdk::Event<'_, ()>,
+        kept: &mut pelton_sdk::Kept<'_, i64>,
+        _output: &mut pelton_sdk::Output<'_>,
+    ) -> Result<(), pelton_sdk::Error> {
+        kept.state = if event.key() == "minute" { 60_000 } else { 0 };
+        kept.set_timer(event.timestamp);
+        Ok(())
+    }
+
+    fn timer(
+        &self,
+        at: i64,
+        kept: &mut pelton_sdk::Kept<'_, i64>,
+        _output: &mut pelton_sdk::Output<'_>,
+    ) -> Result<(), pelton_sdk::Error> {
+        kept.set_timer(at + kept.state);
+        Ok(())
+    }
+}
+
+#[test]
+fn timers_that_never_end_are_named() {
+    let run: Run = testing::run_reducer::<Forever>;
+    let input = |key: &str| format!("{{\"key\":\"{key}\",\"event\":{{}}}}\n{{\"end\":true}}");
+    let error = run("", &input("minute")).unwrap_err();
+    assert!(error.starts_with("timers of key `minute` fired 1000 times without an event"), "{error}");
+    let error = run("", &input("instant")).unwrap_err();
+    assert_eq!(error, "a timer at 0 sets one at 0, which is not later: the host makes a dead letter of it");
+}
+
+/// Nothing seen, a clipped sum and estimates, given as they are; what is left out is named.
+#[test]
+fn a_pane_can_be_given_with_all_that_a_host_can_say() {
+    let run: Run = testing::run_window_rule::<all_aggregates::AllAggregates>;
+    let values = |sum: &str, number: &str, top: &str| {
+        format!(
+            r#"{{"pane":{{"key":"u","start":0,"end":9,"final":false}},"values":{{"count":1,"sum_n":{sum},"min_n":{sum},
+               "max_n":null,"sum_x":{number},"min_x":null,"max_x":2,"distinct_n":1,"distinct_x":0,"distinct_s":0,
+               "distinct_b":0,"top_n":null,"top_s":{top},"top_b":[]}}}}"#
+        )
+        .replace('\n', "")
+    };
+    let row = |input: &str| -> Value {
+        let line: Value = serde_json::from_str(&run("", input).unwrap()).unwrap();
+        line["payload"].clone()
+    };
+    let nothing = row(&values("null", "null", "null"));
+    assert_eq!((&nothing["sum_n"], &nothing["min_n"], &nothing["sum_x"]), (&Value::Null, &Value::Null, &Value::Null));
+    assert_eq!(
+        (&nothing["max_x"], &nothing["last"], &nothing["top_s"]),
+        (&2.0.into(), &false.into(), &Value::Array(vec![]))
+    );
+    let some = row(&values("-5", "0.5", r#"[["a",3],["b",2,1]]"#));
+    assert_eq!((&some["sum_n"], &some["clipped"], &some["sum_x"]), (&(-5).into(), &false.into(), &0.5.into()));
+    assert_eq!(some["top_s"].to_string(), r#"[["a",3,0],["b",2,1]]"#);
+    let beyond = values("7", "1", "[]").replace(r#""sum_n":7"#, r#""sum_n":-9223372036854775809"#);
+    assert_eq!((&row(&beyond)["sum_n"], &row(&beyond)["clipped"]), (&i64::MIN.into(), &true.into()));
+    for (wrong, said) in [
+        (values("0.5", "1", "[]"), "value `sum_n` of pane `u` is 0.5"),
+        (values("1", "1", "[]").replace(r#""count":1"#, r#""count":null"#), "value `count` of pane `u` is null"),
+        (values("1", "1", "[]").replace(r#""max_n":null,"#, ""), "pane of `u` has no value `max_n`"),
+    ] {
+        let error = run("", &wrong).unwrap_err();
+        assert!(error.starts_with(said), "{error}");
+    }
+}
+
+#[derive(pelton_sdk::Fields)]
+struct Amount {
+    n: Option<i64>,
+}
+
+/// Names the keys whose sum is at least the smallest integer.
+struct AnySum;
+
+impl pelton_sdk::Module for AnySum {
+    type Fields = Amount;
+    type Config = ();
+
+    fn configure(_config: ()) -> Result<AnySum, String> {
+        Ok(AnySum)
+    }
+}
+
+impl pelton_sdk::WindowRule for AnySum {
+    fn plan(&self) -> pelton_sdk::Plan {
+        pelton_sdk::Plan::new().sum("sum", Amount::N).at_least("sum", i64::MIN)
+    }
+
+    fn evaluate(
+        &self,
+        pane: &pelton_sdk::Pane<'_>,
+        output: &mut pelton_sdk::Output<'_>,
+    ) -> Result<(), pelton_sdk::Error> {
+        output.emit(pane.key);
+        Ok(())
+    }
+}
+
+#[test]
+fn a_missing_value_reaches_no_threshold_in_the_kit_either() {
+    let input = r#"{"window":{"size_ms":100}}
+        {"key":"none","time":0,"event":{}}
+        {"key":"low","time":1,"event":{"n":-9223372036854775808}}
+        {"key":"under","time":1,"event":{"n":-9223372036854775808}}
+        {"key":"under","time":2,"event":{"n":-9223372036854775808}}"#;
+    let run: Run = testing::run_window_rule::<AnySum>;
+    check(
+        run,
+        "",
+        input,
+        r#"{"source":0,"port":"out","key":"low","payload":"low"}
+           {"source":1,"port":"out","key":"under","payload":"under"}"#,
+    );
+}
+
+#[test]
+fn windows_that_the_host_refuses_are_refused() {
+    let run: Run = testing::run_window_rule::<count_rule::Count>;
+    let window = r#"{"window":{"size_ms":100,"every_ms":30}}
+                    {"key":"a","time":0,"event":{}}"#;
+    assert_eq!(
+        run("", window).unwrap_err(),
+        "`every_ms` is 30 and `size_ms` is 100, wanted one that divides the other"
+    );
+    let global = r#"{"window":{"global":true}}
+                    {"key":"a","time":0,"event":{}}"#;
+    let said: Value = serde_json::from_str(&run("", global).unwrap()).unwrap();
+    assert_eq!(said["payload"]["window_end"], i64::MAX);
 }
 
 #[test]

@@ -32,7 +32,7 @@ impl WindowRule for LongPlays {
     }
 
     fn evaluate(&self, pane: &Pane<'_>, output: &mut Output<'_>) -> Result<(), Error> {
-        output.emit_json(&Row { key: pane.key, window_end: pane.end, count: pane.integer("plays") });
+        output.emit_json(&Row { key: pane.key, window_end: pane.end, count: pane.count("plays") });
         Ok(())
     }
 }

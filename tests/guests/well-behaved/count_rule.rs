@@ -35,7 +35,7 @@ impl WindowRule for Count {
     }
 
     fn evaluate(&self, pane: &Pane<'_>, output: &mut Output<'_>) -> Result<(), Error> {
-        output.emit_json(&Row { key: pane.key, window_end: pane.end, count: pane.integer("events") });
+        output.emit_json(&Row { key: pane.key, window_end: pane.end, count: pane.count("events") });
         Ok(())
     }
 }

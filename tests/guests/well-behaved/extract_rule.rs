@@ -22,7 +22,7 @@ pub(crate) struct Row<'a> {
     key: &'a str,
     window_end: i64,
     plays: i64,
-    seconds: i64,
+    seconds: Option<i64>,
 }
 
 impl Module for LongPlays {
@@ -40,7 +40,7 @@ impl WindowRule for LongPlays {
     }
 
     fn evaluate(&self, pane: &Pane<'_>, output: &mut Output<'_>) -> Result<(), Error> {
-        let (plays, seconds) = (pane.integer("plays"), pane.integer("seconds"));
+        let (plays, seconds) = (pane.count("plays"), pane.integer("seconds"));
         output.emit_json(&Row { key: pane.key, window_end: pane.end, plays, seconds });
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pelton_engine::event::{Column, Events, Field, Kind, Values};
 use pelton_engine::guest::{
-    Aggregate, AggregateColumn, Change, Descriptor, Fault, Groups, Guest, Metering, OF_SOURCE, Operator, Output, Panes,
+    Aggregate, AggregateData, Change, Descriptor, Fault, Groups, Guest, Metering, OF_SOURCE, Operator, Output, Panes,
     Reduced, Reject, RulePlan, Samples, States, World,
 };
 
@@ -169,7 +169,7 @@ impl Guest for SimGuest {
         for row in 0..panes.len() {
             let mut text = format!("pane {}", panes.firings[row].name());
             for column in &panes.values {
-                if let AggregateColumn::Integers(values) = column {
+                if let AggregateData::Integers(values) = &column.data {
                     text.push_str(&format!(" {}", values[row]));
                 }
             }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::field::{Field, Kind, empty_columns};
+use crate::field::{Field, empty_columns};
 use crate::raw;
 
 use super::report::Sources;
@@ -16,6 +16,9 @@ pub(super) struct Input {
     pub(super) events: Vec<Line>,
     pub(super) panes: Vec<PaneLine>,
     pub(super) window: Option<Window>,
+    pub(super) watermark: WatermarkSpec,
+    /// Whether the input ends; else more may come.
+    pub(super) end: bool,
 }
 
 /// An event.
@@ -50,15 +53,37 @@ pub(super) struct PaneHead {
     #[serde(default)]
     pub(super) number: u32,
     pub(super) firing: Option<String>,
+    #[serde(rename = "final")]
+    pub(super) is_final: Option<bool>,
+    pub(super) watermark: Option<i64>,
 }
 
 /// How events are cut into windows.
 #[derive(Clone, Copy, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Window {
-    pub(super) size_ms: i64,
+    pub(super) size_ms: Option<i64>,
     pub(super) every_ms: Option<i64>,
+    #[serde(default)]
+    pub(super) global: bool,
 }
+
+/// How far the watermark stays behind the newest event.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct WatermarkSpec {
+    pub(super) delay_ms: i64,
+}
+
+impl Default for WatermarkSpec {
+    /// What a pipeline has that says nothing of it.
+    fn default() -> WatermarkSpec {
+        WatermarkSpec { delay_ms: 10_000 }
+    }
+}
+
+/// The host takes no event further from 1970 than this.
+const TIME_MAX: u64 = 1 << 53;
 
 impl Input {
     pub(super) fn parse(text: &str) -> Result<Input, String> {
@@ -66,12 +91,27 @@ impl Input {
         for (index, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
             let wrong = |error: serde_json::Error| format!("input line {}: {error}", index + 1);
             let value: Value = serde_json::from_str(line).map_err(wrong)?;
-            if let Some(window) = value.get("window") {
+            if input.end {
+                return Err(format!("input line {}: nothing comes after the end of the input", index + 1));
+            }
+            if let Some(end) = value.get("end") {
+                input.end = bool::deserialize(end).map_err(wrong)?;
+            } else if let Some(watermark) = value.get("watermark") {
+                input.watermark = WatermarkSpec::deserialize(watermark).map_err(wrong)?;
+            } else if let Some(window) = value.get("window") {
                 input.window = Some(Window::deserialize(window).map_err(wrong)?);
             } else if value.get("pane").is_some() {
                 input.panes.push(PaneLine::deserialize(value).map_err(wrong)?);
             } else {
-                input.events.push(Line::deserialize(value).map_err(wrong)?);
+                let event = Line::deserialize(value).map_err(wrong)?;
+                if event.time.unsigned_abs() > TIME_MAX {
+                    return Err(format!(
+                        "input line {}: the time {} is out of range, the host would not show the event to the rule",
+                        index + 1,
+                        event.time
+                    ));
+                }
+                input.events.push(event);
             }
         }
         Ok(input)
@@ -79,6 +119,10 @@ impl Input {
 }
 
 impl Line {
+    pub(super) fn time(&self) -> i64 {
+        self.time
+    }
+
     pub(super) fn payload(&self) -> Vec<u8> {
         match (&self.raw, &self.event) {
             (Some(raw), _) => raw.clone().into_bytes(),
@@ -88,8 +132,14 @@ impl Line {
     }
 }
 
-/// A batch, as the host would make it.
-pub(super) fn events(lines: &[Line], fields: &[Field], payload: bool, headers: bool) -> Result<raw::Events, String> {
+/// A batch, as the host would make it; `first` is the number of its first event in the whole input.
+pub(super) fn events(
+    lines: &[Line],
+    first: usize,
+    fields: &[Field],
+    payload: bool,
+    headers: bool,
+) -> Result<raw::Events, String> {
     let mut events = raw::Events {
         data: Vec::new(),
         ends: Vec::new(),
@@ -107,10 +157,10 @@ pub(super) fn events(lines: &[Line], fields: &[Field], payload: bool, headers: b
         }
         events.ends.push(events.data.len() as u32);
         events.timestamps.push(line.time);
-        events.sequences.push(row as u64 + 1);
+        events.sequences.push((first + row) as u64 + 1);
         for (field, column) in fields.iter().zip(&mut events.columns) {
             let value = line.event.as_ref().and_then(|event| event.get(field.name));
-            push(field, value, row, column).map_err(|problem| format!("event {row}: {problem}"))?;
+            push(field, value, row, column).map_err(|problem| format!("event {}: {problem}", first + row))?;
         }
         if headers {
             for (name, value) in &line.headers {
@@ -175,40 +225,15 @@ pub(super) fn texts<'a>(rows: impl IntoIterator<Item = &'a [u8]>) -> raw::Texts 
     texts
 }
 
-/// The events grouped by key, in order of first appearance.
-pub(super) fn groups(events: &raw::Events, states: &BTreeMap<Vec<u8>, Vec<u8>>) -> raw::Groups {
-    let mut order: Vec<(Vec<u8>, Vec<u32>)> = Vec::new();
-    for row in 0..events.timestamps.len() {
-        let key = key(events, row);
-        match order.iter_mut().find(|(known, _)| known == key) {
-            Some((_, members)) => members.push(row as u32),
-            None => order.push((key.to_vec(), vec![row as u32])),
-        }
-    }
-    let mut end = 0;
-    let ends = order.iter().map(|(_, members)| {
-        end += members.len() as u32;
-        end
-    });
-    raw::Groups {
-        member_ends: ends.collect(),
-        keys: texts(order.iter().map(|(key, _)| key.as_slice())),
-        states: texts(order.iter().map(|(key, _)| states.get(key).map_or(&[][..], Vec::as_slice))),
-        members: order.iter().flat_map(|(_, members)| members.clone()).collect(),
-        timer_ends: Vec::new(),
-        timers: Vec::new(),
-    }
-}
-
-/// One key with one due timer.
-pub(super) fn timer_group(key: &[u8], state: &[u8], at: i64) -> raw::Groups {
+/// One key with its state, and either one event or due timers.
+pub(super) fn reducer_group(key: &[u8], state: &[u8], members: Vec<u32>, timers: Vec<i64>) -> raw::Groups {
     raw::Groups {
         keys: texts([key]),
         states: texts([state]),
-        member_ends: vec![0],
-        members: Vec::new(),
-        timer_ends: vec![1],
-        timers: vec![at],
+        member_ends: vec![members.len() as u32],
+        members,
+        timer_ends: vec![timers.len() as u32],
+        timers,
     }
 }
 
@@ -228,9 +253,4 @@ pub(super) fn group(key: &[u8], members: &[u32]) -> raw::Groups {
 pub(super) fn key(events: &raw::Events, row: usize) -> &[u8] {
     let start = if row == 0 { 0 } else { events.ends[2 * row - 1] as usize };
     &events.data[start..events.ends[2 * row] as usize]
-}
-
-/// Whether a field holds integers; the kinds of aggregates follow from it.
-pub(super) fn is_number(kind: Kind) -> bool {
-    kind == Kind::Number
 }

@@ -2,14 +2,26 @@
 //!
 //! Input lines:
 //! - `{"key":"u1","time":1000,"event":{"track_id":"t1"}}` an event; `"raw":"text"` instead of `"event"` for a payload
-//!   that is no JSON; `"headers":{"a":"b"}` as well. Without `key` it is `""`, without `time` 0.
-//! - `{"window":{"size_ms":3600000,"every_ms":300000}}` for window worlds with events. Every window fires once, in time order.
+//!   that is not JSON; `"headers":{"a":"b"}` as well. Without `key` it is `""`, without `time` 0.
+//! - `{"window":{"size_ms":3600000,"every_ms":300000}}` for window worlds with events, or `{"window":{"global":true}}`.
 //! - `{"pane":{"key":"u1","start":0,"end":3600000,"number":1,"firing":"late"},"values":{"plays":120}}` for window
-//!   rules: a pane as it is. A top-k is `[["item",3],…]`.
+//!   rules: a pane as it is. An aggregate that has seen nothing is `null`, an integer sum beyond 64 bits is clipped, a
+//!   top-k is `[["item",3],…]`, with a third number for its error. `"final"` is true and `"watermark"` is the end unless
+//!   given.
+//! - `{"watermark":{"delay_ms":5000}}` for reducers: how far the watermark stays behind the newest event; 10000 unless
+//!   given, as in a pipeline that says nothing of it.
+//! - `{"end":true}` for reducers, as the last line: the input ends, and the timers that are left fire. Without it more
+//!   may come, and they do not fire.
 //!
 //! Output lines:
-//! - `{"source":0,"port":"alerts","key":"u1","payload":…}`, with `"time"` where the rule sets one
+//! - `{"source":0,"port":"alerts","key":"u1","payload":…}`, with `"time"` where the rule sets one; `source` is the number
+//!   of the event or pane
 //! - `{"source":2,"reject":"code","detail":"…"}`
+//! - `{"timers":[1000],"port":"out","key":"u1","payload":…}` what due timers of a key cause
+//!
+//! The kit computes what the host computes: the aggregates are the same code, and reducers see events and timers in the
+//! same order. What it does not do: events are never late for a window. Each window fires once, at the end, with all its
+//! events; corrections can be tried as panes. `watermark.idle`, limits and routing between stages are not there either.
 //!
 //! A case is a folder with `config.json` (optional), `input.jsonl` and `expected.jsonl`:
 //!
@@ -29,7 +41,6 @@
 //!
 //! `PELTON_UPDATE_CASES=1 cargo test` writes what the rule gives into `expected.jsonl`.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::fs;
 use std::path::Path;
@@ -39,14 +50,15 @@ use serde_json::Value;
 use crate::field::Fields;
 use crate::module::configured;
 use crate::raw;
-use crate::{Extract, Reducer, Transform, WindowFold, WindowRule, reducer, transform, window_fold, window_rule};
+use crate::{Extract, Reducer, Transform, WindowFold, WindowRule, transform, window_fold, window_rule};
 
 mod input;
+mod reduce;
 mod report;
 mod windows;
 
 use input::Input;
-use report::Report;
+use report::{Cause, Report};
 
 /// Runs a transform: JSON lines in, JSON lines out.
 ///
@@ -61,9 +73,12 @@ pub fn run_transform<M: Transform>(config: &str, input: &str) -> Result<String, 
     let run = |size: usize| {
         let mut report = Report::default();
         for (batch, lines) in input.events.chunks(size.max(1)).enumerate() {
-            let events = input::events(lines, M::Fields::FIELDS, M::PAYLOAD, M::HEADERS)?;
+            let first = batch * size;
+            let events = input::events(lines, first, M::Fields::FIELDS, M::PAYLOAD, M::HEADERS)?;
             let output = transform::process(&module, &events).map_err(|failure| failure_text(&failure))?;
-            report.output(&output, &input::sources(lines, &events), M::PORTS, batch * size)?;
+            let mut part = Report::default();
+            part.output(&output, &input::sources(lines, &events), M::PORTS, Cause::Rows(first))?;
+            report.append(part);
         }
         Ok::<_, String>(report.text())
     };
@@ -79,7 +94,7 @@ pub fn run_transform<M: Transform>(config: &str, input: &str) -> Result<String, 
 pub fn run_window_rule<M: WindowRule>(config: &str, input: &str) -> Result<String, String> {
     let module: M = configured(config)?;
     let input = Input::parse(input)?;
-    let events = input::events(&input.events, M::Fields::FIELDS, M::PAYLOAD, M::HEADERS)?;
+    let events = input::events(&input.events, 0, M::Fields::FIELDS, M::PAYLOAD, M::HEADERS)?;
     let all = raw::window_rule::Samples {
         sources: (0..events.timestamps.len() as u32).collect(),
         columns: Vec::new(),
@@ -95,10 +110,10 @@ pub fn run_window_rule<M: WindowRule>(config: &str, input: &str) -> Result<Strin
 pub fn run_extract_rule<M: Extract>(config: &str, input: &str) -> Result<String, String> {
     let module: M = configured(config)?;
     let input = Input::parse(input)?;
-    let events = input::events(&input.events, M::Fields::FIELDS, M::PAYLOAD, M::HEADERS)?;
+    let events = input::events(&input.events, 0, M::Fields::FIELDS, M::PAYLOAD, M::HEADERS)?;
     let samples = window_rule::extract(&module, &events).map_err(|failure| failure_text(&failure))?;
     let mut report = Report::default();
-    report.rejects(&samples.rejects, 0);
+    report.rejects(&samples.rejects, Cause::Rows(0));
     evaluate(&module, &input, &window_rule::extract_plan(&module), &events, &samples, report)
 }
 
@@ -110,83 +125,47 @@ fn evaluate<M: WindowRule>(
     samples: &raw::window_rule::Samples,
     mut report: Report,
 ) -> Result<String, String> {
-    let mut rows = windows::aggregate(input, plan, M::Fields::FIELDS, events, samples)?;
-    rows.extend(windows::given(input, plan)?);
+    let fields = M::Fields::FIELDS;
+    windows::check(plan, fields)?;
+    let mut rows = windows::aggregate(input, plan, fields, events, samples)?;
+    rows.extend(windows::given(input, plan, fields)?);
     rows.retain(|row| row.passes(plan));
-    let (panes, values) = windows::columns(&rows, plan, M::Fields::FIELDS)?;
+    let (panes, values) = windows::columns(&rows, plan, fields);
     let output = window_rule::evaluate(module, &panes, &values).map_err(|failure| failure_text(&failure))?;
-    report.output(&output, &windows::sources(&panes), M::PORTS, 0)?;
+    report.output(&output, &windows::sources(&panes), M::PORTS, Cause::Rows(0))?;
     Ok(report.text())
 }
 
-/// Runs a reducer: all events key by key, then the timers that became due by them, in time order.
+/// Runs a reducer: one event after the other, and after each the timers that the watermark has reached by it, in order of
+/// time and key. The watermark is the newest event time less the delay, as in the host, so an event of any key makes
+/// timers due; what is left at the end fires only after a line `{"end":true}`, as at the end of a file.
 ///
 /// # Errors
-/// When the input is not understood, the rule refuses its configuration, or a call fails.
+/// When the input is not understood, the rule refuses its configuration, a call fails, or timers set timers for ever.
 pub fn run_reducer<M: Reducer>(config: &str, input: &str) -> Result<String, String> {
     let module: M = configured(config)?;
-    let input = Input::parse(input)?;
-    let events = input::events(&input.events, M::Fields::FIELDS, M::PAYLOAD, M::HEADERS)?;
-    let mut report = Report::default();
-    let mut states: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
-    let mut timers: BTreeSet<(i64, Vec<u8>)> = BTreeSet::new();
-    let mut step = |events: &raw::Events, groups: raw::Groups, timers: &mut BTreeSet<(i64, Vec<u8>)>| {
-        let reduced = reducer::reduce(&module, events, &groups).map_err(|failure| failure_text(&failure))?;
-        let keys = input::rows(&groups.keys);
-        let sources = input::sources(&input.events, events);
-        // What timers cause comes after all events.
-        let first = if events.timestamps.is_empty() { input.events.len() } else { 0 };
-        report.output(&reduced.output, &sources.with_groups(&keys), M::PORTS, first)?;
-        for (index, state) in input::rows(&reduced.states).into_iter().enumerate() {
-            match reduced.changes[index] {
-                raw::reducer::Change::Keep => {}
-                raw::reducer::Change::Replace => drop(states.insert(keys[index].clone(), state)),
-                raw::reducer::Change::Delete => drop(states.remove(&keys[index])),
-            }
-        }
-        timers.extend(reduced.timers.iter().map(|timer| (timer.at, keys[timer.group as usize].clone())));
-        for cancel in &reduced.cancels {
-            timers.remove(&(cancel.at, keys[cancel.group as usize].clone()));
-        }
-        Ok::<_, String>(states.clone())
-    };
-    let mut known = step(&events, input::groups(&events, &BTreeMap::new()), &mut timers)?;
-    let none = input::events(&[], M::Fields::FIELDS, M::PAYLOAD, M::HEADERS)?;
-    for _ in 0..1000 {
-        let Some((at, key)) = timers.pop_first() else { return Ok(report.text()) };
-        let state = known.get(&key).cloned().unwrap_or_default();
-        known = step(&none, input::timer_group(&key, &state, at), &mut timers)?;
-    }
-    Err("more than 1000 timers came due, the rule seems to set one in each timer".to_owned())
+    reduce::run(&module, &Input::parse(input)?)
 }
 
-/// Runs a window fold. Each window is folded in two halves that are merged, when it has two events or more.
+/// Runs a window fold: each slice is folded, and the slices of a sliding window are merged in order of time.
 ///
 /// # Errors
 /// When the input is not understood, the rule refuses its configuration, or a call fails.
 pub fn run_window_fold<M: WindowFold>(config: &str, input: &str) -> Result<String, String> {
     let module: M = configured(config)?;
     let input = Input::parse(input)?;
-    let events = input::events(&input.events, M::Fields::FIELDS, M::PAYLOAD, M::HEADERS)?;
-    let mut panes = windows::no_panes();
-    let mut accumulators = raw::Texts { data: Vec::new(), ends: Vec::new() };
-    for (window, members) in windows::members(&input, &events)? {
-        let (left, right) = members.split_at(members.len().div_ceil(2));
-        let half = |members: &[u32]| {
-            let groups = input::group(&window.key, members);
-            window_fold::fold(&module, &events, &groups).map_err(|failure| failure_text(&failure))
-        };
-        let mut folded = half(left)?;
-        if !right.is_empty() {
-            folded = window_fold::merge(&module, &folded, &half(right)?).map_err(|failure| failure_text(&failure))?;
-        }
-        window.push(&mut panes);
-        accumulators.data.extend_from_slice(&folded.data);
-        accumulators.ends.push(accumulators.data.len() as u32);
-    }
+    let events = input::events(&input.events, 0, M::Fields::FIELDS, M::PAYLOAD, M::HEADERS)?;
+    let fold = |key: &[u8], members: &[u32]| {
+        let groups = input::group(key, members);
+        window_fold::fold(&module, &events, &groups).map_err(|failure| failure_text(&failure))
+    };
+    let merge = |left: &raw::Texts, right: &raw::Texts| {
+        window_fold::merge(&module, left, right).map_err(|failure| failure_text(&failure))
+    };
+    let (panes, accumulators) = windows::fold(&input, &events, fold, merge)?;
     let output = window_fold::finish(&module, &panes, &accumulators).map_err(|failure| failure_text(&failure))?;
     let mut report = Report::default();
-    report.output(&output, &windows::sources(&panes), M::PORTS, 0)?;
+    report.output(&output, &windows::sources(&panes), M::PORTS, Cause::Rows(0))?;
     Ok(report.text())
 }
 

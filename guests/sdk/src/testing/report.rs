@@ -14,12 +14,13 @@ pub(super) struct Sources {
     pub(super) rows: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-impl Sources {
-    /// Appends one row per group, for records that timers cause.
-    pub(super) fn with_groups(mut self, keys: &[Vec<u8>]) -> Sources {
-        self.rows.extend(keys.iter().map(|key| (key.clone(), Vec::new())));
-        self
-    }
+/// What a reply answers.
+#[derive(Clone, Copy)]
+pub(super) enum Cause<'a> {
+    /// Events or panes; the number of the first one in the whole input.
+    Rows(usize),
+    /// Due timers of one key.
+    Timers(&'a [i64]),
 }
 
 /// Collects lines.
@@ -31,7 +32,8 @@ pub(super) struct Report {
 
 #[derive(Serialize)]
 struct RecordLine<'a> {
-    source: usize,
+    #[serde(flatten)]
+    cause: CauseOf<'a>,
     port: &'a str,
     key: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -41,19 +43,37 @@ struct RecordLine<'a> {
 
 #[derive(Serialize)]
 struct RejectLine<'a> {
-    source: usize,
+    #[serde(flatten)]
+    cause: CauseOf<'a>,
     reject: &'a str,
     detail: &'a str,
 }
 
+/// What one record or reject comes from.
+#[derive(Serialize)]
+#[serde(rename_all = "lowercase")]
+enum CauseOf<'a> {
+    Source(usize),
+    Timers(&'a [i64]),
+}
+
+impl<'a> Cause<'a> {
+    fn of(self, row: usize) -> CauseOf<'a> {
+        match self {
+            Cause::Rows(first) => CauseOf::Source(first + row),
+            Cause::Timers(due) => CauseOf::Timers(due),
+        }
+    }
+}
+
 impl Report {
-    /// Adds one reply; `first` is the number of its first row in the whole input.
+    /// Adds one reply.
     pub(super) fn output(
         &mut self,
         output: &raw::Output,
         sources: &Sources,
         ports: &[&str],
-        first: usize,
+        cause: Cause<'_>,
     ) -> Result<(), String> {
         let records = output.sources.len();
         if output.slices.len() != 4 * records || !output.sources.is_sorted() {
@@ -66,27 +86,34 @@ impl Report {
             let slice = &output.slices[4 * record..][..4];
             let port = output.ports.get(record).map_or(0, |port| usize::from(*port));
             let line = RecordLine {
-                source: first + row,
+                cause: cause.of(row),
                 port: ports.get(port).ok_or_else(|| format!("broken contract: port {port}"))?,
                 key: Value::from(String::from_utf8_lossy(resolve(slice[0], slice[1], key, sources, output)?).as_ref()),
                 time: output.timestamps.get(record).copied(),
                 payload: readable(resolve(slice[2], slice[3], payload, sources, output)?),
             };
-            self.push(line.source, &line);
+            self.push(row, &line);
         }
-        self.rejects(&output.rejects, first);
+        self.rejects(&output.rejects, cause);
         Ok(())
     }
 
     /// Adds rejects.
-    pub(super) fn rejects(&mut self, rejects: &[raw::Reject], first: usize) {
+    pub(super) fn rejects(&mut self, rejects: &[raw::Reject], cause: Cause<'_>) {
         for reject in rejects {
-            let source = first + reject.source as usize;
-            self.push(source, &RejectLine { source, reject: &reject.code, detail: &reject.detail });
+            let line =
+                RejectLine { cause: cause.of(reject.source as usize), reject: &reject.code, detail: &reject.detail };
+            self.push(reject.source as usize, &line);
         }
     }
 
-    /// All lines, by source.
+    /// Adds the lines of another report, in order of their sources.
+    pub(super) fn append(&mut self, mut other: Report) {
+        other.lines.sort_by_key(|(source, _)| *source);
+        self.lines.extend(other.lines.into_iter().map(|(_, line)| (0, line)));
+    }
+
+    /// All lines, in order of their sources; those that were appended in order of time.
     pub(super) fn text(mut self) -> String {
         self.lines.sort_by_key(|(source, _)| *source);
         self.lines.iter().fold(String::new(), |mut text, (_, line)| {

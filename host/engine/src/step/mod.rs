@@ -393,10 +393,10 @@ fn layout_of(plan: &Plan, last: Option<&Descriptor>, tail: &Tail) -> u64 {
     let Some(last) = last.filter(|last| last.world != World::Transform) else { return 0 };
     let window = plan.stages.last().and_then(|stage| stage.window);
     let shapes = match tail {
-        Tail::Rule(tail) => format!("{:?}", tail.windows.shapes()),
+        Tail::Rule(tail) => tail.layout(),
         Tail::None | Tail::Fold(_) | Tail::Reduce(_) => String::new(),
     };
     let text =
-        format!("1 {} {} {:?} {shapes}", last.world.name(), last.state_version, window.map(|window| window.kind));
+        format!("2 {} {} {:?} {shapes}", last.world.name(), last.state_version, window.map(|window| window.kind));
     fingerprint(0, text.as_bytes())
 }

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use crate::effects::Effects;
-use crate::event::{Column, Events, Kind, RawBatch, Values};
+use crate::event::{Column, Events, Kind, RawBatch, TextColumn, Values};
 use crate::flow::{append_column, empty_columns};
-use crate::guest::{Aggregate, AggregateColumn, Guest, Metering, Operator, Output, Panes, RulePlan, Samples};
+use crate::guest::{
+    Aggregate, AggregateColumn, AggregateData, Guest, Metering, Operator, Output, Panes, RulePlan, Samples,
+};
 use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
@@ -55,6 +57,8 @@ pub(crate) struct RuleTail {
     name: String,
     plan: RulePlan,
     inputs: Vec<Input>,
+    /// Kind of the field of each aggregate.
+    kinds: Vec<Kind>,
     columns: Vec<usize>,
     pub(crate) windows: Windows,
     judged: Judged,
@@ -72,11 +76,12 @@ impl RuleTail {
         let name = plan.stages[stage].name.clone();
         let halt = |reason: String| StepError::Halt { stage: name.clone(), reason };
         let rule = guest.plan().map_err(|fault| halt(format!("its plan cannot be had: {fault:?}")))?;
-        let (mut shapes, mut inputs) = (Vec::new(), Vec::new());
+        let (mut shapes, mut inputs, mut kinds) = (Vec::new(), Vec::new(), Vec::new());
         for aggregate in &rule.aggregates {
-            let (shape, input) = shape_of(aggregate, &rule, fields).map_err(halt)?;
-            shapes.push(shape);
+            let (kind, input) = input_of(aggregate, &rule, fields).map_err(halt)?;
+            shapes.push(Shape { operator: aggregate.operator, numbers: kind == Kind::Number, limit: aggregate.limit });
             inputs.push(input);
+            kinds.push(kind);
         }
         let at_least = rule.at_least.iter().map(|&(idx, least)| (idx as usize, least)).collect::<Vec<_>>();
         if let Some((idx, _)) = at_least.iter().find(|(idx, _)| *idx >= shapes.len()) {
@@ -95,10 +100,16 @@ impl RuleTail {
             name,
             plan: rule,
             inputs,
+            kinds,
             judged: Judged::default(),
             events: Events::default(),
             output: Output::default(),
         })
+    }
+
+    /// All that shapes the accumulators, as text.
+    pub(crate) fn layout(&self) -> String {
+        format!("{:?} {:?}", self.windows.shapes(), self.kinds)
     }
 
     /// Lets the module derive samples from a fresh unit, when its plan says so.
@@ -284,27 +295,30 @@ pub(crate) fn pick(panes: &Panes, rows: &[u32]) -> Panes {
     some
 }
 
-fn pick_values(values: &AggregateColumn, rows: &[u32]) -> AggregateColumn {
-    match values {
-        AggregateColumn::Integers(all) => {
-            AggregateColumn::Integers(rows.iter().map(|&row| all[row as usize]).collect())
-        }
-        AggregateColumn::Numbers(all) => AggregateColumn::Numbers(rows.iter().map(|&row| all[row as usize]).collect()),
-        AggregateColumn::Tops { items, counts, pane_ends } => {
-            let (mut some_items, mut some_counts, mut ends) = (Default::default(), Vec::new(), Vec::new());
+fn pick_values(all: &AggregateColumn, rows: &[u32]) -> AggregateColumn {
+    let among = |marked: &[u32]| {
+        let picked = rows.iter().zip(0..).filter(|(row, _)| marked.binary_search(row).is_ok());
+        picked.map(|(_, pane)| pane).collect()
+    };
+    let data = match &all.data {
+        AggregateData::Integers(all) => AggregateData::Integers(rows.iter().map(|&row| all[row as usize]).collect()),
+        AggregateData::Numbers(all) => AggregateData::Numbers(rows.iter().map(|&row| all[row as usize]).collect()),
+        AggregateData::Tops { items, counts, errors, pane_ends } => {
+            let mut picked = TextColumn::default();
+            let (mut picked_counts, mut picked_errors, mut ends) = (Vec::new(), Vec::new(), Vec::new());
             for &row in rows {
                 let row = row as usize;
                 let start = if row == 0 { 0 } else { pane_ends[row - 1] as usize };
-                let end = pane_ends[row] as usize;
-                for (idx, &count) in counts.iter().enumerate().take(end).skip(start) {
-                    crate::event::TextColumn::push(&mut some_items, items.get(idx));
-                    some_counts.push(count);
-                }
-                ends.push(some_counts.len() as u32);
+                let run = start..pane_ends[row] as usize;
+                run.clone().for_each(|idx| picked.push(items.get(idx)));
+                picked_counts.extend_from_slice(&counts[run.clone()]);
+                picked_errors.extend_from_slice(&errors[run]);
+                ends.push(picked_counts.len() as u32);
             }
-            AggregateColumn::Tops { items: some_items, counts: some_counts, pane_ends: ends }
+            AggregateData::Tops { items: picked, counts: picked_counts, errors: picked_errors, pane_ends: ends }
         }
-    }
+    };
+    AggregateColumn { missing: among(&all.missing), clipped: among(&all.clipped), data }
 }
 
 /// One value of a column.
@@ -313,15 +327,16 @@ fn value_at(column: &Column, row: usize) -> Value<'_> {
         return Value::Missing;
     }
     match &column.values {
-        Values::Text(texts) => Value::Bytes(texts.get(row)),
+        Values::Text(texts) => Value::Text(texts.get(row)),
         Values::Integers(values) => Value::Integer(values[row]),
         Values::Numbers(values) => Value::Number(values[row]),
-        Values::Booleans(values) => Value::Integer(i64::from(values[row])),
+        Values::Booleans(values) => Value::Boolean(values[row]),
     }
 }
 
-/// Checks an aggregate against the fields it may read.
-fn shape_of(aggregate: &Aggregate, rule: &RulePlan, fields: &[FieldRead]) -> Result<(Shape, Input), String> {
+/// Where an aggregate's values come from, and of which kind they are (of a plain count: integers); checked against the
+/// fields that it may read.
+fn input_of(aggregate: &Aggregate, rule: &RulePlan, fields: &[FieldRead]) -> Result<(Kind, Input), String> {
     let Aggregate { name, operator, field, limit } = aggregate;
     let (kind, input) = match field {
         None if *operator == Operator::Count => (Kind::Integer, Input::Nothing),
@@ -349,6 +364,6 @@ fn shape_of(aggregate: &Aggregate, rule: &RulePlan, fields: &[FieldRead]) -> Res
         Operator::TopK if kind == Kind::Number => {
             Err(format!("aggregate `{name}` cannot rank numbers; use text or integers"))
         }
-        _ => Ok((Shape { operator: *operator, kind, limit: *limit }, input)),
+        _ => Ok((kind, input)),
     }
 }

@@ -6,21 +6,19 @@
 mod aggregate;
 mod keys;
 mod slices;
+mod stored;
 
 use std::collections::{BTreeMap, VecDeque};
 
-use aggregate::Merged;
-pub(crate) use aggregate::{Accumulators, Shape, Value, column};
+pub(crate) use aggregate::column;
 use keys::Keys;
+use pelton_aggregates::{Accumulators, IntegerSum, Merged};
+pub(crate) use pelton_aggregates::{Shape, Value};
 use slices::Slice;
 
-use crate::codec::{Damaged, Reader, put_bytes, put_i64, put_u64};
-use crate::guest::{AggregateColumn, Firing, Panes};
+use crate::guest::{Firing, Panes};
 use crate::plan::{Window, WindowKind};
 use crate::time::EventTime;
-
-/// Ids below the largest one that a snapshot or delta may leave free: as many keys as a partition ever had at once.
-const UNUSED_IDS_MAX: usize = 1 << 24;
 
 /// What became of an event at its window stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +74,15 @@ pub(crate) struct Windows {
 struct Scratch {
     slot: Vec<u32>,
     touched: Vec<u32>,
-    sums: Vec<i64>,
+    counts: Vec<i64>,
+    sums: Vec<IntegerSum>,
+}
+
+/// Thresholds that addition over slices decides without a merge: index of the aggregate, smallest value.
+#[derive(Default)]
+struct Quick {
+    counts: Vec<(usize, i64)>,
+    sums: Vec<(usize, i64)>,
 }
 
 impl Windows {
@@ -149,12 +155,12 @@ impl Windows {
         self.correct(start, key, watermark);
         let (shapes, fold) = (&self.shapes, self.fold);
         let slice = self.slices.entry(start).or_insert_with(|| Slice::new(shapes, fold));
-        let (row, _) = slice.touch(key, shapes, &mut self.keys);
+        let row = slice.touch(key, &mut self.keys);
         let mut grown = 0;
         for (idx, (column, &shape)) in slice.accumulators.iter_mut().zip(shapes).enumerate() {
             grown += column.add(row, shape, value(idx));
         }
-        slice.resize(0, grown);
+        slice.grow(grown);
         Placed::Counted
     }
 
@@ -163,11 +169,7 @@ impl Windows {
         let start = self.slice_start(time);
         let bytes = self.keys.find(key).and_then(|key| {
             let slice = self.slices.get(&start)?;
-            let row = slice.row(key)?;
-            match &slice.accumulators[0] {
-                Accumulators::Bytes(rows) => Some(rows[row].clone()),
-                _ => None,
-            }
+            Some(slice.folded(slice.row(key)?).to_vec())
         });
         (start, bytes.unwrap_or_default())
     }
@@ -178,13 +180,8 @@ impl Windows {
         let key = self.keys.intern(key);
         self.correct(start, key, watermark);
         let slice = self.slices.entry(start).or_insert_with(|| Slice::new(&[], true));
-        let (row, _) = slice.touch(key, &[], &mut self.keys);
-        if let Accumulators::Bytes(rows) = &mut slice.accumulators[0] {
-            let before = rows[row].len();
-            rows[row].clear();
-            rows[row].extend_from_slice(bytes);
-            slice.resize(before, bytes.len());
-        }
+        let row = slice.touch(key, &mut self.keys);
+        slice.replace(row, bytes);
     }
 
     /// Queues a correction for every window over the slice at `start` that has fired and still takes events.
@@ -308,40 +305,45 @@ impl Windows {
     fn candidates(&mut self, end: i64, after: Option<&[u8]>) -> Vec<u32> {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.slot.resize(self.keys.span(), 0);
-        let quick: Vec<(usize, i64)> = self.quick_thresholds();
+        let quick = self.quick_thresholds();
+        let (counted, summed) = (quick.counts.len(), quick.sums.len());
         for slice in self.window_slices(end) {
             for (row, &key) in slice.keys.iter().enumerate() {
                 let slot = &mut scratch.slot[key as usize];
                 if *slot == 0 {
                     scratch.touched.push(key);
                     *slot = scratch.touched.len() as u32;
-                    scratch.sums.resize(scratch.touched.len() * quick.len(), 0);
+                    scratch.counts.resize(scratch.touched.len() * counted, 0);
+                    scratch.sums.resize(scratch.touched.len() * summed, IntegerSum::default());
                 }
-                let base = (*slot as usize - 1) * quick.len();
-                for (offset, (aggregate, _)) in quick.iter().enumerate() {
-                    if let Accumulators::Integers(rows) = &slice.accumulators[*aggregate] {
-                        let sum = &mut scratch.sums[base + offset];
-                        *sum = sum.saturating_add(rows[row]);
+                let idx = *slot as usize - 1;
+                for (count, (aggregate, _)) in scratch.counts[idx * counted..].iter_mut().zip(&quick.counts) {
+                    if let Accumulators::Counts(rows) = &slice.accumulators[*aggregate] {
+                        *count = count.saturating_add(rows[row]);
+                    }
+                }
+                for (sum, (aggregate, _)) in scratch.sums[idx * summed..].iter_mut().zip(&quick.sums) {
+                    if let Accumulators::IntegerSums(rows) = &slice.accumulators[*aggregate] {
+                        sum.merge(&rows[row]);
                     }
                 }
             }
         }
-        let width = quick.len();
-        let mut keys: Vec<u32> = scratch
-            .touched
-            .iter()
-            .enumerate()
-            .filter(|(idx, _)| {
-                quick.iter().enumerate().all(|(at, (_, least))| scratch.sums[idx * width + at] >= *least)
-            })
-            .map(|(_, &key)| key)
-            .collect();
+        let reaches = |idx: usize| {
+            let counts = scratch.counts[idx * counted..].iter().zip(&quick.counts);
+            let sums = scratch.sums[idx * summed..].iter().zip(&quick.sums);
+            counts.into_iter().all(|(count, (_, least))| count >= least)
+                && sums.into_iter().all(|(sum, (_, least))| sum.clipped().is_some_and(|(sum, _)| sum >= *least))
+        };
+        let touched = scratch.touched.iter().enumerate();
+        let mut keys: Vec<u32> = touched.filter(|(idx, _)| reaches(*idx)).map(|(_, &key)| key).collect();
         for key in scratch.touched.drain(..) {
             scratch.slot[key as usize] = 0;
         }
+        scratch.counts.clear();
         scratch.sums.clear();
         self.scratch = scratch;
-        if width < self.at_least.len() {
+        if counted + summed < self.at_least.len() {
             keys.retain(|&key| self.passes(end, key));
         }
         if let Some(after) = after {
@@ -351,28 +353,26 @@ impl Windows {
         keys
     }
 
-    /// Thresholds that simple addition over slices decides: counts and integer sums.
-    fn quick_thresholds(&self) -> Vec<(usize, i64)> {
-        use crate::guest::Operator::{Count, Sum};
-        let is_quick = |idx: usize| {
-            matches!(self.shapes[idx].operator, Count | Sum)
-                && matches!(Accumulators::new(self.shapes[idx]), Accumulators::Integers(_))
-        };
-        self.at_least.iter().copied().filter(|&(idx, _)| is_quick(idx)).collect()
+    fn quick_thresholds(&self) -> Quick {
+        let mut quick = Quick::default();
+        for &(idx, least) in &self.at_least {
+            match Accumulators::new(self.shapes[idx]) {
+                Accumulators::Counts(_) => quick.counts.push((idx, least)),
+                Accumulators::IntegerSums(_) => quick.sums.push((idx, least)),
+                _ => {}
+            }
+        }
+        quick
     }
 
-    /// Whether the pane reaches every threshold.
+    /// Whether the pane reaches every threshold; a value that is missing reaches none.
     fn passes(&self, end: i64, key: u32) -> bool {
-        self.at_least.iter().all(|&(idx, least)| {
-            let mut column = column(self.shapes[idx]);
-            self.merged(end, key, idx).push_to(self.shapes[idx], &mut column);
-            matches!(column, AggregateColumn::Integers(rows) if rows[0] >= least)
-        })
+        self.at_least.iter().all(|&(idx, least)| self.merged(end, key, idx).finish(self.shapes[idx]).reaches(least))
     }
 
-    fn merged(&self, end: i64, key: u32, aggregate: usize) -> Merged {
+    fn merged(&self, end: i64, key: u32, aggregate: usize) -> Merged<'_> {
         let shape = self.shapes[aggregate];
-        let mut merged = Merged::empty(shape);
+        let mut merged = Merged::new(shape);
         for slice in self.window_slices(end) {
             if let Some(row) = slice.row(key) {
                 merged.merge(shape, &slice.accumulators[aggregate], row);
@@ -390,17 +390,14 @@ impl Windows {
         panes.finals.push(end.saturating_add(self.lateness) <= watermark.0);
         panes.watermarks.push(watermark.0);
         for (idx, values) in panes.values.iter_mut().enumerate() {
-            self.merged(end, key, idx).push_to(self.shapes[idx], values);
+            aggregate::push(values, self.merged(end, key, idx).finish(self.shapes[idx]));
         }
     }
 
     /// The accumulators of a pane, slice by slice in time order: what a window-fold merges.
     pub(crate) fn accumulators_of(&self, end: i64, key: &[u8]) -> Vec<Vec<u8>> {
         let Some(key) = self.keys.find(key) else { return Vec::new() };
-        let bytes = |slice: &Slice| match &slice.accumulators[0] {
-            Accumulators::Bytes(rows) => slice.row(key).map(|row| rows[row].clone()),
-            _ => None,
-        };
+        let bytes = |slice: &Slice| slice.row(key).map(|row| slice.folded(row).to_vec());
         self.window_slices(end).filter_map(bytes).collect()
     }
 
@@ -444,142 +441,4 @@ impl Windows {
     pub(crate) fn bytes(&self) -> usize {
         self.keys.bytes() + self.slices.values().map(Slice::bytes).sum::<usize>() + self.revisions.len() * 48
     }
-
-    /// Appends what changed since the last call, or with `all` the whole state.
-    pub(crate) fn encode(&mut self, all: bool, watermark: EventTime, out: &mut Vec<u8>) {
-        let dropped = std::mem::take(&mut self.dropped);
-        let dropped = if all { Vec::new() } else { dropped };
-        put_u64(out, dropped.len() as u64);
-        dropped.iter().for_each(|&start| put_i64(out, start));
-        let fresh = self.keys.take_fresh();
-        let keys: Vec<u32> = if all { self.keys.live().collect() } else { fresh };
-        put_u64(out, keys.len() as u64);
-        for id in keys {
-            put_u64(out, u64::from(id));
-            put_bytes(out, self.keys.name(id));
-        }
-        let changed = self.slices.values().filter(|slice| all || slice.is_changed()).count();
-        put_u64(out, changed as u64);
-        for (&start, slice) in &mut self.slices {
-            if all || slice.is_changed() {
-                slice.encode(start, all, out);
-            }
-        }
-        self.encode_revisions(all, watermark, out);
-        self.encode_due(out);
-    }
-
-    fn encode_revisions(&mut self, all: bool, watermark: EventTime, out: &mut Vec<u8>) {
-        self.drop_revisions(watermark);
-        let mut changed = std::mem::take(&mut self.revisions_changed);
-        if all {
-            changed = self.revisions.keys().copied().collect();
-        } else {
-            changed.sort_unstable();
-            changed.dedup();
-            changed.retain(|place| self.revisions.contains_key(place));
-        }
-        put_u64(out, changed.len() as u64);
-        for place in changed {
-            put_i64(out, place.0);
-            put_u64(out, u64::from(place.1));
-            put_u64(out, u64::from(self.revisions[&place]));
-        }
-    }
-
-    fn encode_due(&self, out: &mut Vec<u8>) {
-        put_i64(out, self.fired_until);
-        put_u64(out, self.corrections.len() as u64);
-        for due in &self.corrections {
-            put_i64(out, due.end);
-            put_u64(out, u64::from(due.key));
-            put_u64(out, u64::from(due.number));
-        }
-        match &self.firing {
-            None => out.push(0),
-            Some(firing) => {
-                out.push(if self.firing_after.is_some() { 2 } else { 1 });
-                put_i64(out, firing.end);
-                put_bytes(out, self.firing_after.as_deref().unwrap_or_default());
-            }
-        }
-    }
-
-    /// Applies what [`Windows::encode`] wrote.
-    pub(crate) fn apply(&mut self, reader: &mut Reader<'_>, watermark: EventTime) -> Result<(), Damaged> {
-        let dropped = (0..reader.count()?).map(|_| reader.i64()).collect::<Result<Vec<_>, _>>()?;
-        // Ids that are free in between take memory, too: a few damaged ones could ask for any amount of it.
-        let mut unused = UNUSED_IDS_MAX;
-        for _ in 0..reader.count()? {
-            let id = reader.u32()?;
-            let key = reader.bytes()?;
-            unused = unused
-                .checked_sub((id as usize).saturating_sub(self.keys.span()))
-                .ok_or_else(|| Damaged(format!("key id {id} is out of range")))?;
-            self.keys.define(id, key);
-        }
-        for _ in 0..reader.count()? {
-            let start = self.read_slice_start(reader)?;
-            let (shapes, fold) = (&self.shapes, self.fold);
-            let slice = self.slices.entry(start).or_insert_with(|| Slice::new(shapes, fold));
-            slice.decode(shapes, &mut self.keys, reader)?;
-        }
-        // Last, so that a key which a dropped slice shared with a new row keeps its id.
-        for start in dropped {
-            if let Some(slice) = self.slices.remove(&start) {
-                slice.keys.iter().for_each(|&key| self.keys.release(key));
-            }
-        }
-        for _ in 0..reader.count()? {
-            let place = (reader.i64()?, reader.u32()?);
-            self.revisions.insert(place, reader.u32()?);
-        }
-        self.drop_revisions(watermark);
-        self.fired_until = reader.i64()?;
-        self.corrections.clear();
-        for _ in 0..reader.count()? {
-            let (end, key, number) = (self.read_end(reader)?, reader.u32()?, reader.u32()?);
-            if !self.keys.is_defined(key) {
-                return Err(Damaged(format!("a due correction names key {key}, which is not defined")));
-            }
-            self.corrections.push_back(Correction { end, key, number });
-        }
-        (self.firing, self.firing_after) = (None, None);
-        let state = reader.byte()?;
-        if state > 0 {
-            let end = self.read_end(reader)?;
-            let after = reader.bytes()?.to_vec();
-            // The keys that remain are found again when the last delta has been applied.
-            self.firing = Some(InFiring { end, rest: Vec::new() });
-            self.firing_after = (state == 2).then_some(after);
-        }
-        Ok(())
-    }
-
-    /// Times of windows are far from the ends of 64 bits, so that adding a size to them does not overflow.
-    fn read_slice_start(&self, reader: &mut Reader<'_>) -> Result<i64, Damaged> {
-        let start = reader.i64()?;
-        let is_start =
-            if self.global { start == i64::MIN } else { in_range(start) && start.rem_euclid(self.every) == 0 };
-        if is_start { Ok(start) } else { Err(Damaged(format!("no slice starts at {start}"))) }
-    }
-
-    fn read_end(&self, reader: &mut Reader<'_>) -> Result<i64, Damaged> {
-        let end = reader.i64()?;
-        let is_end = if self.global { end == i64::MAX } else { in_range(end) && end.rem_euclid(self.every) == 0 };
-        if is_end { Ok(end) } else { Err(Damaged(format!("no window ends at {end}"))) }
-    }
-
-    /// After the last delta: finds the panes that remain of a window that was being fired.
-    pub(crate) fn restored(&mut self) {
-        if let Some(end) = self.firing.as_ref().map(|firing| firing.end) {
-            let after = self.firing_after.clone();
-            let rest = self.candidates(end, after.as_deref());
-            self.firing = Some(InFiring { end, rest });
-        }
-    }
-}
-
-fn in_range(time: i64) -> bool {
-    time.unsigned_abs() < 1 << 60
 }

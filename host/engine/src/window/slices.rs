@@ -2,9 +2,11 @@
 
 use rustc_hash::FxHashMap;
 
-use super::aggregate::{Accumulators, Shape};
+use pelton_aggregates::{Accumulators, Shape};
+
+use super::aggregate;
 use super::keys::Keys;
-use crate::codec::{Damaged, Reader, put_i64, put_u64};
+use crate::codec::{Damaged, Reader, put_bytes, put_i64, put_u64};
 
 /// Rough bytes of one row besides its accumulators: id, row index, hash table slot, dirty mark.
 const ROW_BYTES: usize = 24;
@@ -14,7 +16,10 @@ pub(crate) struct Slice {
     rows: FxHashMap<u32, u32>,
     /// Key id of each row.
     pub(crate) keys: Vec<u32>,
+    /// Empty for a window-fold.
     pub(crate) accumulators: Vec<Accumulators>,
+    /// The guest's own accumulator of each row; only for a window-fold.
+    folded: Option<Vec<Vec<u8>>>,
     /// Rows changed since the last delta.
     dirty: Vec<u32>,
     is_dirty: Vec<bool>,
@@ -23,15 +28,11 @@ pub(crate) struct Slice {
 
 impl Slice {
     pub(crate) fn new(shapes: &[Shape], fold: bool) -> Slice {
-        let accumulators = if fold {
-            vec![Accumulators::Bytes(Vec::new())]
-        } else {
-            shapes.iter().map(|&shape| Accumulators::new(shape)).collect()
-        };
         Slice {
             rows: FxHashMap::default(),
             keys: Vec::new(),
-            accumulators,
+            accumulators: shapes.iter().map(|&shape| Accumulators::new(shape)).collect(),
+            folded: fold.then(Vec::new),
             dirty: Vec::new(),
             is_dirty: Vec::new(),
             variable_bytes: 0,
@@ -42,38 +43,33 @@ impl Slice {
         self.rows.get(&key).map(|&row| row as usize)
     }
 
-    /// The row of `key`, made empty if it is new, marked as changed. The second value is true for a new row.
-    pub(crate) fn touch(&mut self, key: u32, shapes: &[Shape], keys: &mut Keys) -> (usize, bool) {
+    /// The row of `key`, made empty if it is new, marked as changed.
+    pub(crate) fn touch(&mut self, key: u32, keys: &mut Keys) -> usize {
         let next = self.keys.len() as u32;
         let row = *self.rows.entry(key).or_insert(next);
-        let is_new = row == next;
-        if is_new {
+        if row == next {
             keys.hold(key);
             self.keys.push(key);
             self.is_dirty.push(false);
-            if let [Accumulators::Bytes(rows)] = &mut self.accumulators[..] {
-                rows.push(Vec::new());
-            } else {
-                for (column, &shape) in self.accumulators.iter_mut().zip(shapes) {
-                    column.push_empty(shape);
-                }
-            }
+            self.accumulators.iter_mut().for_each(Accumulators::push_empty);
+            self.folded.iter_mut().for_each(|rows| rows.push(Vec::new()));
         }
         let idx = row as usize;
         if !self.is_dirty[idx] {
             self.is_dirty[idx] = true;
             self.dirty.push(row);
         }
-        (idx, is_new)
+        idx
     }
 
-    /// A row's variable part has changed its size.
-    pub(crate) fn resize(&mut self, before: usize, after: usize) {
-        self.variable_bytes = (self.variable_bytes + after).saturating_sub(before);
+    /// The variable part of a row has grown by so many bytes, or shrunk.
+    pub(crate) fn grow(&mut self, bytes: isize) {
+        self.variable_bytes = self.variable_bytes.saturating_add_signed(bytes);
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.keys.len() * (ROW_BYTES + 8 * self.accumulators.len()) + self.variable_bytes
+        let places: usize = self.accumulators.iter().map(Accumulators::row_bytes).sum();
+        self.keys.len() * (ROW_BYTES + places) + self.variable_bytes
     }
 
     pub(crate) fn is_changed(&self) -> bool {
@@ -88,7 +84,8 @@ impl Slice {
         for row in rows {
             let idx = row as usize;
             put_u64(out, u64::from(self.keys[idx]));
-            self.accumulators.iter().for_each(|column| column.encode(idx, out));
+            self.accumulators.iter().for_each(|column| aggregate::encode(column, idx, out));
+            self.folded.iter().for_each(|rows| put_bytes(out, &rows[idx]));
             if !all {
                 self.is_dirty[idx] = false;
             }
@@ -96,21 +93,39 @@ impl Slice {
     }
 
     /// Reads rows back.
-    pub(crate) fn decode(&mut self, shapes: &[Shape], keys: &mut Keys, reader: &mut Reader<'_>) -> Result<(), Damaged> {
+    pub(crate) fn decode(&mut self, keys: &mut Keys, reader: &mut Reader<'_>) -> Result<(), Damaged> {
         for _ in 0..reader.count()? {
             let key = reader.u32()?;
             if !keys.is_defined(key) {
                 return Err(Damaged(format!("slice names key {key}, which is not defined")));
             }
-            let (row, _) = self.touch(key, shapes, keys);
+            let row = self.touch(key, keys);
             for column in &mut self.accumulators {
-                let before = column.size(row);
-                let after = column.decode(row, reader)?;
+                let before = column.variable_bytes(row);
+                aggregate::decode(column, row, reader)?;
+                let after = column.variable_bytes(row);
                 self.variable_bytes = (self.variable_bytes + after).saturating_sub(before);
+            }
+            if self.folded.is_some() {
+                self.replace(row, reader.bytes()?);
             }
         }
         self.dirty.clear();
         self.is_dirty.fill(false);
         Ok(())
+    }
+
+    /// The guest's own accumulator of a row; of a window-fold.
+    pub(crate) fn folded(&self, row: usize) -> &[u8] {
+        self.folded.as_ref().map_or(&[], |rows| &rows[row])
+    }
+
+    /// Replaces the guest's own accumulator of a row.
+    pub(crate) fn replace(&mut self, row: usize, bytes: &[u8]) {
+        let Some(rows) = &mut self.folded else { return };
+        let before = rows[row].len();
+        rows[row].clear();
+        rows[row].extend_from_slice(bytes);
+        self.grow(bytes.len() as isize - before as isize);
     }
 }

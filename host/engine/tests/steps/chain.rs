@@ -196,7 +196,7 @@ fn extracted_samples_follow_their_rows() {
         Ok(())
     }));
     rule.evaluate = Some(Arc::new(|panes: &Panes, _: &States, output: &mut Output| {
-        let AggregateColumn::Integers(sums) = &panes.values[0] else { unreachable!() };
+        let AggregateData::Integers(sums) = &panes.values[0].data else { unreachable!() };
         for (row, sum) in sums.iter().enumerate() {
             push(output, panes.keys.data.len(), row as u32, 0, format!("{sum}").as_bytes());
         }

@@ -1,5 +1,6 @@
 //! The engine through its one public verb, with native guests.
 
+mod aggregates;
 mod chain;
 mod codec;
 mod cuts;

@@ -41,7 +41,7 @@ pub(crate) struct Shape {
     pub(crate) kind: WindowKind,
     pub(crate) lateness: i64,
     pub(crate) delay: i64,
-    /// Smallest count, smallest distinct, smallest minimum.
+    /// Smallest count, smallest distinct, smallest minimum (`i64::MIN` for no such threshold).
     pub(crate) least: (i64, i64, i64),
 }
 
@@ -107,21 +107,30 @@ pub(crate) fn rule(least: (i64, i64, i64)) -> Native {
         aggregate(Distinct, Some("x"), 1000),
         aggregate(TopK, Some("s"), TOP),
     ];
-    native.plan.at_least = vec![(0, least.0), (8, least.1), (3, least.2)];
+    native.plan.at_least = vec![(0, least.0), (8, least.1)];
+    if least.2 != i64::MIN {
+        native.plan.at_least.push((3, least.2));
+    }
     native.evaluate = Some(Arc::new(|panes: &Panes, _: &States, output: &mut Output| {
         for row in 0..panes.len() {
             let mut values = String::new();
             for column in &panes.values {
-                match column {
-                    AggregateColumn::Integers(rows) => write!(values, "{},", rows[row]).unwrap(),
-                    AggregateColumn::Numbers(rows) => write!(values, "{:?},", rows[row]).unwrap(),
-                    AggregateColumn::Tops { items, counts, pane_ends } => {
+                if column.missing.contains(&(row as u32)) {
+                    values.push_str("none,");
+                    continue;
+                }
+                match &column.data {
+                    AggregateData::Integers(rows) => write!(values, "{}", rows[row]).unwrap(),
+                    AggregateData::Numbers(rows) => write!(values, "{:?}", rows[row]).unwrap(),
+                    AggregateData::Tops { items, counts, errors, pane_ends } => {
                         let start = if row == 0 { 0 } else { pane_ends[row - 1] as usize };
-                        for (idx, count) in counts.iter().enumerate().take(pane_ends[row] as usize).skip(start) {
-                            write!(values, "{count}x{},", String::from_utf8_lossy(items.get(idx))).unwrap();
+                        for idx in start..pane_ends[row] as usize {
+                            let item = String::from_utf8_lossy(items.get(idx));
+                            write!(values, "{}-{}x{item} ", counts[idx], errors[idx]).unwrap();
                         }
                     }
                 }
+                values.push_str(if column.clipped.contains(&(row as u32)) { " clipped," } else { "," });
             }
             write_pane(panes, row, &values, output, values.starts_with(['2', '4', '6', '8']));
         }
@@ -174,8 +183,9 @@ fn rule_values(samples: &[Sample], least: (i64, i64, i64)) -> Option<String> {
     let mut items: BTreeMap<u8, usize> = BTreeMap::new();
     samples.iter().filter_map(|sample| sample.s).for_each(|s| *items.entry(s).or_default() += 1);
     let distinct = items.len().min(DISTINCT as usize) as i64;
-    let min = ints.iter().copied().min().unwrap_or(0);
-    if (samples.len() as i64) < least.0 || distinct < least.1 || min < least.2 {
+    let min = ints.iter().copied().min();
+    let is_small = least.2 != i64::MIN && min.is_none_or(|min| min < least.2);
+    if (samples.len() as i64) < least.0 || distinct < least.1 || is_small {
         return None;
     }
     let mut distinct_ints = ints.clone();
@@ -185,22 +195,31 @@ fn rule_values(samples: &[Sample], least: (i64, i64, i64)) -> Option<String> {
     distinct_floats.sort_by(f64::total_cmp);
     distinct_floats.dedup();
     let (low, high) = (floats.iter().copied().reduce(f64::min), floats.iter().copied().reduce(f64::max));
+    let sum: i128 = ints.iter().map(|value| i128::from(*value)).sum();
+    let sum = match i64::try_from(sum) {
+        _ if ints.is_empty() => "none".to_owned(),
+        Ok(sum) => sum.to_string(),
+        Err(_) => format!("{} clipped", if sum < 0 { i64::MIN } else { i64::MAX }),
+    };
+    let integer = |value: Option<&i64>| value.map_or("none".to_owned(), i64::to_string);
+    let number = |value: Option<f64>| value.map_or("none".to_owned(), |value| format!("{value:?}"));
     let mut text = format!(
-        "{},{},{},{},{},{:?},{:?},{:?},{distinct},{},{},",
+        "{},{},{sum},{},{},{},{},{},{distinct},{},{},",
         samples.len(),
         items.values().sum::<usize>(),
-        ints.iter().sum::<i64>(),
-        min,
-        ints.iter().max().unwrap_or(&0),
-        floats.iter().fold(0.0, |sum, x| sum + x),
-        low.unwrap_or(0.0),
-        high.unwrap_or(0.0),
+        integer(min.as_ref()),
+        integer(ints.iter().max()),
+        // Quarters: their sums are exact in any order.
+        number(floats.iter().copied().reduce(|sum, x| sum + x)),
+        number(low),
+        number(high),
         distinct_ints.len(),
         distinct_floats.len(),
     );
     let mut tops: Vec<(u8, usize)> = items.into_iter().collect();
     tops.sort_by_key(|&(item, count)| (std::cmp::Reverse(count), item));
-    tops.iter().take(TOP as usize).for_each(|(item, count)| write!(text, "{count}xitem{item},").unwrap());
+    tops.iter().take(TOP as usize).for_each(|(item, count)| write!(text, "{count}-0xitem{item} ").unwrap());
+    text.push_str(if tops.is_empty() { "none," } else { "," });
     Some(text)
 }
 

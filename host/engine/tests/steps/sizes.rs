@@ -56,7 +56,7 @@ fn counting_rule() -> Native {
     let mut native = Native::new(World::WindowRule, &[]);
     native.plan.aggregates = vec![Aggregate { name: "count".into(), operator: Operator::Count, field: None, limit: 0 }];
     native.evaluate = Some(Arc::new(|all: &Panes, states: &States, output: &mut Output| {
-        let AggregateColumn::Integers(counts) = &all.values[0] else { unreachable!() };
+        let AggregateData::Integers(counts) = &all.values[0].data else { unreachable!() };
         for (row, count) in counts.iter().enumerate() {
             push(output, all.keys.data.len(), row as u32, 1, format!("{count}").as_bytes());
         }

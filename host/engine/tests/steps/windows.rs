@@ -14,7 +14,10 @@ pub(crate) fn samples(sorted: bool) -> impl Strategy<Value = Vec<Sample>> {
         0..6u8,
         0..120i64,
         0..40i64,
-        prop::option::of(-50..50i64),
+        prop::option::of(prop_oneof![
+            6 => -50..50i64,
+            1 => prop::sample::select(vec![i64::MIN, i64::MIN + 1, -1, 0, 1, i64::MAX - 1, i64::MAX])
+        ]),
         prop::option::of(-40..40i32),
         prop::option::of(0..9u8),
         0..12u8,

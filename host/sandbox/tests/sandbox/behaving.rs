@@ -1,7 +1,9 @@
 //! Guests that keep the contract.
 
 use pelton_engine::event::{Column, Events, Kind, TextColumn, Values};
-use pelton_engine::guest::{AggregateColumn, Fault, Firing, Metering, OF_SOURCE, Operator, Output, Panes, World};
+use pelton_engine::guest::{
+    AggregateColumn, AggregateData, Fault, Firing, Metering, OF_SOURCE, Operator, Output, Panes, World,
+};
 use pelton_sandbox::{Limits, Options, Refusal, Sandbox};
 
 use crate::{events, guest, load, wasm};
@@ -58,7 +60,7 @@ fn panes(rows: &[(&str, i64, i64, i64)]) -> Panes {
         played.push(*milliseconds);
         tracks.push(*distinct);
     }
-    panes.values = [plays, played, tracks].map(AggregateColumn::Integers).into();
+    panes.values = [plays, played, tracks].map(|values| AggregateColumn::new(AggregateData::Integers(values))).into();
     panes
 }
 

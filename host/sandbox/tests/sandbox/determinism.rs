@@ -7,7 +7,9 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use pelton_engine::event::Events;
-use pelton_engine::guest::{AggregateColumn, Fault, Firing, Groups, Guest, Metering, Output, Panes, Reduced};
+use pelton_engine::guest::{
+    AggregateColumn, AggregateData, Fault, Firing, Groups, Guest, Metering, Output, Panes, Reduced,
+};
 use pelton_sandbox::{Limits, Module, Options, Sandbox};
 
 use crate::{events, load, texts, wasm};
@@ -76,7 +78,9 @@ fn fraud_judges_the_same_panes_in_the_same_way() {
             numbers: vec![0; rows],
             finals: vec![true; rows],
             watermarks: vec![3_600_000; rows],
-            values: [500, 500 * 31_000, 3].map(|value| AggregateColumn::Integers(vec![value; rows])).into(),
+            values: [500, 500 * 31_000, 3]
+                .map(|value| AggregateColumn::new(AggregateData::Integers(vec![value; rows])))
+                .into(),
         };
         let mut output = Output::default();
         guest.evaluate(metering, &mut panes, &mut output)?;

@@ -1,0 +1,265 @@
+//! Columns of accumulators, one row per key of a slice, and their merging into panes.
+
+use crate::distinct::Distinct;
+use crate::sum::{IntegerSum, NumberSum};
+use crate::top::{Top, TopItem, TopMerge};
+use crate::value::Value;
+
+/// What an aggregate computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operator {
+    /// Events, or events that have the field.
+    Count,
+    Sum,
+    Min,
+    Max,
+    Distinct,
+    TopK,
+}
+
+/// What is kept of one aggregate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shape {
+    pub operator: Operator,
+    /// Whether the field holds numbers; else sum, min and max are over integers.
+    pub numbers: bool,
+    /// Distinct: counting stops here. Top-k: how many items. Else unused.
+    pub limit: u32,
+}
+
+impl Shape {
+    /// Whether the values of panes are numbers.
+    #[must_use]
+    pub fn is_number(self) -> bool {
+        self.numbers && matches!(self.operator, Operator::Sum | Operator::Min | Operator::Max)
+    }
+}
+
+/// Accumulators of one aggregate, one per row of a slice.
+#[derive(Clone, Debug)]
+pub enum Accumulators {
+    Counts(Vec<i64>),
+    IntegerSums(Vec<IntegerSum>),
+    NumberSums(Vec<NumberSum>),
+    /// Min or max; `None` until something was seen.
+    Integers(Vec<Option<i64>>),
+    Numbers(Vec<Option<f64>>),
+    Distinct(Vec<Distinct>),
+    Tops(Vec<Top>),
+}
+
+impl Accumulators {
+    /// No rows yet.
+    #[must_use]
+    pub fn new(shape: Shape) -> Accumulators {
+        match (shape.operator, shape.numbers) {
+            (Operator::Count, _) => Accumulators::Counts(Vec::new()),
+            (Operator::Sum, false) => Accumulators::IntegerSums(Vec::new()),
+            (Operator::Sum, true) => Accumulators::NumberSums(Vec::new()),
+            (Operator::Min | Operator::Max, false) => Accumulators::Integers(Vec::new()),
+            (Operator::Min | Operator::Max, true) => Accumulators::Numbers(Vec::new()),
+            (Operator::Distinct, _) => Accumulators::Distinct(Vec::new()),
+            (Operator::TopK, _) => Accumulators::Tops(Vec::new()),
+        }
+    }
+
+    /// Appends a row that has seen nothing.
+    pub fn push_empty(&mut self) {
+        match self {
+            Accumulators::Counts(rows) => rows.push(0),
+            Accumulators::IntegerSums(rows) => rows.push(IntegerSum::default()),
+            Accumulators::NumberSums(rows) => rows.push(NumberSum::default()),
+            Accumulators::Integers(rows) => rows.push(None),
+            Accumulators::Numbers(rows) => rows.push(None),
+            Accumulators::Distinct(rows) => rows.push(Distinct::default()),
+            Accumulators::Tops(rows) => rows.push(Top::default()),
+        }
+    }
+
+    /// Adds one value to row `row`; returns by how many bytes the variable part of the row grew.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    #[inline]
+    pub fn add(&mut self, row: usize, shape: Shape, value: Value<'_>) -> isize {
+        let value = value.counted();
+        match (self, value) {
+            (_, Value::Missing) => 0,
+            (Accumulators::Counts(rows), _) => {
+                rows[row] = rows[row].saturating_add(1);
+                0
+            }
+            (Accumulators::IntegerSums(rows), Value::Integer(value)) => {
+                rows[row].add(value);
+                0
+            }
+            (Accumulators::NumberSums(rows), Value::Number(value)) => {
+                rows[row].add(value);
+                0
+            }
+            (Accumulators::Integers(rows), Value::Integer(value)) => {
+                rows[row] = Some(rows[row].map_or(value, |known| pick(shape.operator, known, value)));
+                0
+            }
+            (Accumulators::Numbers(rows), Value::Number(value)) => {
+                rows[row] = Some(rows[row].map_or(value, |known| pick(shape.operator, known, value)));
+                0
+            }
+            (Accumulators::Distinct(rows), value) => {
+                let before = rows[row].bytes();
+                rows[row].add(value, shape.limit);
+                grown(before, rows[row].bytes())
+            }
+            (Accumulators::Tops(rows), value) => add_top(&mut rows[row], shape.limit, value),
+            // A plan gives every aggregate a field of a kind that it takes.
+            _ => 0,
+        }
+    }
+
+    /// Variable bytes of row `row`, roughly: what it needs besides its place in the column.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    #[must_use]
+    pub fn variable_bytes(&self, row: usize) -> usize {
+        match self {
+            Accumulators::Distinct(rows) => rows[row].bytes(),
+            Accumulators::Tops(rows) => rows[row].bytes(),
+            _ => 0,
+        }
+    }
+
+    /// Bytes of each row's place in the column.
+    #[must_use]
+    pub fn row_bytes(&self) -> usize {
+        match self {
+            Accumulators::Counts(_) => size_of::<i64>(),
+            Accumulators::IntegerSums(_) => size_of::<IntegerSum>(),
+            Accumulators::NumberSums(_) => size_of::<NumberSum>(),
+            Accumulators::Integers(_) => size_of::<Option<i64>>(),
+            Accumulators::Numbers(_) => size_of::<Option<f64>>(),
+            Accumulators::Distinct(_) => size_of::<Distinct>(),
+            Accumulators::Tops(_) => size_of::<Top>(),
+        }
+    }
+}
+
+fn grown(before: usize, after: usize) -> isize {
+    after as isize - before as isize
+}
+
+/// Integers and booleans are counted as JSON writes them. Numbers are not ranked.
+fn add_top(top: &mut Top, limit: u32, value: Value<'_>) -> isize {
+    let before = top.bytes();
+    match value {
+        Value::Text(item) => top.add(item, limit),
+        Value::Integer(value) => top.add(value.to_string().as_bytes(), limit),
+        Value::Boolean(value) => top.add(if value { b"true" } else { b"false" }, limit),
+        Value::Missing | Value::Number(_) => {}
+    }
+    grown(before, top.bytes())
+}
+
+fn pick<T: PartialOrd>(operator: Operator, known: T, value: T) -> T {
+    let takes = if operator == Operator::Min { value < known } else { known < value };
+    if takes { value } else { known }
+}
+
+/// The accumulators of one key over the slices of a window.
+#[derive(Clone, Debug)]
+pub enum Merged<'a> {
+    Count(i64),
+    IntegerSum(IntegerSum),
+    NumberSum(NumberSum),
+    Integer(Option<i64>),
+    Number(Option<f64>),
+    /// Fingerprints of all slices, one slice's after the other; counted at the end.
+    Distinct(Vec<u64>),
+    Tops(TopMerge<'a>),
+}
+
+/// One aggregate of a pane.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Finished<'a> {
+    /// `None`: nothing was seen.
+    Integer {
+        value: Option<i64>,
+        /// The sum left 64 bits; `value` is their nearest end.
+        clipped: bool,
+    },
+    /// `None`: nothing was seen.
+    Number(Option<f64>),
+    /// Highest count first, then in byte order; empty when nothing was seen.
+    Top(Vec<TopItem<'a>>),
+}
+
+impl<'a> Merged<'a> {
+    /// No slices yet.
+    #[must_use]
+    pub fn new(shape: Shape) -> Merged<'a> {
+        match Accumulators::new(shape) {
+            Accumulators::Counts(_) => Merged::Count(0),
+            Accumulators::IntegerSums(_) => Merged::IntegerSum(IntegerSum::default()),
+            Accumulators::NumberSums(_) => Merged::NumberSum(NumberSum::default()),
+            Accumulators::Integers(_) => Merged::Integer(None),
+            Accumulators::Numbers(_) => Merged::Number(None),
+            Accumulators::Distinct(_) => Merged::Distinct(Vec::new()),
+            Accumulators::Tops(_) => Merged::Tops(TopMerge::default()),
+        }
+    }
+
+    /// Adds row `row` of a later slice.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn merge(&mut self, shape: Shape, from: &'a Accumulators, row: usize) {
+        match (self, from) {
+            (Merged::Count(acc), Accumulators::Counts(rows)) => *acc = acc.saturating_add(rows[row]),
+            (Merged::IntegerSum(acc), Accumulators::IntegerSums(rows)) => acc.merge(&rows[row]),
+            (Merged::NumberSum(acc), Accumulators::NumberSums(rows)) => acc.merge(&rows[row]),
+            (Merged::Integer(acc), Accumulators::Integers(rows)) => *acc = join(shape.operator, *acc, rows[row]),
+            (Merged::Number(acc), Accumulators::Numbers(rows)) => *acc = join(shape.operator, *acc, rows[row]),
+            (Merged::Distinct(acc), Accumulators::Distinct(rows)) => rows[row].append_to(acc),
+            (Merged::Tops(acc), Accumulators::Tops(rows)) => acc.merge(&rows[row]),
+            _ => unreachable!("both come of one shape"),
+        }
+    }
+
+    /// The value of the pane.
+    #[must_use]
+    pub fn finish(self, shape: Shape) -> Finished<'a> {
+        let exact = |value| Finished::Integer { value, clipped: false };
+        match self {
+            Merged::Count(acc) => exact(Some(acc)),
+            Merged::IntegerSum(acc) => match acc.clipped() {
+                Some((value, clipped)) => Finished::Integer { value: Some(value), clipped },
+                None => exact(None),
+            },
+            Merged::NumberSum(acc) => Finished::Number(acc.total()),
+            Merged::Integer(acc) => exact(acc),
+            Merged::Number(acc) => Finished::Number(acc),
+            Merged::Distinct(mut acc) => {
+                // Stable, since that sort makes use of the runs it finds: one per slice.
+                acc.sort();
+                acc.dedup();
+                exact(Some(acc.len().min(shape.limit as usize) as i64))
+            }
+            Merged::Tops(acc) => Finished::Top(acc.finish(shape.limit)),
+        }
+    }
+}
+
+fn join<T: PartialOrd>(operator: Operator, left: Option<T>, right: Option<T>) -> Option<T> {
+    match (left, right) {
+        (Some(left), Some(right)) => Some(pick(operator, left, right)),
+        (left, right) => left.or(right),
+    }
+}
+
+impl Finished<'_> {
+    /// Whether a threshold is reached: never by a value that is missing.
+    #[must_use]
+    pub fn reaches(&self, least: i64) -> bool {
+        matches!(self, Finished::Integer { value: Some(value), .. } if least <= *value)
+    }
+}

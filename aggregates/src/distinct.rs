@@ -1,0 +1,167 @@
+//! How many different values there are, up to a limit.
+
+use std::collections::BTreeSet;
+
+use crate::value::Value;
+
+/// So many fingerprints are kept in a sorted list; to insert into a longer one would cost more than a tree.
+const FEW_MAX: usize = 1024;
+
+/// The fingerprints of the different values of one key and slice, at most `limit` of them.
+///
+/// The number of different values is exact up to the limit, also when slices are merged: a slice that has stopped has
+/// reached the limit by itself. Values are told apart by a fingerprint of 64 bits, see [`fingerprint`].
+#[derive(Clone, Debug)]
+pub struct Distinct(Fingerprints);
+
+#[derive(Clone, Debug)]
+enum Fingerprints {
+    /// Ascending.
+    Few(Vec<u64>),
+    Many(BTreeSet<u64>),
+}
+
+impl Default for Distinct {
+    fn default() -> Distinct {
+        Distinct(Fingerprints::Few(Vec::new()))
+    }
+}
+
+impl Distinct {
+    /// A set that was stored; `None` when the fingerprints do not ascend.
+    #[must_use]
+    pub fn from_ascending(all: Vec<u64>) -> Option<Distinct> {
+        if !all.is_sorted_by(|left, right| left < right) {
+            return None;
+        }
+        Some(Distinct(if all.len() <= FEW_MAX {
+            Fingerprints::Few(all)
+        } else {
+            Fingerprints::Many(all.into_iter().collect())
+        }))
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match &self.0 {
+            Fingerprints::Few(all) => all.len(),
+            Fingerprints::Many(all) => all.len(),
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// All fingerprints, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
+        let (few, many) = match &self.0 {
+            Fingerprints::Few(all) => (Some(all), None),
+            Fingerprints::Many(all) => (None, Some(all)),
+        };
+        few.into_iter().flatten().chain(many.into_iter().flatten()).copied()
+    }
+
+    /// Appends all fingerprints, ascending.
+    pub fn append_to(&self, all: &mut Vec<u64>) {
+        match &self.0 {
+            Fingerprints::Few(few) => all.extend_from_slice(few),
+            Fingerprints::Many(many) => all.extend(many),
+        }
+    }
+
+    /// Adds a value as long as there are fewer than `limit`.
+    pub fn add(&mut self, value: Value<'_>, limit: u32) {
+        let fingerprint = fingerprint(value);
+        let is_full = self.len() >= limit as usize;
+        match &mut self.0 {
+            Fingerprints::Few(all) => {
+                if let Err(at) = all.binary_search(&fingerprint)
+                    && !is_full
+                {
+                    all.insert(at, fingerprint);
+                    if all.len() > FEW_MAX {
+                        self.0 = Fingerprints::Many(std::mem::take(all).into_iter().collect());
+                    }
+                }
+            }
+            Fingerprints::Many(all) => {
+                if !is_full {
+                    all.insert(fingerprint);
+                }
+            }
+        }
+    }
+
+    /// Rough memory in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        match &self.0 {
+            Fingerprints::Few(all) => all.len() * 8,
+            Fingerprints::Many(all) => all.len() * 16,
+        }
+    }
+}
+
+/// The fingerprint by which values are told apart. Integers never share one; of other values, two of a million of one key
+/// do with probability 3e-8.
+#[must_use]
+pub fn fingerprint(value: Value<'_>) -> u64 {
+    match value {
+        Value::Missing => 0,
+        Value::Boolean(value) => fingerprint(Value::Integer(i64::from(value))),
+        Value::Integer(value) => mix(value as u64 ^ 0x9e37_79b9_7f4a_7c15),
+        Value::Number(value) => mix((value + 0.0).to_bits() ^ 0xc2b2_ae3d_27d4_eb4f),
+        Value::Text(bytes) => {
+            let mut acc = mix(bytes.len() as u64 ^ 0x1656_67b1_9e37_79f9);
+            for chunk in bytes.chunks(8) {
+                let mut word = [0; 8];
+                word[..chunk.len()].copy_from_slice(chunk);
+                acc = mix(acc ^ u64::from_le_bytes(word));
+            }
+            acc
+        }
+    }
+}
+
+/// Finaliser of SplitMix64 (Steele, Lea, Flood 2014): a bijection, so integers never collide.
+fn mix(mut word: u64) -> u64 {
+    word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    word ^ (word >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_stops_at_its_limit_and_survives_being_stored() {
+        for limit in [1, 2, FEW_MAX as u32, FEW_MAX as u32 + 1, 3000] {
+            let mut distinct = Distinct::default();
+            for value in (0..5000).chain(0..5000) {
+                distinct.add(Value::Integer(value), limit);
+                let expected = (value + 1).min(i64::from(limit)) as usize;
+                assert!(distinct.len() == expected || distinct.len() == limit as usize);
+            }
+            assert_eq!(distinct.len(), limit as usize);
+            let stored: Vec<u64> = distinct.iter().collect();
+            let restored = Distinct::from_ascending(stored.clone()).unwrap();
+            assert_eq!((restored.len(), restored.bytes()), (distinct.len(), distinct.bytes()));
+            assert_eq!(restored.iter().collect::<Vec<_>>(), stored);
+        }
+        assert!(Distinct::from_ascending(vec![2, 2]).is_none());
+        assert!(Distinct::from_ascending(vec![2, 1]).is_none());
+    }
+
+    #[test]
+    fn the_zeros_are_one_value_and_kinds_have_fingerprints_of_their_own() {
+        assert_eq!(fingerprint(Value::Number(0.0)), fingerprint(Value::Number(-0.0)));
+        let all = [Value::Integer(0), Value::Number(0.0), Value::Text(b""), Value::Text(b"\0"), Value::Integer(1)];
+        let fingerprints: BTreeSet<u64> = all.map(fingerprint).into();
+        assert_eq!(fingerprints.len(), all.len());
+    }
+}

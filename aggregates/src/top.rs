@@ -1,0 +1,323 @@
+//! The most frequent values: exact counts as long as there are not too many different ones, bounded estimates beyond.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// So many items are kept in a sorted list, which needs less memory than a tree.
+const FEW_MAX: usize = 32;
+/// Rough bytes of an item besides its text.
+const FEW_BYTES: usize = 48;
+const MANY_BYTES: usize = 112;
+
+/// How many different items of one key and slice a top-k of `limit` items counts exactly: 1024, or 8 times `limit` if
+/// that is more.
+#[must_use]
+pub fn top_capacity(limit: u32) -> usize {
+    (limit as usize).saturating_mul(8).max(1024)
+}
+
+/// The count of an item: the true one is `count - error` to `count`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    pub count: i64,
+    /// By how much `count` may be too high; 0 when it is exact.
+    pub error: i64,
+}
+
+/// The items of one key and slice: Space-Saving with a floor (Metwally, Agrawal, El Abbadi: "Efficient computation of
+/// frequent and top-k elements", 2005).
+///
+/// Up to [`top_capacity`] different items every count is exact. Beyond, a newcomer takes the place and the count of the
+/// smallest, which becomes its error. So after n events, with m the capacity:
+/// - a count is never too low, and too high by at most its error;
+/// - no error, and no count of an item that is not here, is above n / m.
+///
+/// The smallest is the one with the lowest count, of those the one with the largest error, of those the first in byte
+/// order; so what is kept depends on the items alone, not on when they were stored and read back.
+#[derive(Clone, Debug, Default)]
+pub struct Top {
+    items: Items,
+    /// No item that is not here has a higher count; 0 as long as all are here.
+    floor: i64,
+    /// Bytes of all items' texts.
+    text_bytes: usize,
+}
+
+#[derive(Clone, Debug)]
+enum Items {
+    /// Ascending by item.
+    Few(Vec<(Arc<[u8]>, Counter)>),
+    /// Boxed, so that the many rows with few items stay small.
+    Many(Box<Many>),
+}
+
+#[derive(Clone, Debug, Default)]
+struct Many {
+    counters: BTreeMap<Arc<[u8]>, Counter>,
+    /// All items from the smallest on; empty until the first one has to go.
+    ranks: BTreeSet<Rank>,
+}
+
+impl Many {
+    fn new(items: Vec<(Arc<[u8]>, Counter)>) -> Box<Many> {
+        Box::new(Many { counters: items.into_iter().collect(), ranks: BTreeSet::new() })
+    }
+}
+
+type Rank = (i64, Reverse<i64>, Arc<[u8]>);
+
+impl Default for Items {
+    fn default() -> Items {
+        Items::Few(Vec::new())
+    }
+}
+
+fn rank(item: &Arc<[u8]>, counter: Counter) -> Rank {
+    (counter.count, Reverse(counter.error), Arc::clone(item))
+}
+
+impl Top {
+    /// Items that were stored, with their floor; `None` when they do not ascend or their numbers cannot be.
+    #[must_use]
+    pub fn from_ascending(items: Vec<(Arc<[u8]>, Counter)>, floor: i64) -> Option<Top> {
+        let ascends = items.is_sorted_by(|left, right| left.0 < right.0);
+        let can_be = |counter: &Counter| 0 <= counter.error && counter.error <= counter.count;
+        if !ascends || floor < 0 || !items.iter().all(|(_, counter)| can_be(counter)) {
+            return None;
+        }
+        let text_bytes = items.iter().map(|(item, _)| item.len()).sum();
+        let items = if items.len() <= FEW_MAX { Items::Few(items) } else { Items::Many(Many::new(items)) };
+        Some(Top { items, floor, text_bytes })
+    }
+
+    /// How many items there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match &self.items {
+            Items::Few(items) => items.len(),
+            Items::Many(many) => many.counters.len(),
+        }
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The highest count that an item which is not here may have.
+    #[must_use]
+    pub fn floor(&self) -> i64 {
+        self.floor
+    }
+
+    /// All items, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], Counter)> {
+        let (few, many) = match &self.items {
+            Items::Few(items) => (Some(items), None),
+            Items::Many(many) => (None, Some(&many.counters)),
+        };
+        let few = few.into_iter().flatten().map(|(item, counter)| (&**item, *counter));
+        few.chain(many.into_iter().flatten().map(|(item, counter)| (&**item, *counter)))
+    }
+
+    /// Counts one occurrence of `item`, in logarithmic time whatever the items are.
+    pub fn add(&mut self, item: &[u8], limit: u32) {
+        match &mut self.items {
+            Items::Few(items) => match items.binary_search_by(|(known, _)| (**known).cmp(item)) {
+                Ok(at) => {
+                    let counter = &mut items[at].1;
+                    counter.count = counter.count.saturating_add(1);
+                }
+                Err(at) => {
+                    items.insert(at, (item.into(), Counter { count: 1, error: 0 }));
+                    self.text_bytes += item.len();
+                    if items.len() > FEW_MAX {
+                        self.items = Items::Many(Many::new(std::mem::take(items)));
+                    }
+                }
+            },
+            Items::Many(many) => {
+                let Many { counters, ranks } = &mut **many;
+                if let Some(counter) = counters.get_mut(item) {
+                    let before = *counter;
+                    counter.count = counter.count.saturating_add(1);
+                    let after = *counter;
+                    if !ranks.is_empty() {
+                        let (known, _) = counters.get_key_value(item).expect("it was found before");
+                        let known = Arc::clone(known);
+                        ranks.remove(&rank(&known, before));
+                        ranks.insert(rank(&known, after));
+                    }
+                    return;
+                }
+                let mut counter = Counter { count: 1, error: 0 };
+                if counters.len() >= top_capacity(limit) {
+                    if ranks.is_empty() {
+                        ranks.extend(counters.iter().map(|(item, counter)| rank(item, *counter)));
+                    }
+                    let (least, _, smallest) = ranks.pop_first().expect("the capacity is above 0");
+                    counters.remove(&smallest);
+                    self.text_bytes -= smallest.len();
+                    self.floor = self.floor.max(least);
+                    counter = Counter { count: least.saturating_add(1), error: least };
+                }
+                let item: Arc<[u8]> = item.into();
+                self.text_bytes += item.len();
+                if !ranks.is_empty() {
+                    ranks.insert(rank(&item, counter));
+                }
+                counters.insert(item, counter);
+            }
+        }
+    }
+
+    /// Rough memory in bytes. Depends on the items alone.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let each = match &self.items {
+            Items::Few(_) => FEW_BYTES,
+            Items::Many(_) => MANY_BYTES,
+        };
+        self.text_bytes + self.len() * each
+    }
+}
+
+/// One of the most frequent items.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TopItem<'a> {
+    pub item: &'a [u8],
+    pub count: i64,
+    /// By how much `count` may be too high; 0 when it is exact.
+    pub error: i64,
+}
+
+/// The items of all slices of a pane, merged without loss.
+///
+/// An item that a slice does not have may have occurred there as often as the slice's floor, so its count and its error
+/// both grow by that; it stays true that a count is never too low and too high by at most its error (the rule for sums
+/// of summaries in Agarwal and others: "Mergeable summaries", 2013). Over slices with n events together, no error is
+/// above n / m, and neither is the count of an item that is nowhere.
+#[derive(Clone, Debug, Default)]
+pub struct TopMerge<'a> {
+    /// (item, count above the slice's floor, error above the slice's floor); ascending within a slice.
+    rows: Vec<(&'a [u8], i64, i64)>,
+    floor: i64,
+}
+
+impl<'a> TopMerge<'a> {
+    /// Adds a slice.
+    pub fn merge(&mut self, top: &'a Top) {
+        let floor = top.floor;
+        self.rows.extend(
+            top.iter().map(|(item, counter)| {
+                (item, counter.count.saturating_sub(floor), counter.error.saturating_sub(floor))
+            }),
+        );
+        self.floor = self.floor.saturating_add(floor);
+    }
+
+    /// The `limit` most frequent items: highest count first, of equal counts in byte order. Of several that tie for the
+    /// last place, the first in byte order are given.
+    #[must_use]
+    pub fn finish(mut self, limit: u32) -> Vec<TopItem<'a>> {
+        // Stable, since that sort makes use of the runs it finds: one per slice.
+        self.rows.sort_by_key(|row| row.0);
+        let mut items: Vec<TopItem<'a>> = Vec::new();
+        for (item, count, error) in self.rows {
+            match items.last_mut() {
+                Some(last) if last.item == item => {
+                    last.count = last.count.saturating_add(count);
+                    last.error = last.error.saturating_add(error);
+                }
+                _ => items.push(TopItem {
+                    item,
+                    count: self.floor.saturating_add(count),
+                    error: self.floor.saturating_add(error),
+                }),
+            }
+        }
+        let order = |left: &TopItem<'_>, right: &TopItem<'_>| {
+            right.count.cmp(&left.count).then_with(|| left.item.cmp(right.item))
+        };
+        let limit = limit as usize;
+        if limit < items.len() {
+            items.select_nth_unstable_by(limit, order);
+            items.truncate(limit);
+        }
+        items.sort_unstable_by(order);
+        items
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Rows in the order of their ranks would be wrong if an item were ever counted under two of them.
+    fn check(top: &Top) {
+        assert!(top.iter().map(|(item, _)| item).is_sorted_by(|left, right| left < right));
+        assert_eq!(top.text_bytes, top.iter().map(|(item, _)| item.len()).sum::<usize>());
+        if let Items::Many(many) = &top.items {
+            let Many { counters, ranks } = &**many;
+            assert!(ranks.is_empty() || ranks.len() == counters.len());
+            assert!(ranks.iter().all(|(count, Reverse(error), item)| {
+                counters.get(item) == Some(&Counter { count: *count, error: *error })
+            }));
+        }
+    }
+
+    #[test]
+    fn a_larger_item_that_takes_a_place_is_accounted_for() {
+        let mut top = Top::default();
+        (0..1024).for_each(|number| top.add(format!("{number}").as_bytes(), 1));
+        let before = top.bytes();
+        for number in 0..1024 {
+            top.add(format!("{number:01000}").as_bytes(), 1);
+            check(&top);
+        }
+        assert_eq!(top.len(), 1024);
+        assert!(top.bytes() > before + 900 * 1024, "{} bytes", top.bytes());
+        // And smaller ones give it back.
+        (0..3000).for_each(|number| top.add(format!("x{number}").as_bytes(), 1));
+        check(&top);
+        assert!(top.bytes() < before + 10 * 1024, "{} bytes", top.bytes());
+    }
+
+    #[test]
+    fn the_capacity_has_a_floor_and_no_overflow() {
+        assert_eq!([0, 1, 128, 129, 10_000].map(top_capacity), [1024, 1024, 1024, 1032, 80_000]);
+        assert_eq!(top_capacity(u32::MAX), u32::MAX as usize * 8);
+    }
+
+    #[test]
+    fn a_stored_top_goes_on_as_if_it_had_not_been() {
+        let mut top = Top::default();
+        for round in 0..6000_u32 {
+            let number = round.wrapping_mul(2_654_435_761) % 3000;
+            if round % 1500 == 0 {
+                let stored = top.iter().map(|(item, counter)| (item.into(), counter)).collect();
+                let mut restored = Top::from_ascending(stored, top.floor()).unwrap();
+                assert_eq!(restored.bytes(), top.bytes());
+                (0..100).for_each(|number| restored.add(format!("n{number}").as_bytes(), 3));
+                (0..100).for_each(|number| top.add(format!("n{number}").as_bytes(), 3));
+                assert!(restored.iter().eq(top.iter()) && restored.floor() == top.floor());
+            }
+            top.add(number.to_string().as_bytes(), 3);
+        }
+        check(&top);
+        assert!(top.floor() > 0);
+    }
+
+    #[test]
+    fn numbers_that_cannot_be_are_refused() {
+        let item = |text: &str, count, error| (Arc::from(text.as_bytes()), Counter { count, error });
+        assert!(Top::from_ascending(vec![item("a", 1, 0), item("b", 2, 2)], 1).is_some());
+        assert!(Top::from_ascending(vec![item("b", 1, 0), item("a", 1, 0)], 0).is_none());
+        assert!(Top::from_ascending(vec![item("a", 1, 0), item("a", 1, 0)], 0).is_none());
+        assert!(Top::from_ascending(vec![item("a", 1, 2)], 0).is_none());
+        assert!(Top::from_ascending(vec![item("a", 1, -1)], 0).is_none());
+        assert!(Top::from_ascending(vec![], -1).is_none());
+    }
+}
