@@ -55,7 +55,8 @@ impl<S: State> Kept<'_, S> {
         self.delete = true;
     }
 
-    /// Calls `timer` when event time reaches `at`. Setting a timer that is set changes nothing.
+    /// Calls `timer` when the watermark reaches `at`: after the event that moves it there, of whatever key, and before the
+    /// next one. The end of a file fires all timers. Setting a timer that is set changes nothing.
     pub fn set_timer(&mut self, at: i64) {
         let timer = Timer { group: self.group, at };
         self.cancels.retain(|cancel| *cancel != timer);
