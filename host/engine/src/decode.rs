@@ -7,18 +7,28 @@
 //! - `null` is the same as missing. `1.0` is the integer 1, up to 2^53 - 1 in magnitude; `1.5` and integers beyond
 //!   64 bits (signed) are not integers. An integer is a number. A wanted `1e400` is refused.
 //! - An event that is not JSON at all is refused as such, whatever its fields held up to there.
-//! - The key may be a text or an integer (its decimal digits); an empty key is missing.
+//! - The key may be a text or an integer of up to 255 digits, which are taken as they stand; an empty key is missing.
+//! - A name on the way to a wanted field may occur once, too. In a list the digits of a pointer are an index.
+//! - Times are rounded down to milliseconds, whatever they are written in.
 
+mod place;
+mod refuse;
+mod reread;
 mod stored;
+mod time;
 mod visit;
+mod wanted;
 
 use serde::de::DeserializeSeed;
 
-use crate::effects::{key_text, key_token};
 use crate::event::{Column, RawEvent, TextColumn, Values};
 use crate::plan::{FieldRead, Key, Source, TimeUnit};
 use crate::time::EventTime;
+use place::KeyPlace;
+pub use place::partition_of;
+use refuse::{encoding_mark, key_digits, syntax_fault};
 use visit::Object;
+use wanted::{Node, element};
 
 /// Why an event cannot be read: becomes a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,16 +80,11 @@ enum Target {
     Field(usize),
 }
 
-/// One level of wanted names.
-#[derive(Clone, Debug, Default)]
-struct Node {
-    children: Vec<(String, Node)>,
-    targets: Vec<Target>,
-}
-
 /// Reads events of one source for the fields of all its stages.
 pub struct Decoder {
     root: Node,
+    /// JSON pointers of the nodes with children; the first is the event itself.
+    parents: Vec<String>,
     fields: Vec<FieldRead>,
     key: Key,
     time_pointer: Vec<String>,
@@ -92,14 +97,6 @@ pub struct Decoder {
     row: Row,
 }
 
-/// The partition that is read, of how many: keys come here because the broker maps the last token of the subject that
-/// producers publish to, and that token has to be the key.
-#[derive(Clone, Copy, Debug)]
-struct KeyPlace {
-    partition: u32,
-    partitions: u32,
-}
-
 /// What the visitor has found in the event at hand.
 #[derive(Default)]
 struct Row {
@@ -107,9 +104,32 @@ struct Row {
     time: Option<i64>,
     time_seen: Seen,
     key_seen: Seen,
-    fault: Option<(Target, DecodeFault)>,
+    /// Whether the value has to be read once more, by its digits.
+    reread_key: bool,
+    reread_time: bool,
+    /// One per node with children: whether its name has occurred.
+    parents: Vec<bool>,
+    /// Nodes with children that hold no object.
+    no_objects: Vec<(usize, NoObject)>,
+    fault: Option<(At, DecodeFault)>,
     /// The target that is being read: where a syntax error is when reading stops.
     reading: Option<Target>,
+}
+
+/// Where a fault is.
+#[derive(Clone, Copy, Debug)]
+enum At {
+    Target(Target),
+    /// A node with children, by its id.
+    Parent(usize),
+}
+
+/// What stands where an object with wanted fields should be.
+#[derive(Clone, Copy, Debug)]
+enum NoObject {
+    /// Its length.
+    List(usize),
+    Scalar(&'static str),
 }
 
 /// Whether a wanted field has occurred.
@@ -133,9 +153,12 @@ impl Decoder {
         for (idx, field) in fields.iter().enumerate() {
             root.want(&field.pointer, Target::Field(idx));
         }
-        let row = Row { seen: vec![Seen::No; fields.len()], ..Row::default() };
+        let mut parents = Vec::new();
+        root.number(String::new(), &mut parents);
+        let row = Row { seen: vec![Seen::No; fields.len()], parents: vec![false; parents.len()], ..Row::default() };
         Decoder {
             root,
+            parents,
             place: None,
             key: source.key.clone(),
             time_pointer: source.time.field.clone(),
@@ -164,9 +187,12 @@ impl Decoder {
         for (idx, field) in fields.iter().enumerate().filter(|(idx, _)| needed[*idx]) {
             root.want(&field.pointer, Target::Field(idx));
         }
-        let row = Row { seen: vec![Seen::No; fields.len()], ..Row::default() };
+        let mut parents = Vec::new();
+        root.number(String::new(), &mut parents);
+        let row = Row { seen: vec![Seen::No; fields.len()], parents: vec![false; parents.len()], ..Row::default() };
         Decoder {
             root,
+            parents,
             place: None,
             key: Key::SubjectToken(0),
             time_pointer: Vec::new(),
@@ -256,11 +282,16 @@ impl Decoder {
             let message = format!("payload has {} bytes, limit {}", payload.len(), self.payload_max);
             return Err(fault("payload-size", message));
         }
-        let text = std::str::from_utf8(payload)
-            .map_err(|error| fault("json-utf8", format!("invalid UTF-8 at byte {}", error.valid_up_to())))?;
+        let text = std::str::from_utf8(payload).map_err(|error| {
+            let message = format!("invalid UTF-8 at byte {}", error.valid_up_to());
+            fault("json-utf8", encoding_mark(payload).map_or(message, str::to_owned))
+        })?;
         self.row.seen.fill(Seen::No);
         (self.row.time, self.row.time_seen, self.row.key_seen) = (None, Seen::No, Seen::No);
+        (self.row.reread_key, self.row.reread_time) = (false, false);
         (self.row.fault, self.row.reading) = (None, None);
+        self.row.parents.fill(false);
+        self.row.no_objects.clear();
         let mut json = serde_json::Deserializer::from_str(text);
         let object = Object {
             node: &self.root,
@@ -276,10 +307,50 @@ impl Decoder {
             let path = self.row.reading.map_or(String::new(), |target| self.path(target));
             return Err(DecodeFault { path, ..syntax_fault(&error, text) });
         }
-        if let Some((target, found)) = self.row.fault.take() {
-            return Err(DecodeFault { path: self.path(target), ..found });
+        if let Some((at, found)) = self.row.fault.take() {
+            let path = match at {
+                At::Target(target) => self.path(target),
+                At::Parent(id) => self.parents[id].clone(),
+            };
+            return Err(DecodeFault { path, ..found });
+        }
+        if self.row.reread_key || self.row.reread_time {
+            self.read_digits(text, keys)?;
         }
         self.fill_missing(columns)
+    }
+
+    /// Takes a key or time that a float would change from the text itself.
+    #[cold]
+    fn read_digits(&mut self, text: &str, keys: &mut TextColumn) -> Result<(), DecodeFault> {
+        if let (true, Key::Field(pointer)) = (self.row.reread_key, &self.key) {
+            let digits = reread::value_text(text, pointer).unwrap_or_default();
+            key_digits(digits).map_err(|found| DecodeFault { path: pointer_text(pointer), ..found })?;
+            keys.push(digits.as_bytes());
+        }
+        if self.row.reread_time {
+            let digits = reread::value_text(text, &self.time_pointer).unwrap_or_default();
+            let time = time::seconds(digits);
+            let beyond = || DecodeFault { path: pointer_text(&self.time_pointer), ..visit::time_beyond(digits) };
+            self.row.time = Some(time.ok_or_else(beyond)?);
+        }
+        Ok(())
+    }
+
+    /// Follows "… is missing": what stands in the way to `pointer`, when something does.
+    fn in_the_way(&self, pointer: &[String]) -> String {
+        let path = pointer_text(pointer);
+        let below = |id: usize| path.strip_prefix(self.parents[id].as_str())?.strip_prefix('/');
+        let found = self.row.no_objects.iter().find_map(|&(id, what)| Some((&self.parents[id], below(id)?, what)));
+        match found {
+            None => String::new(),
+            Some((at, _, NoObject::Scalar(what))) => format!("; `{at}` is {what}, expected an object"),
+            Some((at, rest, NoObject::List(length))) => match rest.split('/').next().and_then(element) {
+                Some(idx) if idx < length => String::new(),
+                Some(_) => format!("; the list `{at}` has {length} elements, counted from 0"),
+                None => format!("; `{at}` is a list, expected an object or the index of an element"),
+            },
+        }
     }
 
     /// Where in the event a target is.
@@ -298,7 +369,13 @@ impl Decoder {
                 continue;
             }
             if field.required {
-                let message = format!("field `{}` is missing, expected {}", field.name, field.kind.name());
+                let message = format!(
+                    "field `{}` is {}, expected {}{}",
+                    field.name,
+                    self.row.seen[idx].absent(),
+                    field.kind.name(),
+                    self.in_the_way(&field.pointer)
+                );
                 return Err(DecodeFault {
                     code: "field-missing",
                     stage: Some(field.stage),
@@ -319,7 +396,12 @@ impl Decoder {
         match &self.key {
             Key::Field(pointer) => {
                 if self.row.key_seen != Seen::Value || keys.ends.len() == rows || keys.get(rows).is_empty() {
-                    return missing("the key field is missing or empty".into(), pointer_text(pointer));
+                    let message = format!(
+                        "the key is {}, expected text or an integer{}",
+                        self.row.key_seen.absent(),
+                        self.in_the_way(pointer)
+                    );
+                    return missing(message, pointer_text(pointer));
                 }
             }
             Key::Header(name) => match header(headers, name) {
@@ -337,7 +419,8 @@ impl Decoder {
     fn take_time(&self, published: i64) -> Result<EventTime, DecodeFault> {
         let path = || pointer_text(&self.time_pointer);
         let Some(time) = self.row.time else {
-            let message = "the time field is missing".to_string();
+            let (absent, why) = (self.row.time_seen.absent(), self.in_the_way(&self.time_pointer));
+            let message = format!("the event time is {absent}{why}");
             return Err(DecodeFault { code: "time-missing", stage: None, path: path(), message });
         };
         if time > published.saturating_add(self.max_future) {
@@ -358,67 +441,19 @@ impl Decoder {
     }
 }
 
-impl KeyPlace {
-    /// Refuses a key that the broker would have put into another partition. Keys that are no token of a subject as they
-    /// are stay unjudged: how a producer writes them into one is its own affair.
-    fn check(self, key: &[u8]) -> Result<(), DecodeFault> {
-        let own = partition_of(key, self.partitions);
-        if own == self.partition
-            || !is_token(key)
-            || partition_of(key_token(key).as_bytes(), self.partitions) == self.partition
-        {
-            return Ok(());
-        }
-        let KeyPlace { partition, .. } = self;
-        let key = key_text(key);
-        let message = format!(
-            "key `{key}` belongs to partition {own}, and came to {partition}: the last token of its subject was not the key"
-        );
-        Err(fault("key-partition", message))
-    }
-}
-
-/// The partition that JetStream's `partition(n, token)` chooses: 32-bit FNV-1a, modulo n.
-#[must_use]
-pub fn partition_of(token: &[u8], partitions: u32) -> u32 {
-    token.iter().fold(0x811c_9dc5, |hash: u32, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)) % partitions
-}
-
-/// Whether every producer writes a key the same way into a subject: as it is.
-fn is_token(key: &[u8]) -> bool {
-    !key.is_empty() && key.iter().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'.' | b'*' | b'>'))
-}
-
-impl Node {
-    fn want(&mut self, pointer: &[String], target: Target) {
-        match pointer.split_first() {
-            None => self.targets.push(target),
-            Some((name, rest)) => {
-                let idx = self.children.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
-                    self.children.push((name.clone(), Node::default()));
-                    self.children.len() - 1
-                });
-                self.children[idx].1.want(rest, target);
-            }
+impl Seen {
+    /// Of a value that is not there.
+    fn absent(self) -> &'static str {
+        match self {
+            Seen::No => "missing",
+            Seen::Null => "null",
+            Seen::Value => "empty",
         }
     }
 }
 
 fn fault(code: &'static str, message: String) -> DecodeFault {
     DecodeFault { code, stage: None, path: String::new(), message }
-}
-
-fn syntax_fault(error: &serde_json::Error, text: &str) -> DecodeFault {
-    if text.trim_start().as_bytes().first().is_some_and(|&byte| byte != b'{') && error.is_data() {
-        return fault("json-not-object", "the event is not a JSON object".into());
-    }
-    let message = error.to_string();
-    let code = match () {
-        () if message.starts_with("recursion limit") => "json-depth",
-        () if message.starts_with("number out of range") => "json-number",
-        () => "json-syntax",
-    };
-    fault(code, message)
 }
 
 /// RFC 6901 text of pointer segments.

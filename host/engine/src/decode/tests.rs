@@ -116,7 +116,14 @@ json-duplicate /i             | {@,"i":1}
 json-duplicate /i             | {@,"i":null}
 json-duplicate /s             | {@,"s":null,"s":"x"}
 json-duplicate /s             | {@,"s":"x","\u0073":"y"}
-json-duplicate /o/p/x         | {@,"o":{"p":{"x":"1"}},"o":{"p":{"x":"2"}}}
+json-duplicate /o             | {@,"o":{"p":{"x":"1"}},"o":{"p":{"x":"2"}}}
+json-duplicate /o             | {@,"o":{"p":{"x":"1"}},"o":null}
+json-duplicate /o             | {@,"o":null,"o":{"p":{"x":"1"}}}
+json-duplicate /o             | {@,"o":7,"o":[]}
+json-duplicate /o             | {@,"o":{},"\u006f":{}}
+json-duplicate /o/p           | {@,"o":{"p":{},"p":{"x":"1"}}}
+json-duplicate /o/p           | {@,"o":{"p":"x","\u0070":"y"}}
+json-duplicate /o/p/x         | {@,"o":{"p":{"x":"1","x":"1"}}}
 a 0 1 - - - -                 | {@,"z":1,"z":2}
 a 0 1 - - - -                 | {@,"z":"\ud800"}
 json-syntax /s                | {@,"s":"\ud800"}
@@ -157,6 +164,12 @@ key-missing /k                | {"k":"","t":NOW,"i":1}
 key-type /k                   | {"k":true,"t":NOW,"i":1}
 key-type /k                   | {"k":{"id":1},"t":NOW,"i":1}
 key-type /k                   | {"k":1.0,"t":NOW,"i":1}
+key-type /k                   | {"k":1e3,"t":NOW,"i":1}
+key-type /k                   | {"k":[1],"t":NOW,"i":1}
+9223372036854775808 0 1 - - - - | {"k":9223372036854775808,"t":NOW,"i":1}
+18446744073709551615 0 1 - - - - | {"z":{"k":0},"k": 18446744073709551615 ,"t":NOW,"i":1}
+-9223372036854775809 0 1 - - - - | {"\u006b":-9223372036854775809,"t":NOW,"i":1}
+340282366920938463463374607431768211456 0 1 - - - - | {"t":NOW,"i":1,"k":340282366920938463463374607431768211456}
 -7 0 1 - - - -                | {"k":-7,"t":NOW,"i":1}
 time-missing /t               | {"k":"a","i":1}
 time-missing /t               | {"k":"a","t":null,"i":1}
@@ -233,7 +246,13 @@ fn units_of_time() {
     for (unit, time, expected) in [
         (TimeUnit::Seconds, "1767225601", "a 1000"),
         (TimeUnit::Seconds, "1767225601.0", "a 1000"),
-        (TimeUnit::Seconds, "1767225601.5", "time-type /t"),
+        (TimeUnit::Seconds, "1767225601.5", "a 1500"),
+        (TimeUnit::Seconds, "1767225600.9999999999", "a 999"),
+        (TimeUnit::Seconds, "1.7672256e9", "a 0"),
+        (TimeUnit::Seconds, "1e30", "time-type /t"),
+        (TimeUnit::Seconds, "\"1767225601\"", "time-type /t"),
+        (TimeUnit::Seconds, "99999999999999999999", "time-type /t"),
+        (TimeUnit::Millis, "\"1767225600000\"", "time-type /t"),
         (TimeUnit::Seconds, "9223372036854775807", "time-type /t"),
         (TimeUnit::Micros, "1767225600001999", "a 1"),
         (TimeUnit::Nanos, "1767225599999999999", "a -1"),
@@ -250,6 +269,122 @@ fn units_of_time() {
         let got = outcome(&mut decoder, format!(r#"{{"k":"a","i":1,"t":{time}}}"#).as_bytes(), &mut out);
         assert_eq!(got.trim_end_matches(" 1 - - - -"), expected, "{unit:?} {time}");
     }
+}
+
+/// A decoder with the key in a list and an optional field beside it.
+fn list_decoder() -> Decoder {
+    let pointer = |text: &str| text.split('/').map(str::to_owned).collect::<Vec<_>>();
+    let mut source = source(TimeUnit::Seconds);
+    source.key = Key::Field(pointer("items/0/id"));
+    source.time.field = pointer("at/10");
+    let field =
+        FieldRead { name: "name".into(), pointer: pointer("items/1/name"), kind: Kind::Text, required: true, stage: 0 };
+    Decoder::new(&source, vec![field], 1 << 20)
+}
+
+#[test]
+fn numbers_in_a_pointer_are_elements_of_lists_and_names_in_objects() {
+    let mut decoder = list_decoder();
+    let mut out = Decoded { columns: decoder.columns(), ..Decoded::default() };
+    let at = r#""at":[0,0,0,0,0,0,0,0,0,0,1767225600.25]"#;
+    for (items, expected) in [
+        (r#"[{"id":7},{"name":"x"},{"id":8}]"#, "7 250 x"),
+        (r#"{"0":{"id":"k"},"1":{"name":"x"}}"#, "k 250 x"),
+        (r#"[{"id":18446744073709551616},{"name":"x"}]"#, "18446744073709551616 250 x"),
+        (r#"[{"id":7,"id":8},{"name":"x"}]"#, "json-duplicate /items/0/id"),
+        (r#"[{"id":7}]"#, "field-missing /items/1/name"),
+        ("[]", "field-missing /items/1/name"),
+        (r#"[[],{"name":"x"}]"#, "key-missing /items/0/id"),
+        (r#"{"00":{"id":"k"},"1":{"name":"x"}}"#, "key-missing /items/0/id"),
+    ] {
+        let payload = format!(r#"{{{at},"items":{items}}}"#);
+        assert_eq!(outcome(&mut decoder, payload.as_bytes(), &mut out), expected, "{items}");
+    }
+}
+
+/// What is said of `payload`.
+fn message(decoder: &mut Decoder, payload: &[u8]) -> String {
+    let event = RawEvent { published: WallTime(NOW), ..RawEvent::default() };
+    let mut out = Decoded { columns: decoder.columns(), ..Decoded::default() };
+    decoder.decode(&event, b"", b"", payload, &mut out).expect_err("a bad event").message
+}
+
+#[test]
+fn messages_name_what_was_found_and_what_was_expected() {
+    let mut of_lists = list_decoder();
+    let name = r#"{"name":"x"}"#;
+    for (payload, expected) in [
+        (
+            format!(r#"{{"items":[3,{name}]}}"#),
+            "the key is missing, expected text or an integer; `/items/0` is a number, expected an object",
+        ),
+        (
+            format!(r#"{{"items":[[1],{name}]}}"#),
+            "the key is missing, expected text or an integer; `/items/0` is a list, expected an object or the index of an element",
+        ),
+        (format!(r#"{{"items":[{{"id":""}},{name}]}}"#), "the key is empty, expected text or an integer"),
+        (format!(r#"{{"items":[{{"id":null}},{name}]}}"#), "the key is null, expected text or an integer"),
+        (
+            format!(r#"{{"items":[{{"id":"a"}},{name}],"at":[1,2]}}"#),
+            "the event time is missing; the list `/at` has 2 elements, counted from 0",
+        ),
+        (
+            r#"{"items":[]}"#.into(),
+            "field `name` is missing, expected text; the list `/items` has 0 elements, counted from 0",
+        ),
+        (r#"{"items":null}"#.into(), "field `name` is missing, expected text; `/items` is null, expected an object"),
+        ("\u{feff}{}".into(), "the event begins with a byte order mark (EF BB BF), expected JSON without one"),
+        ("{\0}\0".into(), "the event looks like UTF-16 (every other byte is 0), expected JSON in UTF-8"),
+        ("[1]".into(), "the event is a list, expected a JSON object"),
+    ] {
+        assert_eq!(message(&mut of_lists, payload.as_bytes()), expected, "{payload}");
+    }
+    let utf16 = "the event begins with the byte order mark of UTF-16, expected JSON in UTF-8";
+    assert_eq!(message(&mut of_lists, b"\xff\xfe{\0}\0"), utf16);
+    assert_eq!(message(&mut of_lists, b"\xfe\xff\0{\0}"), utf16);
+    let long = "9".repeat(256);
+    for (unit, event, expected) in [
+        (
+            TimeUnit::Millis,
+            r#"{"k":true,"i":1}"#,
+            "the key has the wrong type: expected text or an integer, found boolean true",
+        ),
+        (
+            TimeUnit::Millis,
+            r#"{"k":1000.0,"i":1}"#,
+            "the key has the wrong type: expected text or an integer, found a number with a fraction or an exponent (`1000.0`)",
+        ),
+        (
+            TimeUnit::Millis,
+            &format!(r#"{{"k":{long},"i":1}}"#),
+            &format!(
+                "the key has the wrong type: expected text or an integer, found an integer of 256 digits, limit 255 (`{}…`)",
+                &long[..48]
+            ),
+        ),
+        (
+            TimeUnit::Millis,
+            r#"{"k":"a","i":1,"t":"17"}"#,
+            "the event time has the wrong type: expected an integer of milliseconds, found text of digits `17`; write it without quotes",
+        ),
+        (TimeUnit::Seconds, r#"{"k":"a","i":1,"t":1e30}"#, "the event time `1e30` is beyond 64 bits of milliseconds"),
+        (
+            TimeUnit::Rfc3339,
+            r#"{"k":"a","i":1,"t":"1 May"}"#,
+            "the event time `1 May` is not RFC 3339 (2026-05-01T00:00:00Z): it does not begin with a year of four digits",
+        ),
+        (
+            TimeUnit::Rfc3339,
+            r#"{"k":"a","i":1,"t":17}"#,
+            "the event time has the wrong type: expected an RFC 3339 text such as 2026-05-01T00:00:00Z, found integer 17",
+        ),
+    ] {
+        assert_eq!(message(&mut decoder(unit), event.as_bytes()), expected, "{event}");
+    }
+    let longest = format!(r#"{{"k":{},"i":1,"t":{NOW}}}"#, &long[..255]);
+    let mut decoder = decoder(TimeUnit::Millis);
+    let mut out = Decoded { columns: decoder.columns(), ..Decoded::default() };
+    assert_eq!(outcome(&mut decoder, longest.as_bytes(), &mut out), format!("{} 0 1 - - - -", &long[..255]));
 }
 
 #[test]

@@ -2,12 +2,13 @@
 
 use std::fmt;
 
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use crate::event::{Column, TextColumn, Values};
 use crate::plan::{FieldRead, TimeUnit};
 
-use super::{DecodeFault, Node, Row, Seen, Target, fault};
+use super::wanted::Node;
+use super::{At, DecodeFault, NoObject, Row, Seen, Target, fault, time};
 
 /// Visits one JSON object and looks only at wanted names.
 pub(super) struct Object<'a> {
@@ -34,7 +35,7 @@ impl<'de> Visitor<'de> for Object<'_> {
         f.write_str("a JSON object")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+    fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
         let mut guess = 0;
         while let Some(found) = map.next_key_seed(Name { node: self.node, guess })? {
             let Some(idx) = found else {
@@ -42,54 +43,97 @@ impl<'de> Visitor<'de> for Object<'_> {
                 continue;
             };
             guess = idx + 1;
-            let node = &self.node.children[idx].1;
-            if node.children.is_empty() {
-                let leaf = Leaf {
-                    targets: &node.targets,
-                    fields: self.fields,
-                    unit: self.unit,
-                    row: self.row,
-                    keys: self.keys,
-                    columns: self.columns,
-                };
-                map.next_value_seed(leaf)?;
-            } else {
-                map.next_value_seed(Object {
-                    node,
-                    fields: self.fields,
-                    unit: self.unit,
-                    row: self.row,
-                    keys: self.keys,
-                    columns: self.columns,
-                    top: false,
-                })?;
-            }
+            map.next_value_seed(self.child(idx))?;
         }
         Ok(())
     }
 
-    // A scalar or list where an object with wanted fields should be: those fields are simply missing.
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+        let mut length = 0;
+        loop {
+            let element = self.node.children.iter().position(|(_, child)| child.element == Some(length));
+            let more = match element {
+                Some(idx) => list.next_element_seed(self.child(idx))?.is_some(),
+                None => list.next_element::<IgnoredAny>()?.is_some(),
+            };
+            if !more {
+                break;
+            }
+            length += 1;
+        }
+        self.row.no_objects.push((self.node.id, NoObject::List(length)));
         Ok(())
+    }
+
+    // A scalar where an object with wanted fields should be: those fields are missing, and it is said why.
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        self.scalar("a boolean")
     }
     fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
+        self.scalar("a number")
     }
     fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
+        self.scalar("a number")
     }
     fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
+        self.scalar("a number")
     }
     fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
+        self.scalar("text")
     }
     fn visit_unit<E>(self) -> Result<(), E> {
+        self.scalar("null")
+    }
+}
+
+impl Object<'_> {
+    fn scalar<E>(self, what: &'static str) -> Result<(), E> {
+        self.row.no_objects.push((self.node.id, NoObject::Scalar(what)));
         Ok(())
     }
-    fn visit_seq<A: serde::de::SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(())
+
+    /// What takes the value of a wanted name. A name on the way to others may occur once, as those may: whoever reads
+    /// the event with another parser could see the other one.
+    fn child(&mut self, idx: usize) -> Child<'_> {
+        let node = &self.node.children[idx].1;
+        if node.children.is_empty() {
+            return Child::Leaf(Leaf {
+                targets: &node.targets,
+                fields: self.fields,
+                unit: self.unit,
+                row: self.row,
+                keys: self.keys,
+                columns: self.columns,
+            });
+        }
+        if std::mem::replace(&mut self.row.parents[node.id], true) && self.row.fault.is_none() {
+            self.row.fault = Some((At::Parent(node.id), twice()));
+        }
+        Child::Object(Object {
+            node,
+            fields: self.fields,
+            unit: self.unit,
+            row: self.row,
+            keys: self.keys,
+            columns: self.columns,
+            top: false,
+        })
+    }
+}
+
+/// What takes the value of a wanted name.
+enum Child<'a> {
+    Leaf(Leaf<'a>),
+    Object(Object<'a>),
+}
+
+impl<'de> DeserializeSeed<'de> for Child<'_> {
+    type Value = ();
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        match self {
+            Child::Leaf(leaf) => leaf.deserialize(deserializer),
+            Child::Object(object) => object.deserialize(deserializer),
+        }
     }
 }
 
@@ -178,7 +222,7 @@ impl Leaf<'_> {
                 Target::Field(idx) => take_field(value, *idx, &self.fields[*idx], self.row, &mut self.columns[*idx]),
             };
             if self.row.fault.is_none() {
-                self.row.fault = fault.map(|fault| (*target, fault));
+                self.row.fault = fault.map(|fault| (At::Target(*target), fault));
             }
         }
         self.row.reading = None;
@@ -188,7 +232,11 @@ impl Leaf<'_> {
 /// Notes that a field has occurred; a fault when it had before.
 fn occurs(seen: &mut Seen, value: Scalar<'_>) -> Option<DecodeFault> {
     let before = std::mem::replace(seen, if matches!(value, Scalar::Null) { Seen::Null } else { Seen::Value });
-    (before != Seen::No).then(|| fault("json-duplicate", "the field occurs more than once".into()))
+    (before != Seen::No).then(twice)
+}
+
+fn twice() -> DecodeFault {
+    fault("json-duplicate", "the field occurs more than once".into())
 }
 
 fn take_key_value(value: Scalar<'_>, row: &mut Row, keys: &mut TextColumn) -> Option<DecodeFault> {
@@ -199,8 +247,10 @@ fn take_key_value(value: Scalar<'_>, row: &mut Row, keys: &mut TextColumn) -> Op
         Scalar::Null => {}
         Scalar::Text(text) => keys.push(text.as_bytes()),
         Scalar::Integer(value) => keys.push(value.to_string().as_bytes()),
+        // Perhaps an integer that is larger: its digits tell.
+        Scalar::Huge(_) | Scalar::Number(_) => row.reread_key = true,
         other => {
-            let message = format!("the key is not a text: expected text, found {}", other.found());
+            let message = format!("the key has the wrong type: expected text or an integer, found {}", other.found());
             return Some(fault("key-type", message));
         }
     }
@@ -213,11 +263,20 @@ fn take_time_value(value: Scalar<'_>, unit: TimeUnit, row: &mut Row) -> Option<D
     }
     row.time = match (unit, value) {
         (_, Scalar::Null) => return None,
-        (TimeUnit::Rfc3339, Scalar::Text(text)) => {
-            text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond)
-        }
+        (TimeUnit::Rfc3339, Scalar::Text(text)) => match time::rfc3339(text) {
+            Ok(time) => Some(time),
+            Err(reason) => return Some(fault("time-type", not_rfc3339(text, reason))),
+        },
         (TimeUnit::Rfc3339, _) => None,
-        (TimeUnit::Seconds, value) => value.integer().and_then(|at| at.checked_mul(1000)),
+        (TimeUnit::Seconds, Scalar::Number(_) | Scalar::Huge(_)) => {
+            row.reread_time = true;
+            return None;
+        }
+        (TimeUnit::Seconds, Scalar::Integer(at)) => match at.checked_mul(1000) {
+            Some(time) => Some(time),
+            None => return Some(time_beyond(&at.to_string())),
+        },
+        (TimeUnit::Seconds, _) => None,
         (TimeUnit::Millis, value) => value.integer(),
         (TimeUnit::Micros, value) => value.integer().map(|at| at.div_euclid(1000)),
         (TimeUnit::Nanos, value) => value.integer().map(|at| at.div_euclid(1_000_000)),
@@ -225,9 +284,44 @@ fn take_time_value(value: Scalar<'_>, unit: TimeUnit, row: &mut Row) -> Option<D
     if row.time.is_some() {
         return None;
     }
-    let expected = if unit == TimeUnit::Rfc3339 { "an RFC 3339 text" } else { "an integer" };
-    let message = format!("the time is not usable: expected {expected}, found {}", value.found());
-    Some(fault("time-type", message))
+    let expected = match unit {
+        TimeUnit::Rfc3339 => "an RFC 3339 text such as 2026-05-01T00:00:00Z",
+        TimeUnit::Seconds => "a number of seconds",
+        TimeUnit::Millis => "an integer of milliseconds",
+        TimeUnit::Micros => "an integer of microseconds",
+        TimeUnit::Nanos => "an integer of nanoseconds",
+    };
+    let found = match value {
+        Scalar::Text(text) if is_numeral(text) => {
+            format!("text of digits `{}`; write it without quotes", shown(text))
+        }
+        value => value.found(),
+    };
+    Some(fault("time-type", format!("the event time has the wrong type: expected {expected}, found {found}")))
+}
+
+/// The fault of a time whose milliseconds do not fit into 64 bits.
+pub(super) fn time_beyond(numeral: &str) -> DecodeFault {
+    fault("time-type", format!("the event time `{}` is beyond 64 bits of milliseconds", shown(numeral)))
+}
+
+fn not_rfc3339(text: &str, reason: &str) -> String {
+    let hint = if is_numeral(text) { "; for numbers set another `unit` and send no quotes" } else { "" };
+    format!("the event time `{}` is not RFC 3339 (2026-05-01T00:00:00Z): {reason}{hint}", shown(text))
+}
+
+fn is_numeral(text: &str) -> bool {
+    let digits = text.strip_prefix('-').unwrap_or(text);
+    !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.')
+}
+
+/// As much of a value as a message shows.
+pub(super) fn shown(text: &str) -> String {
+    const CHARS_MAX: usize = 48;
+    match text.char_indices().nth(CHARS_MAX) {
+        Some((end, _)) => format!("{}…", text[..end].escape_debug()),
+        None => text.escape_debug().to_string(),
+    }
 }
 
 fn take_field(
