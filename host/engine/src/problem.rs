@@ -126,6 +126,8 @@ codes! {
     BAD_OUTPUT = "E0112";
     /// A configuration value that JSON cannot hold.
     BAD_CONFIG = "E0113";
+    /// A name that the host uses itself.
+    RESERVED_NAME = "E0114";
     /// A window where the module takes none, or none where it needs one.
     WINDOW_WORLD = "E0201";
     /// A stage after a stage that keeps state.
@@ -140,6 +142,8 @@ codes! {
     MODULE_LOAD = "E0206";
     /// A module that refuses its configuration.
     MODULE_CONFIG = "E0207";
+    /// A rule that asks for an aggregate that its plan does not have.
+    RULE_AGGREGATE = "E0208";
 }
 
 /// The page of a code: what happened and what to do, as Markdown.

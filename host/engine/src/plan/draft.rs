@@ -88,6 +88,14 @@ impl DraftStage {
             .with_hint("paths are relative to the pipeline file; build the module first")
     }
 
+    /// The problem to report when the rule reads an aggregate that its plan does not have.
+    #[must_use]
+    pub fn not_planned(&self, reason: &str) -> Problem {
+        let message = format!("the rule of stage `{}` does not fit its own plan: {reason}", self.stage.name);
+        Problem::new(code::RULE_AGGREGATE, self.module_place, message)
+            .with_hint("correct the module and build it again")
+    }
+
     /// The problem to report when the module refuses its configuration.
     #[must_use]
     pub fn not_configured(&self, reason: &str) -> Problem {

@@ -64,7 +64,7 @@ fn read(text: &str, reader: &mut Reader<'_>) -> Option<Draft> {
     let stages = stage::read(reader, &root);
     let context = output::Context {
         pipeline: name.map(|name| name.value),
-        source_stream: source.as_ref().map(|source| source.source.stream.as_str()),
+        source: source.as_ref().map(|read| &read.source),
         stages: &stages,
     };
     let outputs = output::read(reader, &root, &context);

@@ -2,20 +2,26 @@
 
 use toml_edit::TableLike;
 
-use crate::plan::Publish;
 use crate::plan::draft::{DraftOutput, DraftStage, From};
-use crate::plan::raw::{Pattern, Reader, Section, Spanned, check_stream_name, check_subject, nearest_or_list};
+use crate::plan::raw::{
+    Pattern, Reader, Section, Spanned, check_stream_name, check_subject, nearest_or_list, subjects_overlap,
+};
+use crate::plan::{Publish, Source};
 use crate::problem::code;
 
 const KEYS: [&str; 3] = ["from", "publish", "stream"];
 const OUTPUTS_MAX: usize = 32;
 /// Streams of the host itself: one per pipeline.
 const RESERVED: &str = "PELTON_";
+/// First token of all subjects of the pipeline streams.
+const RESERVED_TOKEN: &str = "pelton";
+/// Files of a run over a file, and words that `tail` knows.
+const RESERVED_NAMES: [(&str, &str); 2] = [("dlq", "dead letters"), ("late", "late events")];
 
 /// What outputs are checked against; a part is absent when it was not usable.
 pub(super) struct Context<'a> {
     pub(super) pipeline: Option<&'a str>,
-    pub(super) source_stream: Option<&'a str>,
+    pub(super) source: Option<&'a Source>,
     pub(super) stages: &'a [Option<DraftStage>],
 }
 
@@ -49,6 +55,7 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>, context: &Contex
             None => None,
         };
         if let (Some(name), Some(table)) = (name, table) {
+            reader.reserved("an output", name, &RESERVED_NAMES);
             outputs.extend(output(reader, name, table, context, &outputs));
         }
     }
@@ -109,6 +116,12 @@ fn publish(reader: &mut Reader<'_>, section: &Section<'_>, output: &str, context
         reader.report(code::BAD_SUBJECT, subject.place, message, "write tokens, such as `fraud.alerts.{key}`");
         return None;
     }
+    if subject.value.split('.').next() == Some(RESERVED_TOKEN) {
+        let message =
+            format!("the subject `{}` starts with `{RESERVED_TOKEN}`, which is reserved for the host", subject.value);
+        reader.report(code::BAD_SUBJECT, subject.place, message, "choose another one, such as `fraud.alerts.{key}`");
+        return None;
+    }
     let stream = match stream {
         Some(stream) => stream.value.to_owned(),
         None => default_stream(context.pipeline?, output),
@@ -142,14 +155,31 @@ fn distinct(
     let place_of = |key| reader.item(section, key).map(|item| item.place);
     let place = place_of("publish").unwrap_or(section.place);
     let stream_place = place_of("stream").unwrap_or(place);
-    if context.source_stream == Some(publish.stream.as_str()) {
+    if context.source.is_some_and(|source| source.stream == publish.stream) {
         let message = format!("the output is published into `{}`, the stream of the source", publish.stream);
         reader.report(code::BAD_OUTPUT, stream_place, message, "choose another `stream`");
     }
+    // The stream of the source may take such a subject, and then the pipeline reads what it has written.
+    let ingest = context.source.and_then(|source| source.create.as_ref()?.ingest.as_deref());
+    let inputs = [("subject", context.source.map(|source| source.subject.as_str())), ("ingest", ingest)];
+    for (key, input) in inputs {
+        if let Some(input) = input.filter(|input| subjects_overlap(input, &publish.subject)) {
+            let message = format!(
+                "the output is published to `{}`, which is a subject of the source (`{key} = \"{input}\"`): the pipeline would read its own output",
+                publish.subject
+            );
+            reader.report(code::BAD_OUTPUT, place, message, "choose another `publish`, such as `fraud.alerts.{key}`");
+            break;
+        }
+    }
     let others = before.iter().filter_map(|output| Some((&output.name, output.publish.as_ref()?)));
     for (name, other) in others {
-        if other.subject == publish.subject {
-            let message = format!("the output `{name}` is published to `{}` as well", publish.subject);
+        if subjects_overlap(&other.subject, &publish.subject) {
+            let message = if other.subject == publish.subject {
+                format!("the output `{name}` is published to `{}` as well", publish.subject)
+            } else {
+                format!("the output `{name}` is published to `{}`, which overlaps `{}`", other.subject, publish.subject)
+            };
             reader.report(code::BAD_OUTPUT, place, message, "give each output a subject of its own");
         }
         if other.stream == publish.stream {

@@ -1,6 +1,8 @@
 //! `[source]`: the stream, its partitions, and where an event keeps its key, time and fields.
 
-use crate::plan::raw::{Pattern, Reader, Section, Spanned, check_stream_name, check_subject, pointer_parse};
+use crate::plan::raw::{
+    Pattern, Reader, Section, Spanned, check_stream_name, check_subject, pointer_hint, pointer_parse,
+};
 use crate::plan::{CreateStream, Key, Source, Time, TimeUnit};
 use crate::problem::{Place, code};
 use crate::time::Span;
@@ -212,8 +214,7 @@ fn pointer(reader: &mut Reader<'_>, section: &Section<'_>, key: &str) -> Option<
         Ok(value) => Some(Spanned { value, place: text.place }),
         Err(reason) => {
             let message = format!("`{}` for `{key}` does not name a field: {reason}", text.value.escape_debug());
-            let hint = "write a field name such as `\"user_id\"`, or a JSON pointer such as `\"/user/id\"`";
-            reader.report(code::BAD_FIELD, text.place, message, hint);
+            reader.report(code::BAD_FIELD, text.place, message, pointer_hint(text.value));
             None
         }
     }

@@ -11,6 +11,9 @@ use crate::problem::{Place, code};
 const KEYS: [&str; 4] = ["name", "module", "config", "window"];
 const REQUIRED: [(&str, &str); 2] =
     [("name", "name = \"stream-farm\""), ("module", "module = \"../target/modules/fraud.wasm\"")];
+/// Stages of the host's own dead letters.
+const RESERVED: [(&str, &str); 2] =
+    [("source", "dead letters of events that cannot be read"), ("pipeline", "dead letters of the pipeline itself")];
 const NO_STAGE: &str = "a pipeline needs at least one stage: add `[[stage]]`";
 const STAGES_MAX: usize = 16;
 
@@ -61,6 +64,7 @@ fn stage<'a>(
     reader.require(&section, &REQUIRED);
     let name = reader.text(&section, "name").and_then(|name| reader.name("a stage", name));
     if let Some(name) = name {
+        reader.reserved("a stage", name, &RESERVED);
         if names.contains(&name.value) {
             let message = format!("two stages have the name `{}`", name.value);
             reader.report(code::BAD_NAME, name.place, message, "give each stage a name of its own");

@@ -13,8 +13,8 @@ mod suggest;
 
 pub(in crate::plan) use duration::span_text;
 pub(in crate::plan) use json::config_text;
-pub(in crate::plan) use pointer::{pointer_parse, pointer_text};
+pub(in crate::plan) use pointer::{pointer_hint, pointer_parse, pointer_text};
 pub(in crate::plan) use reader::{Reader, Section, Spanned};
 pub(in crate::plan) use size::size_text;
-pub(in crate::plan) use subject::{Pattern, check_stream_name, check_subject};
+pub(in crate::plan) use subject::{Pattern, check_stream_name, check_subject, subjects_overlap};
 pub(in crate::plan) use suggest::{list, nearest_or_list};

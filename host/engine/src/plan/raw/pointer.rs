@@ -9,7 +9,11 @@ const SEGMENTS_MAX: usize = 16;
 /// Says what is wrong, to follow "does not name a field: ".
 pub(in crate::plan) fn pointer_parse(text: &str) -> Result<Vec<String>, String> {
     let Some(path) = text.strip_prefix('/') else {
-        return if text.is_empty() { Err("it is empty".to_owned()) } else { Ok(vec![text.to_owned()]) };
+        return match text {
+            "" => Err("it is empty".to_owned()),
+            name if name.contains('/') => Err("it has a `/` inside and none in front".to_owned()),
+            name => Ok(vec![name.to_owned()]),
+        };
     };
     let segments: Vec<String> = path.split('/').map(unescape).collect::<Result<_, _>>()?;
     if segments.iter().any(String::is_empty) {
@@ -18,7 +22,33 @@ pub(in crate::plan) fn pointer_parse(text: &str) -> Result<Vec<String>, String> 
     if segments.len() > SEGMENTS_MAX {
         return Err(format!("it has {} parts, at most {SEGMENTS_MAX} are allowed", segments.len()));
     }
+    // An event is an object, so only what follows the first part can be the index of a list.
+    if let Some(part) = segments[1..].iter().find(|part| is_no_index(part)) {
+        let reason = if part == "-" { "is the element after the last" } else { "is an index with a leading zero" };
+        return Err(format!("its part `{part}` {reason}, which no list has (RFC 6901)"));
+    }
     Ok(segments)
+}
+
+/// Whether a part looks like the index of a list and is none.
+fn is_no_index(part: &str) -> bool {
+    part == "-" || part.len() > 1 && part.starts_with('0') && part.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// What to write instead of `text`, a reference that [`pointer_parse`] has refused.
+pub(in crate::plan) fn pointer_hint(text: &str) -> String {
+    let parts = || text.split('/').skip(1);
+    if !text.starts_with('/') && text.contains('/') {
+        let name = text.replace('~', "~0").replace('/', "~1");
+        return format!("write `\"/{text}\"` for a field inside others, or `\"/{name}\"` for one field of that name");
+    }
+    if parts().any(|part| part == "-") {
+        return "elements are counted from 0; one from the end has no pointer".to_owned();
+    }
+    if parts().skip(1).any(is_no_index) {
+        return "write the index without leading zeros, such as `\"/items/0/id\"`".to_owned();
+    }
+    "write a field name such as `\"user_id\"`, or a JSON pointer such as `\"/user/id\"`".to_owned()
 }
 
 /// The JSON pointer of these segments.
@@ -52,6 +82,14 @@ mod tests {
         assert_eq!(segments("user.id"), Ok("user.id".to_owned()));
         assert_eq!(segments("/user/id"), Ok("user|id".to_owned()));
         assert_eq!(segments("/a~1b/~0é"), Ok("a/b|~é".to_owned()));
+        assert_eq!(segments("/items/0/id"), Ok("items|0|id".to_owned()));
+        assert_eq!(segments("/items/10"), Ok("items|10".to_owned()));
+        assert_eq!(segments("/007/-x/0x1"), Ok("007|-x|0x1".to_owned()));
+        assert_eq!(segments("-"), Ok("-".to_owned()));
+        for wrong in ["a/b", "a/", "/a/-", "/a/-/b", "/a/00", "/a/01/b"] {
+            assert!(segments(wrong).is_err(), "{wrong}");
+        }
+        assert!(pointer_hint("a/b").contains("`\"/a/b\"`") && pointer_hint("a/b").contains("`\"/a~1b\"`"));
         for wrong in ["", "/", "//a", "/a/", "/a~2", "/~", &"/a".repeat(17)] {
             assert!(segments(wrong).is_err(), "{wrong}");
         }

@@ -235,6 +235,14 @@ impl<'t> Reader<'t> {
         None
     }
 
+    /// Reports a name that the host uses itself in the same place, for `what`.
+    pub(in crate::plan) fn reserved(&mut self, what: &str, name: Spanned<&str>, reserved: &[(&str, &str)]) {
+        if let Some((_, used)) = reserved.iter().find(|(known, _)| *known == name.value) {
+            let message = format!("`{}` cannot be the name of {what}: the host uses it for {used}", name.value);
+            self.report(code::RESERVED_NAME, name.place, message, "choose another name");
+        }
+    }
+
     /// Reports a value of another type; `None`, so that a getter can end with it.
     pub(in crate::plan) fn wrong_type<T>(&mut self, key: &str, item: &Item, place: Place, wanted: &str) -> Option<T> {
         let hint = match wanted {

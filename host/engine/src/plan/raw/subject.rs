@@ -49,6 +49,14 @@ pub(in crate::plan) fn check_subject(subject: &str, pattern: Pattern) -> Result<
     Ok(())
 }
 
+/// Whether some subject fits both patterns. A `*` or a placeholder stands for any one token.
+pub(in crate::plan) fn subjects_overlap(left: &str, right: &str) -> bool {
+    let is_any = |token: &str| token == "*" || token.starts_with('{');
+    let (lefts, rights) = (left.split('.'), right.split('.'));
+    lefts.clone().count() == rights.clone().count()
+        && lefts.zip(rights).all(|(left, right)| left == right || is_any(left) || is_any(right))
+}
+
 /// Checks the name of a stream.
 ///
 /// # Errors
@@ -82,6 +90,18 @@ mod tests {
         assert_eq!(check_subject("plays.*", ingest), Ok(()));
         for bad in ["plays.a*", "plays.>", "{key}", &"a".repeat(201)] {
             assert!(check_subject(bad, ingest).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn overlaps() {
+        for (left, right) in
+            [("a", "a"), ("a.{key}", "a.b"), ("a.*", "a.{key}"), ("a.{partition}", "a.7"), ("*.b", "a.*")]
+        {
+            assert!(subjects_overlap(left, right) && subjects_overlap(right, left), "{left} {right}");
+        }
+        for (left, right) in [("a", "b"), ("a.{key}", "a"), ("a.{key}.x", "a.b.y"), ("A", "a"), ("*", "a.b")] {
+            assert!(!subjects_overlap(left, right) && !subjects_overlap(right, left), "{left} {right}");
         }
     }
 
