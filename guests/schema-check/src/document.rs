@@ -1,8 +1,8 @@
 //! A parsed payload that borrows its texts, as the validator reads it.
 //!
 //! `serde_json::Value` copies every name and text and sorts members into a tree; this keeps them in order of
-//! appearance, in one vector per object. Of members with the same name the last one is looked up,
-//! as most parsers do, and keywords that walk over all members see each of them.
+//! appearance, in one vector per object. A name that occurs twice in an object is refused: parsers differ in which
+//! of the two they take, and a schema would hold for one of them only.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,7 +10,7 @@ use std::slice;
 
 use jsonschema::JsonType;
 use jsonschema::json::{Array, Json, Node, NodeIdentity, Object};
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Number, Value};
 
 /// One JSON value.
@@ -111,7 +111,7 @@ impl<'a> Object<'a, Borrowed> for &'a [(Cow<'a, str>, Document<'a>)] {
     }
 
     fn get(&self, key: &Box<str>) -> Option<&'a Document<'a>> {
-        self.iter().rev().find(|(name, _)| **name == **key).map(|(_, value)| value)
+        self.iter().find(|(name, _)| **name == **key).map(|(_, value)| value)
     }
 
     fn members(&self) -> Members<'a> {
@@ -147,6 +147,28 @@ impl<'de> Deserialize<'de> for Document<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(DocumentVisitor)
     }
+}
+
+/// Begins the message about a name that occurs more than once.
+pub(crate) const TWICE: &str = "an object has more than one ";
+
+/// A name that occurs more than once.
+fn name_twice<'m>(members: &'m [(Cow<'_, str>, Document<'_>)]) -> Option<&'m str> {
+    /// Up to here comparing each with each is quicker than sorting.
+    const FEW: usize = 16;
+    if members.len() <= FEW {
+        let mut before = members;
+        while let [others @ .., (name, _)] = before {
+            if others.iter().any(|(other, _)| other == name) {
+                return Some(name);
+            }
+            before = others;
+        }
+        return None;
+    }
+    let mut names: Vec<&str> = members.iter().map(|(name, _)| &**name).collect();
+    names.sort_unstable();
+    names.windows(2).find(|pair| pair[0] == pair[1]).map(|pair| pair[0])
 }
 
 struct DocumentVisitor;
@@ -198,6 +220,9 @@ impl<'de> Visitor<'de> for DocumentVisitor {
         let mut members = Vec::with_capacity(8);
         while let Some(Name(name)) = access.next_key()? {
             members.push((name, access.next_value()?));
+        }
+        if let Some(name) = name_twice(&members) {
+            return Err(A::Error::custom(format_args!("{TWICE}`{}`", name.escape_debug())));
         }
         Ok(Document::Object(members))
     }

@@ -2,7 +2,8 @@
 //!
 //! Configuration: `{"schema": {…}}`, of any draft from 4 to 2020-12. The schema must be self-contained:
 //! there is no network and no file to fetch another one from.
-//! A dead letter has the code `schema` (or `json` when the payload is no JSON at all), and says where,
+//! A dead letter has the code `schema` (or `json` when the payload is no JSON at all, `json-duplicate` when an object has
+//! a name twice), and says where,
 //! what was found and which part of the schema forbids it.
 
 use jsonschema::{PatternOptions, ValidationError, Validator};
@@ -53,8 +54,11 @@ impl Transform for SchemaCheck {
     fn process(&self, event: &Event<'_, ()>, output: &mut Output<'_>) -> Result<(), Error> {
         // UTF-8 is checked once for the whole payload, not per text.
         let text = str::from_utf8(event.payload()).map_err(|error| Error::reject("json", error.to_string()))?;
-        let document: Document<'_> =
-            serde_json::from_str(text).map_err(|error| Error::reject("json", error.to_string()))?;
+        let document: Document<'_> = serde_json::from_str(text).map_err(|error| {
+            let message = error.to_string();
+            let code = if message.starts_with(document::TWICE) { "json-duplicate" } else { "json" };
+            Error::reject(code, message)
+        })?;
         if !self.validator.is_valid(&document) {
             return Err(Error::reject("schema", detail(&self.validator, &document)));
         }

@@ -94,3 +94,27 @@ fn agrees_with_the_plain_representation() {
         }
     }
 }
+
+/// Parsers differ in which of the two they take.
+#[test]
+fn a_name_that_occurs_twice_is_refused_wherever_it_is() {
+    let many = |last: &str| {
+        let members: Vec<String> = (0..20).map(|number| format!(r#""n{number}":0"#)).collect();
+        format!(r#"{{{},"{last}":1}}"#, members.join(","))
+    };
+    let read = |text: &str| serde_json::from_str::<Document<'_>>(text).map_err(|error| error.to_string());
+    for (text, name) in [
+        (r#"{"a":1,"a":1}"#.to_owned(), "a"),
+        (r#"{"a":1,"b":2,"\u0061":null}"#.to_owned(), "a"),
+        (r#"{"x":[{"y":{"a":{},"b":0,"b":{}}}]}"#.to_owned(), "b"),
+        (r#"{"":1,"":2}"#.to_owned(), ""),
+        (many("n0"), "n0"),
+        (many("n19"), "n19"),
+    ] {
+        let said = read(&text).expect_err("refused");
+        assert!(said.starts_with(&format!("{}`{name}`", document::TWICE)), "{text}: {said}");
+    }
+    for text in [many("other"), r#"{"a":{"a":1},"b":[{"a":1},{"a":2}],"A":1}"#.to_owned(), "{}".to_owned()] {
+        assert!(read(&text).is_ok(), "{text}");
+    }
+}
