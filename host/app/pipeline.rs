@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pelton_engine::guest::{Descriptor, Guest};
+use pelton_engine::guest::{Descriptor, Guest, World};
 use pelton_engine::plan::{self, Draft, DraftStage, Plan};
 use pelton_engine::problem::Problem;
+use pelton_engine::step::{Trial, try_rule};
 use pelton_sandbox::{LoadError, Module, Sandbox};
 
 use crate::cli::failure::{Exit, Failure};
@@ -16,6 +17,8 @@ pub(crate) struct Pipeline {
     pub(crate) plan: Plan,
     /// One per stage, in order.
     pub(crate) modules: Vec<Module>,
+    /// What may be wrong, and need not be; for `validate`.
+    pub(crate) warnings: Vec<String>,
     limits: pelton_sandbox::Limits,
 }
 
@@ -40,11 +43,34 @@ impl Pipeline {
         if !problems.is_empty() {
             return Err(Failure::problems(path, &problems));
         }
+        // Only the last stage can be a rule.
+        let last = draft.stages().last().cloned();
         let (plan, problems) = draft.bind(&descriptors);
-        match plan {
-            Some(plan) => Ok(Pipeline { plan, modules, limits }),
-            None => Err(Failure::problems(path, &problems)),
+        let mut pipeline = match plan {
+            Some(plan) => Pipeline { plan, modules, warnings: Vec::new(), limits },
+            None => return Err(Failure::problems(path, &problems)),
+        };
+        if let Some(stage) = last {
+            pipeline.try_last(&stage, &descriptors).map_err(|problem| Failure::problems(path, &[problem]))?;
         }
+        Ok(pipeline)
+    }
+
+    /// Lets the rule of the last stage judge a window in which nothing was seen.
+    fn try_last(&mut self, stage: &DraftStage, descriptors: &[Descriptor]) -> Result<(), Problem> {
+        let module = self.modules.last().filter(|module| module.descriptor().world == World::WindowRule);
+        let Some(module) = module else { return Ok(()) };
+        // It was configured a moment ago; what it says now it will say again in the run.
+        let Ok(mut guest) = module.instantiate(&stage.stage.config, &self.limits) else { return Ok(()) };
+        match try_rule(guest.as_mut(), &self.plan.reads(descriptors)) {
+            Ok(()) => {}
+            Err(Trial::Wrong(reason)) => return Err(stage.not_planned(&reason)),
+            Err(Trial::Doubtful(reason)) => self.warnings.push(format!(
+                "the rule of stage `{}` fails with a window in which nothing happened: {reason}",
+                stage.stage.name
+            )),
+        }
+        Ok(())
     }
 
     /// Fresh guests of one partition, one per stage.

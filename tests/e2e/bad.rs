@@ -62,6 +62,30 @@ fn modules_that_are_none_are_refused_before_anything_runs() {
 }
 
 #[test]
+fn rules_are_tried_with_an_empty_window() {
+    let scene = Scene::new();
+    let windowed = |name: &str, guest: &str| {
+        let pipeline = scene.single(name, guest, "");
+        let text = std::fs::read_to_string(&pipeline).unwrap();
+        let window = "window = { kind = \"global\" }\n[output.seen]";
+        std::fs::write(&pipeline, text.replace("[output.seen]", window)).unwrap();
+        pipeline
+    };
+    let pipeline = windowed("another", "asks_for_another");
+    let said = finish(&mut pelton(&["validate", &pipeline])).code(2).says(&["another.toml:11:10: E0208"]);
+    assert!(said.stderr.contains("no aggregate `plays`, the plan has [\"events\"]"), "{}", said.stderr);
+    let input = scene.write("input.jsonl", "{}\n");
+    finish(&mut pelton(&["run", &pipeline, "--input", &input, "--output", &scene.arg("out")])).code(2).says(&["E0208"]);
+    assert!(!scene.path("out").exists(), "refused, and yet there is output");
+    let pipeline = windowed("divides", "divides_by_count");
+    let warning = "warning: the rule of stage `guest` fails with a window in which nothing happened";
+    finish(&mut pelton(&["validate", &pipeline])).code(0).says(&[warning]);
+    let pipeline = windowed("counts", "count_rule");
+    let said = finish(&mut pelton(&["validate", &pipeline])).code(0);
+    assert!(!said.stderr.contains("warning"), "{}", said.stderr);
+}
+
+#[test]
 fn modules_of_another_world_are_refused() {
     let scene = Scene::new();
     // A transform with a window, and a window rule without one.

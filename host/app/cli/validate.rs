@@ -17,7 +17,8 @@ Examples:
 
 /// Check a pipeline file and its modules, without a broker
 ///
-/// Reads the file, loads and configures the modules and binds them to each other. All problems are printed at once as
+/// Reads the file, loads and configures the modules, binds them to each other, and lets a window rule judge an empty
+/// window. All problems are printed at once as
 /// `path:line:column: code: message`; the exit code is then 2.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER)]
@@ -38,6 +39,8 @@ struct Report {
     partitions: u32,
     stages: Vec<StageReport>,
     outputs: Vec<String>,
+    /// What may be wrong, and need not be.
+    warnings: Vec<String>,
 }
 
 #[derive(Serialize)]
@@ -59,6 +62,9 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
     if args.json {
         print::json(&report)?;
         return Ok(());
+    }
+    for warning in &report.warnings {
+        eprintln!("warning: {warning}");
     }
     print::line(&format!("{}: {} is ok", args.pipeline.display(), report.name))?;
     let rows = report.stages.into_iter().map(|stage| {
@@ -89,5 +95,6 @@ fn report(pipeline: &Pipeline) -> Report {
         partitions: plan.source.partitions,
         stages: stages.collect(),
         outputs: plan.outputs.iter().map(|output| output.name.clone()).collect(),
+        warnings: pipeline.warnings.clone(),
     }
 }

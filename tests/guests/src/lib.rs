@@ -3,7 +3,7 @@
 //! Each is an example of this package, so that one command builds them all:
 //! `cargo build --target wasm32-unknown-unknown --profile guest -p pelton-test-guests --examples`.
 //! The misbehaving ones forward every event as it is, except those whose text field `act` is `misbehave`,
-//! unless their first line says otherwise.
+//! unless their first line says otherwise. Those in `refused` do not get as far as an event.
 //!
 //! This library is what they share.
 

@@ -11,11 +11,13 @@ mod output;
 mod reduce;
 mod rule;
 mod run;
+mod trial;
 
 use std::sync::Arc;
 
 use chain::{Chain, Unit};
 pub use emit::Envelope;
+pub use trial::{Trial, try_rule};
 
 use crate::codec::{Damaged, Reader, put_i64};
 use crate::effects::{DeadLetter, Effects, Origin, Room};

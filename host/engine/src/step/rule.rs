@@ -22,7 +22,7 @@ const PANES_PER_CALL: usize = 1024;
 
 /// Where an aggregate's values come from.
 #[derive(Clone, Copy, Debug)]
-enum Input {
+pub(super) enum Input {
     /// A plain count.
     Nothing,
     /// Column of the decoder.
@@ -79,7 +79,7 @@ impl RuleTail {
         let (mut shapes, mut inputs, mut kinds) = (Vec::new(), Vec::new(), Vec::new());
         for aggregate in &rule.aggregates {
             let (kind, input) = input_of(aggregate, &rule, fields).map_err(halt)?;
-            shapes.push(Shape { operator: aggregate.operator, numbers: kind == Kind::Number, limit: aggregate.limit });
+            shapes.push(shape_of(aggregate, kind));
             inputs.push(input);
             kinds.push(kind);
         }
@@ -334,9 +334,14 @@ fn value_at(column: &Column, row: usize) -> Value<'_> {
     }
 }
 
+/// What is kept of an aggregate over values of this kind.
+pub(super) fn shape_of(aggregate: &Aggregate, kind: Kind) -> Shape {
+    Shape { operator: aggregate.operator, numbers: kind == Kind::Number, limit: aggregate.limit }
+}
+
 /// Where an aggregate's values come from, and of which kind they are (of a plain count: integers); checked against the
 /// fields that it may read.
-fn input_of(aggregate: &Aggregate, rule: &RulePlan, fields: &[FieldRead]) -> Result<(Kind, Input), String> {
+pub(super) fn input_of(aggregate: &Aggregate, rule: &RulePlan, fields: &[FieldRead]) -> Result<(Kind, Input), String> {
     let Aggregate { name, operator, field, limit } = aggregate;
     let (kind, input) = match field {
         None if *operator == Operator::Count => (Kind::Integer, Input::Nothing),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pelton_aggregates::{Accumulators, Counter, Distinct, Finished, IntegerSum, NumberSum, Shape, Top};
+use pelton_aggregates::{Accumulators, Counter, Distinct, Finished, IntegerSum, Merged, NumberSum, Shape, Top};
 
 use crate::codec::{Damaged, Reader, put_bytes, put_f64, put_i64, put_u64};
 use crate::event::TextColumn;
@@ -128,6 +128,13 @@ pub(crate) fn column(shape: Shape) -> AggregateColumn {
             pane_ends: Vec::new(),
         },
     })
+}
+
+/// A column with one pane, in which nothing was seen.
+pub(crate) fn column_of_nothing(shape: Shape) -> AggregateColumn {
+    let mut column = column(shape);
+    push(&mut column, Merged::new(shape).finish(shape));
+    column
 }
 
 /// Appends the value of a pane to the column that the guest gets.

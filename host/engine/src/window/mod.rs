@@ -10,7 +10,7 @@ mod stored;
 
 use std::collections::{BTreeMap, VecDeque};
 
-pub(crate) use aggregate::column;
+pub(crate) use aggregate::{column, column_of_nothing};
 use keys::Keys;
 use pelton_aggregates::{Accumulators, IntegerSum, Merged};
 pub(crate) use pelton_aggregates::{Shape, Value};

@@ -9,4 +9,5 @@ mod kit;
 mod oracle;
 mod reduce;
 mod sizes;
+mod trial;
 mod windows;

@@ -1,0 +1,27 @@
+//! Must be refused before it runs: it judges by an aggregate that its plan does not have.
+
+use pelton_sdk::{Error, Module, Output, Pane, Plan, WindowRule};
+
+pub(crate) struct AsksForAnother;
+
+impl Module for AsksForAnother {
+    type Fields = ();
+    type Config = ();
+
+    fn configure(_: ()) -> Result<AsksForAnother, String> {
+        Ok(AsksForAnother)
+    }
+}
+
+impl WindowRule for AsksForAnother {
+    fn plan(&self) -> Plan {
+        Plan::new().count("events")
+    }
+
+    fn evaluate(&self, pane: &Pane<'_>, output: &mut Output<'_>) -> Result<(), Error> {
+        output.emit(pane.integer("plays").to_string());
+        Ok(())
+    }
+}
+
+pelton_sdk::export!(window_rule: AsksForAnother);
