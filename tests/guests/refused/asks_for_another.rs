@@ -19,7 +19,7 @@ impl WindowRule for AsksForAnother {
     }
 
     fn evaluate(&self, pane: &Pane<'_>, output: &mut Output<'_>) -> Result<(), Error> {
-        output.emit(pane.integer("plays").to_string());
+        output.emit(format!("{:?}", pane.integer("plays")));
         Ok(())
     }
 }

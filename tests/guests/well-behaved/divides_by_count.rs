@@ -19,7 +19,7 @@ impl WindowRule for DividesByCount {
     }
 
     fn evaluate(&self, pane: &Pane<'_>, output: &mut Output<'_>) -> Result<(), Error> {
-        output.emit((1000 / pane.integer("events")).to_string());
+        output.emit((1000 / pane.count("events")).to_string());
         Ok(())
     }
 }

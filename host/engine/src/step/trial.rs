@@ -33,7 +33,8 @@ pub fn try_rule(guest: &mut dyn Guest, fields: &[FieldRead]) -> Result<(), Trial
 
 /// The words of the SDK's `Pane`, when a rule names an aggregate that is not there or of another kind.
 fn asks_for_another(trap: &str) -> bool {
-    trap.contains("no aggregate `") || trap.contains("aggregate `") && trap.contains("` is no ")
+    let is_other = trap.contains("` is not a") || trap.contains("` is neither count nor distinct");
+    trap.contains("no aggregate `") || trap.contains("aggregate `") && is_other
 }
 
 /// One pane of the first hour of 1970 for the key `key`.

@@ -70,7 +70,7 @@ fn only_what_cannot_be_right_is_wrong() {
     // The words of the SDK, and those of a rule that divides by a count.
     let absent = "wasm trap: unreachable: panicked at pane.rs:1:1: no aggregate `plays`, the plan has [\"count\"]";
     assert_eq!(try_rule(&mut traps(absent), &fields()), Err(Trial::Wrong(absent.to_owned())));
-    let other = "wasm trap: unreachable: panicked at pane.rs:1:1: aggregate `count` is no number";
+    let other = "wasm trap: unreachable: panicked at pane.rs:1:1: aggregate `count` is not a number: use `count`, `integer` or `top`";
     assert_eq!(try_rule(&mut traps(other), &fields()), Err(Trial::Wrong(other.to_owned())));
     let divides = "wasm trap: unreachable: attempt to divide by zero";
     assert_eq!(try_rule(&mut traps(divides), &fields()), Err(Trial::Doubtful(divides.to_owned())));
