@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::effects::key_token;
 use crate::event::Kind;
 use crate::plan::{Time, Watermark};
 use crate::time::{Span, WallTime};
