@@ -21,6 +21,8 @@ pub(crate) struct Source<'a> {
     pub(crate) base: &'a Base,
     pub(crate) head: &'a Head,
     pub(crate) history: &'a VecDeque<Past>,
+    /// Whether its outbox is handed on.
+    pub(crate) outbox: bool,
     /// For reading one value.
     pub(crate) limit: Duration,
 }
@@ -45,11 +47,11 @@ pub(crate) fn fresh(target: &Generation, snapshot: Option<&Snapshot>) -> Result<
     Ok(base)
 }
 
-/// Fills `target` with a snapshot and all that the source keeps besides: head, history, outbox and, when the
+/// Fills `target` with a snapshot and all that the source keeps besides: head, history, outbox if it is of use and, when the
 /// snapshot is older than the head, the deltas since.
 pub(crate) fn compacted(target: &Generation, snapshot: &Snapshot, source: &Source<'_>) -> Result<Base, StoreError> {
     let head_epoch = source.head.epoch();
-    let outbox_first = source.base.outbox_from(head_epoch);
+    let outbox_first = if source.outbox { source.base.outbox_from(head_epoch) } else { head_epoch + 1 };
     let base = Base {
         snapshot: Some(facts(snapshot)),
         head_epoch,

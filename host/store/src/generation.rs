@@ -15,7 +15,7 @@ use crate::layout::sync_dir;
 use crate::scan::{self, Content};
 
 /// Nothing is read back while running, so a large cache would only cost memory.
-const CACHE_BYTES: u64 = 64 << 20;
+const CACHE_BYTES: u64 = 16 << 20;
 /// sled reads the whole log when it opens: a slow disk must not look like a hang.
 const OPEN_BYTES_PER_SECOND: u64 = 16 << 20;
 /// A handle that was just closed may hold its file for a moment, on sled's own threads.

@@ -31,13 +31,16 @@ pub struct Options {
     pub reserve_bytes: u64,
     /// How long sled may take to open an empty store; a second more for every 16 MiB. Then it counts as hung.
     pub open_limit: Duration,
+    /// Whether a compaction hands the last epochs on, so that they can be published again. Of no use without a broker,
+    /// where it would copy most of what the compaction is to free.
+    pub outbox: bool,
     /// The file system; tests put another one in its place.
     pub disk: Arc<dyn Disk>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { reserve_bytes: 1 << 30, open_limit: Duration::from_secs(10), disk: Arc::new(RealDisk) }
+        Options { reserve_bytes: 1 << 30, open_limit: Duration::from_secs(10), outbox: true, disk: Arc::new(RealDisk) }
     }
 }
 
@@ -372,13 +375,14 @@ impl SledStore {
         self.working()?;
         let pointer = self.layout.pointer()?.ok_or_else(|| StoreError::Damaged("pointer file is missing".into()))?;
         let number = self.layout.next_number(Some(pointer))?;
-        let limit = self.options.open_limit;
+        let (limit, outbox) = (self.options.open_limit, self.options.outbox);
         let (base, generation, before) = {
             let State::Open(old) = &self.state else { unreachable!("opened above") };
             rules::belongs(old.head.as_ref().map(|head| &head.stored), &old.history, &snapshot.stored.marker)?;
             let head = old.head.as_ref().expect("a snapshot of this store was just found to belong to it");
             self.check_space(snapshot.state.len())?;
-            let source = Source { generation: &old.generation, base: &old.base, head, history: &old.history, limit };
+            let source =
+                Source { generation: &old.generation, base: &old.base, head, history: &old.history, outbox, limit };
             let (generation, base) = self.make(number, |target| build::compacted(target, snapshot, &source))?;
             (base, generation, old.generation.number)
         };

@@ -122,6 +122,29 @@ fn outdated_content_is_deleted_and_of_the_damaged_the_newest_two_are_kept() {
     assert_eq!(chain.verify(&store.load().unwrap().unwrap()), 40);
 }
 
+/// Without a broker there is nobody to publish to again, and a compaction is to make the store small.
+#[test]
+fn a_compaction_without_outbox_keeps_the_snapshot_and_nothing_before_it() {
+    let (with, without) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    let mut chain = Chain::new(20_000);
+    let mut bytes = Vec::new();
+    for (dir, outbox) in [(&with, true), (&without, false)] {
+        let mut store = SledStore::open(dir.path(), Options { outbox, ..options() }).unwrap();
+        fill(&mut store, &mut chain, 1..=60);
+        for _ in 0..2 {
+            store.compact(&chain.snapshot(60)).unwrap();
+        }
+        assert_eq!(store.outbox(60).unwrap().is_some(), outbox);
+        fill(&mut store, &mut chain, 61..=62);
+        drop(store);
+        let mut store = open(dir.path());
+        let local = store.load().unwrap().unwrap();
+        assert_eq!((chain.verify(&local), local.history.len(), local.deltas.len()), (62, 62, 2));
+        bytes.push(store.disk_bytes().unwrap());
+    }
+    assert!(bytes[1] < bytes[0], "{bytes:?}");
+}
+
 #[test]
 fn leftovers_of_a_cut_short_rebase_go() {
     let dir = TempDir::new().unwrap();
