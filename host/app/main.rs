@@ -3,6 +3,7 @@
 
 mod cli;
 mod generate;
+mod payload;
 mod pipeline;
 mod run;
 

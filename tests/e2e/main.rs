@@ -11,6 +11,7 @@ mod gaps;
 mod guests;
 mod kit;
 mod network;
+mod outputs;
 mod poison;
 mod process;
 mod proxy;

@@ -18,6 +18,8 @@ pub(crate) enum Exit {
     Halted = 3,
     /// May work later without any correction.
     Environment = 4,
+    /// All of the input was refused: most likely it is not what the pipeline is for.
+    Refused = 5,
 }
 
 impl From<Exit> for ExitCode {

@@ -29,6 +29,7 @@ Exit codes:
   2  wrong arguments, pipeline file or module
   3  halted: going on could corrupt results, see the evidence
   4  environment: broker, network, disk; try again later
+  5  every event of a file was refused: see the likely reason and dlq.jsonl
 
 Examples:
   pelton generate plays --events 100000 --farms 5 > plays.jsonl

@@ -10,17 +10,26 @@ use pelton_broker::ConnectOptions;
 use super::connection::ConnectionArgs;
 use super::failure::Failure;
 use crate::pipeline::{self, Pipeline};
-use crate::run::Stop;
+use crate::run::{Stop, Target};
 
 const AFTER: &str = "\
 Without --input, events come from the stream that the pipeline names and results go to the pipeline stream; run
 `pelton up` once before. With --input, nothing but files is needed: one JSON-lines file per output, dlq.jsonl and
-late.jsonl. Either may be killed at any moment and started again; it goes on where it was.
+late.jsonl. Either may be killed at any moment and started again; it goes on where it was, as long as the pipeline is
+the same.
+
+A folder that holds results of an unknown run is refused. --fresh deletes this pipeline's files in it, and the state,
+and starts over; after a kill, go on without it. Links, pipes and devices in the folder are never written to.
+
+--output - writes rows to stdout and keeps nothing, so it begins anew each time, and a reader that goes away ends it.
+With one output and no --envelope only its rows are written; dead letters and late rows are counted. With --envelope
+they are written too, as \"output\":\"dlq\" and \"late\". Several outputs need --envelope.
 
 Examples:
   pelton run pipelines/fraud.toml                              # until Ctrl-C
   pelton run pipelines/fraud.toml --partitions 0,1 --drain     # what is there now, two partitions
   pelton run pipelines/fraud.toml --input plays.jsonl --output out/
+  pelton run pipelines/fraud.toml --input plays.jsonl --output - --envelope | jq .payload.user
   zcat plays.gz | pelton run pipelines/fraud.toml --input - --output out/";
 
 /// Default port of metrics: the one that exporters of OpenTelemetry use.
@@ -35,9 +44,15 @@ pub(crate) struct RunArgs {
     /// Read events from this file of JSON lines, `-` is stdin, instead of from the broker
     #[arg(long, value_name = "FILE", requires = "output", conflicts_with_all = ["partitions", "drain"])]
     input: Option<PathBuf>,
-    /// Folder for the results of --input
+    /// Folder for the results of --input; `-` is stdout
     #[arg(long, value_name = "DIR", requires = "input")]
     output: Option<PathBuf>,
+    /// Delete what an earlier run of this pipeline left in --output, and its state, and start over
+    #[arg(long, requires = "input")]
+    fresh: bool,
+    /// Write each row of an output with its output, key, window, pane, id and time; what the module gave is `payload`
+    #[arg(long, requires = "input")]
+    envelope: bool,
     /// Folder of the working state [default: `.state` in --output, else pelton/NAME in the user's state folder]
     #[arg(long, value_name = "DIR", env = "PELTON_STATE")]
     state: Option<PathBuf>,
@@ -107,8 +122,13 @@ pub(crate) struct FileOptions {
     pub(crate) pipeline: Pipeline,
     /// `None` is stdin.
     pub(crate) input: Option<PathBuf>,
-    pub(crate) output: PathBuf,
+    pub(crate) output: Target,
+    /// Of no use without a folder.
     pub(crate) state: PathBuf,
+    /// Delete what is there and start over.
+    pub(crate) fresh: bool,
+    /// Rows of outputs with what is known of them beside their payload.
+    pub(crate) envelope: bool,
     pub(crate) stop: Stop,
 }
 
@@ -120,9 +140,10 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
     let pipeline = Pipeline::load(&args.pipeline, &sandbox)?;
     match (args.input, args.output) {
         (Some(input), Some(output)) => {
-            let state = args.state.unwrap_or_else(|| output.join(".state"));
             let input = Some(input).filter(|path| path.as_os_str() != "-");
-            crate::run::file(FileOptions { pipeline, input, output, state, stop })
+            let (output, state) = target(output, args.state)?;
+            let (fresh, envelope) = (args.fresh, args.envelope);
+            crate::run::file(FileOptions { pipeline, input, output, state, fresh, envelope, stop })
         }
         _ => {
             let partitions = args.partitions.resolve(pipeline.plan.source.partitions)?;
@@ -144,6 +165,20 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
             })
         }
     }
+}
+
+/// Where a file run writes, and its state folder.
+fn target(output: PathBuf, state: Option<PathBuf>) -> Result<(Target, PathBuf), Failure> {
+    if output.as_os_str() != "-" {
+        let state = state.unwrap_or_else(|| output.join(".state"));
+        return Ok((Target::Folder(output), state));
+    }
+    // The variable may be meant for other runs; the argument is meant for this one.
+    let by_variable = std::env::var_os("PELTON_STATE").map(PathBuf::from);
+    if state.is_some() && state != by_variable {
+        return Err(Failure::usage("`--output -` keeps no state").hint("leave --state out, or write to a folder"));
+    }
+    Ok((Target::Stdout, PathBuf::new()))
 }
 
 impl Partitions {

@@ -5,12 +5,11 @@
 //! is synced too. A kill between the two leaves bytes behind the committed lengths; the next start cuts them off.
 
 use std::io::{self, Read as _, Seek as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressStyle};
 use pelton_engine::effects::{Effects, Room};
 use pelton_engine::epoch::{Epoch, Facts, Marker, Records, StreamIdentity, fingerprint};
 use pelton_engine::log::{Snapshot, StoredMarker};
@@ -18,12 +17,17 @@ use pelton_engine::plan::Plan;
 use pelton_engine::step::{Engine, Envelope, Input, Progress as Step};
 use pelton_engine::store::Store;
 use pelton_engine::time::WallTime;
-use pelton_engine::totals::Totals;
 use tracing::info;
 
 use super::failpoint::{Watched, bound, pass};
-use super::sink::{Progress, Sink};
+use super::made_by::MadeBy;
+use super::meter::Meter;
+use super::nowhere::Nowhere;
+use super::output::{self, Inputs, Sink, Target};
+use super::progress::Progress;
+use super::restore::{Begun, restore, start_over};
 use super::source::{self, Read, Start};
+use super::summary::Process;
 use super::{Stop, engine, guests, open_store, session};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::run::FileOptions;
@@ -47,82 +51,89 @@ struct Cut {
     snapshot: Option<Vec<u8>>,
 }
 
-/// What a run has brought about.
-#[derive(Default)]
-struct Summary {
-    totals: Totals,
-    records: Vec<u64>,
-    dead: std::collections::BTreeMap<String, u64>,
-}
-
 /// Runs a pipeline over a file until it ends, or a signal comes.
 pub(crate) fn run(options: FileOptions) -> Result<(), Failure> {
     let plan = Arc::new(options.pipeline.plan.clone());
-    let mut store = Watched(open_store(&options.state)?);
+    let paths: Vec<PathBuf> = options.input.iter().cloned().collect();
+    let inputs = Inputs::look(&paths)?;
     let name = options.input.as_ref().map_or("-".to_owned(), |path| path.display().to_string());
     let guests = guests(&options.pipeline).map_err(failed)?;
-    let mut engine = engine(&plan, guests, 0, &name, ROOM, Envelope::Bare).map_err(failed)?;
-    let (last, mut progress) = restore(&mut store, &mut engine, &name)?;
+    let envelope = if options.envelope { Envelope::Headers } else { Envelope::Bare };
+    let mut engine = engine(&plan, guests, 0, &name, ROOM, envelope).map_err(failed)?;
+    let made_by = MadeBy::of(&plan, engine.digests(), options.envelope);
+    if let Target::Folder(dir) = &options.output {
+        // Before the state's folder is made: what is refused leaves nothing behind.
+        let may_hold = options.fresh || options.state.exists();
+        output::check_new(dir, &plan, &inputs, may_hold)?;
+    }
+    let (mut store, folder): (Box<dyn Store>, String) = match &options.output {
+        Target::Folder(dir) => (Box::new(Watched(open_store(&options.state, false)?)), absolute(dir)),
+        Target::Stdout => (Box::new(Nowhere), String::new()),
+    };
+    if let (Target::Folder(dir), true) = (&options.output, options.fresh) {
+        start_over(&mut *store, dir, &plan, &inputs, &folder)?;
+    }
+    let wanted = Progress { input: name.clone(), made_by, folder, ..Progress::default() };
+    let Begun { last, mut progress } = restore(&mut *store, &mut engine, wanted)?;
     if let Some(path) = &options.input {
         check_input(path, &progress, last.as_ref())?;
     }
-    let sink = Sink::open(&options.output, &plan, &progress.lengths).map_err(|error| {
-        Failure::new(exit_of(&error), error).hint("to start over, remove both the output and its state folder")
-    })?;
     if progress.done {
+        if let Target::Folder(dir) = &options.output {
+            output::check_done(dir, &plan, &inputs, &progress.lengths)?;
+        }
         if let Some(path) = &options.input {
             check_end(path, &progress)?;
         }
-        info!(input = name, "all of this input is done; remove the state folder to run it again");
-        return Ok(());
+        info!(
+            input = name,
+            "all of this input is done, with this pipeline; --fresh deletes the results and starts over"
+        );
+        return progress.summary.judge(&plan, true);
     }
-    let bar = progress_bar(options.input.as_deref(), progress.offset);
+    let sink = match &options.output {
+        Target::Folder(dir) => {
+            Sink::folder(dir, &plan, options.envelope, &inputs, last.as_ref().map(|_| &progress.lengths))?
+        }
+        Target::Stdout => Sink::stdout(&plan, options.envelope, &inputs)?,
+    };
+    let total = options.input.as_ref().and_then(|path| path.metadata().ok()).map(|meta| meta.len());
+    let before = progress.summary.totals.received;
+    let meter = Meter::new(total, progress.offset, before);
     let start = Start { offset: progress.offset, line: engine.position().sequence, began: WallTime(progress.began_ms) };
     let reader = source::read(options.input.clone(), start)
         .map_err(|error| Failure::new(Exit::Environment, error).context(format!("reading {name}")))?;
     let (sender, receiver) = sync_channel(COMMITS_AHEAD);
+    let is_new = last.is_none();
     let committer =
         std::thread::Builder::new().name("committer".into()).spawn(move || commit_all(&receiver, store, sink, last))?;
     let began = Instant::now();
-    let mut summary = Summary::default();
-    let mut work =
-        Work { engine, effects: Effects::default(), opened: Instant::now(), delta_bytes: 0, name, bar, plan };
-    let computed = work.compute(&reader, &sender, &mut progress, &mut summary, &options.stop);
+    let keeps_state = options.output != Target::Stdout;
+    let mut work = Work {
+        engine,
+        effects: Effects::default(),
+        opened: Instant::now(),
+        delta_bytes: 0,
+        keeps_state,
+        name,
+        meter,
+        plan,
+    };
+    let computed = work.compute(&reader, &sender, &mut progress, is_new, &options.stop);
     drop(sender);
     let committed =
         committer.join().map_err(|_| Failure::new(Exit::Failed, anyhow::anyhow!("the committer panicked")))?;
-    work.bar.finish_and_clear();
+    work.meter.finish();
     committed?;
     computed?;
-    report(&summary, &work.plan, began.elapsed(), progress.done);
-    Ok(())
+    let process = Process { events: progress.summary.totals.received - before, took: began.elapsed() };
+    progress.summary.end(&work.plan, &process, progress.done)
 }
 
-/// Puts back what an earlier run committed.
-fn restore(store: &mut dyn Store, engine: &mut Engine, name: &str) -> Result<(Option<Marker>, Progress), Failure> {
-    let halted = |what: String| Failure::halted(what).hint("remove the output and its state folder to start over");
-    let local = store.load().map_err(|error| halted(error.to_string()))?;
-    let Some(local) = local else {
-        let began_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64);
-        let fresh =
-            Progress { input: name.to_owned(), offset: 0, line_start: 0, began_ms, lengths: Vec::new(), done: false };
-        return Ok((None, fresh));
-    };
-    let progress: Progress = serde_json::from_slice(&local.sink)
-        .map_err(|error| halted(format!("the state is not that of a file run: {error}")))?;
-    if progress.input != name {
-        return Err(Failure::usage(format!("the state belongs to input `{}`, not `{name}`", progress.input))
-            .hint("name another --output, or another --state"));
-    }
-    if local.head.marker.layout != engine.layout() {
-        return Err(halted("window, aggregates or state version changed since the state was written".into()));
-    }
-    let snapshot = local.snapshot.map(|snapshot| snapshot.state);
-    for delta in snapshot.iter().chain(&local.deltas) {
-        engine.restore(delta).map_err(|error| halted(error.to_string()))?;
-    }
-    engine.resume(local.head.marker.position);
-    Ok((Some(local.head.marker), progress))
+/// A path without links, where it exists: tells one folder from another.
+fn absolute(dir: &Path) -> String {
+    let path = dir.canonicalize().or_else(|_| std::path::absolute(dir)).unwrap_or_else(|_| dir.to_owned());
+    path.display().to_string()
 }
 
 /// Whether the file still holds what was consumed from it.
@@ -144,7 +155,7 @@ fn check_input(path: &Path, progress: &Progress, last: Option<&Marker>) -> Resul
         last.position.sequence,
         path.display()
     );
-    Err(Failure::halted(message).hint("remove the output and its state folder to start over"))
+    Err(Failure::halted(message).hint("bring the old input back, name another --output, or add --fresh to start over"))
 }
 
 /// Whether a finished input still ends where it ended: its end has closed all windows, nothing can come after it.
@@ -161,7 +172,7 @@ fn check_end(path: &Path, progress: &Progress) -> Result<(), Failure> {
         found.len(),
         progress.offset
     );
-    Err(Failure::halted(message).hint("remove the output and its state folder to run all of it again"))
+    Err(Failure::halted(message).hint("name another --output, or add --fresh to run all of it again"))
 }
 
 /// The computing side of a run.
@@ -170,8 +181,10 @@ struct Work {
     effects: Effects,
     opened: Instant,
     delta_bytes: usize,
+    /// Whether state is written: snapshots are of use.
+    keeps_state: bool,
     name: String,
-    bar: ProgressBar,
+    meter: Meter,
     plan: Arc<Plan>,
 }
 
@@ -181,11 +194,16 @@ impl Work {
         reader: &Receiver<Read>,
         sender: &SyncSender<Cut>,
         progress: &mut Progress,
-        summary: &mut Summary,
+        is_new: bool,
         stop: &Stop,
     ) -> Result<(), Failure> {
+        // From now on the files are ours: an empty epoch says so before anything is written to them, and keeps the
+        // moment at which the run began.
+        if is_new {
+            self.cut(sender, progress)?;
+        }
         // What was due at the last commit comes before any further line.
-        self.finish_step(Input::Continue, &[], 0, sender, progress, summary)?;
+        self.finish_step(Input::Continue, &[], 0, sender, progress)?;
         loop {
             if stop.is_asked() {
                 info!("stopped; run the same command again to go on");
@@ -194,13 +212,12 @@ impl Work {
             match reader.recv_timeout(Duration::from_millis(100)) {
                 Ok(Read::Chunk(chunk)) => {
                     let first = chunk.batch.events.first().map_or(0, |event| event.sequence);
-                    self.finish_step(Input::Batch(chunk.batch), &chunk.ends, first, sender, progress, summary)?;
-                    self.bar.set_position(chunk.ends.last().copied().unwrap_or(progress.offset));
+                    self.finish_step(Input::Batch(chunk.batch), &chunk.ends, first, sender, progress)?;
                 }
                 Ok(Read::End) => {
-                    self.finish_step(Input::End, &[], 0, sender, progress, summary)?;
+                    self.finish_step(Input::End, &[], 0, sender, progress)?;
                     progress.done = true;
-                    return self.cut(sender, progress, summary);
+                    return self.cut(sender, progress);
                 }
                 Ok(Read::Failed(error)) => {
                     return Err(Failure::new(Exit::Environment, error).context(format!("reading {}", self.name)));
@@ -210,8 +227,14 @@ impl Work {
                     return Err(Failure::new(Exit::Failed, anyhow::anyhow!("the reader ended without a word")));
                 }
             }
+            let (sum, open) = (&progress.summary.totals, &self.effects.totals);
+            self.meter.update(progress.offset, || {
+                let mut totals = *sum;
+                totals.add(open);
+                totals
+            });
             if self.opened.elapsed() >= EPOCH_AGE && self.effects.totals.received > 0 {
-                self.cut(sender, progress, summary)?;
+                self.cut(sender, progress)?;
             }
         }
     }
@@ -224,7 +247,6 @@ impl Work {
         first: u64,
         sender: &SyncSender<Cut>,
         progress: &mut Progress,
-        summary: &mut Summary,
     ) -> Result<(), Failure> {
         let chunk_start = progress.offset;
         loop {
@@ -236,7 +258,7 @@ impl Work {
                 progress.offset = ends[idx];
             }
             if step == Step::Full || self.effects.totals.received >= bound("PELTON_TEST_EPOCH_EVENTS", EPOCH_EVENTS) {
-                self.cut(sender, progress, summary)?;
+                self.cut(sender, progress)?;
             }
             if step == Step::NeedInput {
                 return Ok(());
@@ -246,7 +268,7 @@ impl Work {
     }
 
     /// Seals the open epoch and hands it to the committer.
-    fn cut(&mut self, sender: &SyncSender<Cut>, progress: &Progress, summary: &mut Summary) -> Result<(), Failure> {
+    fn cut(&mut self, sender: &SyncSender<Cut>, progress: &mut Progress) -> Result<(), Failure> {
         let mut delta = Vec::new();
         let position = self.engine.cut(&mut delta);
         let totals = self.effects.totals;
@@ -262,11 +284,12 @@ impl Work {
         }
         self.delta_bytes += delta.len();
         let compact_bytes = bound("PELTON_TEST_COMPACT_BYTES", COMPACT_BYTES);
-        let snapshot = (self.delta_bytes as u64 >= compact_bytes).then(|| self.engine.snapshot());
+        let is_due = self.keeps_state && self.delta_bytes as u64 >= compact_bytes;
+        let snapshot = is_due.then(|| self.engine.snapshot());
         if snapshot.is_some() {
             self.delta_bytes = 0;
         }
-        summary.add(&self.effects);
+        progress.summary.add(&self.effects);
         let facts = Facts {
             nonce: 0,
             input: StreamIdentity { name: self.name.clone(), created: progress.began_ms },
@@ -284,35 +307,24 @@ impl Work {
         let records = std::mem::take(&mut self.effects.records);
         self.effects.clear();
         self.opened = Instant::now();
-        // An error means that the committer has ended: its own error is the one to show.
-        drop(sender.send(Cut { facts, records, delta, progress: progress.clone(), snapshot }));
-        Ok(())
-    }
-}
-
-impl Summary {
-    fn add(&mut self, effects: &Effects) {
-        self.totals.add(&effects.totals);
-        self.records.resize(self.records.len().max(effects.records_by_output.len()), 0);
-        for (sum, count) in self.records.iter_mut().zip(&effects.records_by_output) {
-            *sum += count;
-        }
-        for (code, count) in &effects.dead_by_code {
-            *self.dead.entry(code.clone()).or_default() += count;
-        }
+        // An error means that the committer has ended: its own error is the one to show, and there is nothing to
+        // compute for any more.
+        let cut = Cut { facts, records, delta, progress: progress.clone(), snapshot };
+        sender.send(cut).map_err(|_| Failure::new(Exit::Failed, anyhow::anyhow!("the committer has ended")))
     }
 }
 
 /// Commits epochs in order until the sender is gone.
 fn commit_all(
     receiver: &Receiver<Cut>,
-    mut store: impl Store,
+    mut store: Box<dyn Store>,
     mut sink: Sink,
     mut last: Option<Marker>,
 ) -> Result<(), Failure> {
     let session = u128::from(session()) << 64;
     let environment = |error: anyhow::Error| {
-        Failure::new(Exit::Environment, error).hint("make room, then run the same command again")
+        Failure::new(Exit::Environment, error)
+            .hint("nothing that was committed is lost: when the cause is gone, run the same command again")
     };
     while let Ok(mut cut) = receiver.recv() {
         pass("files.before");
@@ -341,46 +353,4 @@ fn failed(error: pelton_engine::judge::StepError) -> Failure {
         }
         pelton_engine::judge::StepError::Halt { .. } => Failure::halted(error.to_string()),
     }
-}
-
-fn exit_of(error: &io::Error) -> Exit {
-    if error.kind() == io::ErrorKind::InvalidData { Exit::Halted } else { Exit::Environment }
-}
-
-fn progress_bar(input: Option<&Path>, offset: u64) -> ProgressBar {
-    let style = |template: &str| ProgressStyle::with_template(template).expect("the template is fixed");
-    let bar = match input.and_then(|path| path.metadata().ok()) {
-        Some(meta) => {
-            ProgressBar::new(meta.len()).with_style(style("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left"))
-        }
-        None => ProgressBar::new_spinner().with_style(style("{spinner} {bytes} {bytes_per_sec}")),
-    };
-    bar.set_position(offset);
-    bar
-}
-
-/// The last words, on stderr.
-fn report(summary: &Summary, plan: &Plan, took: Duration, done: bool) {
-    let totals = &summary.totals;
-    let rate = totals.received as f64 / took.as_secs_f64().max(1e-9);
-    let outputs: Vec<String> = plan
-        .outputs
-        .iter()
-        .enumerate()
-        .map(|(idx, output)| format!("{} {}", output.name, summary.records.get(idx).unwrap_or(&0)))
-        .collect();
-    let dead: Vec<String> = summary.dead.iter().map(|(code, count)| format!("{code} {count}")).collect();
-    info!(
-        events = totals.received,
-        processed = totals.processed,
-        filtered = totals.filtered,
-        late = totals.late,
-        dead = totals.dead,
-        outputs = outputs.join(", "),
-        dead_letters = dead.join(", "),
-        seconds = format!("{:.2}", took.as_secs_f64()),
-        events_per_second = rate as u64,
-        "{}",
-        if done { "done" } else { "stopped" }
-    );
 }

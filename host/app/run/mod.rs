@@ -4,12 +4,18 @@ mod failpoint;
 mod file;
 mod keeper;
 mod lag;
+mod made_by;
+mod meter;
 mod notices;
+mod nowhere;
+mod output;
+mod progress;
+mod restore;
 mod seat;
-mod sink;
 mod source;
 mod stop;
 mod stream;
+mod summary;
 mod timed;
 
 use std::path::Path;
@@ -24,6 +30,7 @@ use pelton_engine::store::StoreError;
 use pelton_store::SledStore;
 
 pub(crate) use file::run as file;
+pub(crate) use output::Target;
 pub(crate) use stop::Stop;
 pub(crate) use stream::run as stream;
 
@@ -49,9 +56,9 @@ fn engine(
     Engine::new(plan.clone(), guests, Options { origin, room, envelope })
 }
 
-/// Opens the working store of one partition.
-fn open_store(dir: &Path) -> Result<SledStore, Failure> {
-    SledStore::open(dir, pelton_store::Options::default()).map_err(|error| {
+/// Opens the working store of one partition; `outbox` keeps the last epochs, to publish them again.
+fn open_store(dir: &Path, outbox: bool) -> Result<SledStore, Failure> {
+    SledStore::open(dir, pelton_store::Options { outbox, ..Default::default() }).map_err(|error| {
         let hint = match &error {
             StoreError::InUse(_) => {
                 "another `pelton run` works on this folder; stop it, or name another one with --state"

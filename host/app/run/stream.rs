@@ -250,7 +250,7 @@ fn drive(
 ) -> Result<Ended, Failure> {
     let dir = shared.options.state.join(format!("p{partition}"));
     pass("open.before");
-    let store = open_store(&dir)?;
+    let store = open_store(&dir, true)?;
     pass("open.after");
     let (log, mut store) = make_log(shared, partition, store);
     let config = config(shared, partition);

@@ -54,6 +54,8 @@ pub struct Effects {
     pub totals: Totals,
     /// Dead letters by code.
     pub dead_by_code: BTreeMap<String, u64>,
+    /// Those among them that are windows and timers rather than events.
+    pub dead_firings_by_code: BTreeMap<String, u64>,
     /// Records per output of the plan.
     pub records_by_output: Vec<u64>,
     /// Guest faults by stage: traps, limits and broken replies, before any retry.
@@ -69,6 +71,7 @@ impl Effects {
         self.records.clear();
         self.totals = Totals::default();
         self.dead_by_code.clear();
+        self.dead_firings_by_code.clear();
         self.records_by_output.clear();
         self.faults_by_stage.clear();
         (self.event_start, self.event_late) = (0, 0);

@@ -141,6 +141,7 @@ impl Effects {
         };
         self.push(Channel::DeadLetter, |data| data.extend_from_slice(subject.as_bytes()), headers, payload);
         self.count_dead(letter);
+        *self.dead_firings_by_code.entry(letter.code.to_string()).or_default() += 1;
     }
 
     fn count_dead(&mut self, letter: &DeadLetter<'_>) {

@@ -1,0 +1,151 @@
+//! Rows of the files: an output beside what its headers say, dead letters and late rows.
+//!
+//! The headers that the engine makes are the one source: a file says under the same names what the pipeline stream says.
+
+use std::io::Write as _;
+
+use serde_json::{Map, Value};
+
+use crate::payload::{put_base64, put_payload, put_text};
+
+/// Headers whose values are numbers.
+const NUMBERS: [&str; 12] = [
+    "partition",
+    "sequence",
+    "line",
+    "offset",
+    "seen",
+    "time",
+    "watermark",
+    "pane",
+    "key_bytes",
+    "payload_bytes",
+    "headers_bytes",
+    "window_start",
+];
+
+/// Appends an output's record as one line: name, headers and payload (`--envelope`).
+///
+/// A record of a window has `window`, `pane`, `firing`, `final` and `watermark`; any other one has `time`, that of its
+/// event or timer.
+pub(super) fn put_output(output: &str, headers: &[u8], payload: &[u8], line: &mut Vec<u8>) {
+    let headers = String::from_utf8_lossy(headers);
+    let value = |name: &str| pairs(&headers).find(|(found, _)| *found == name).map(|(_, value)| value);
+    line.extend_from_slice(b"{\"output\":");
+    put_text(output, line);
+    let text = |name: &str, header: &str, line: &mut Vec<u8>| {
+        if let Some(value) = value(header) {
+            write!(line, ",\"{name}\":").expect("writing to memory does not fail");
+            put_text(value, line);
+        }
+    };
+    // What is a number or a truth value in JSON, as the host wrote it.
+    let plain = |name: &str, header: &str, line: &mut Vec<u8>| {
+        if let Some(value) = value(header) {
+            write!(line, ",\"{name}\":{value}").expect("writing to memory does not fail");
+        }
+    };
+    text("key", "Pelton-Key", line);
+    plain("key_bytes", "Pelton-Key-Bytes", line);
+    if let (Some(start), Some(end)) = (value("Pelton-Window-Start"), value("Pelton-Window-End")) {
+        write!(line, ",\"window\":{{\"start\":{start},\"end\":{end}}}").expect("writing to memory does not fail");
+    }
+    plain("pane", "Pelton-Pane", line);
+    text("firing", "Pelton-Firing", line);
+    plain("final", "Pelton-Final", line);
+    plain("watermark", "Pelton-Watermark", line);
+    text("id", "Pelton-Id", line);
+    text("replaces", "Pelton-Replaces", line);
+    plain("time", "Pelton-Time", line);
+    line.push(b',');
+    put_payload(payload, line);
+    line.extend_from_slice(b"}\n");
+}
+
+/// Appends a dead letter or late row as one line: the reason, then the original bytes as `payload`, or as
+/// `payload_base64` when they are not UTF-8. `output` names the file where several share a stream of lines.
+pub(super) fn put_letter(output: Option<&str>, headers: &[u8], payload: &[u8], line: &mut Vec<u8>) {
+    let headers = String::from_utf8_lossy(headers);
+    let mut row = Map::new();
+    if let Some(output) = output {
+        row.insert("output".into(), output.into());
+    }
+    for (name, value) in pairs(&headers) {
+        let name = name.trim_start_matches("Pelton-").trim_start_matches("Dlq-").trim_start_matches("Late-");
+        let name = name.to_ascii_lowercase().replace('-', "_");
+        let number = || value.parse::<i64>().ok().filter(|_| NUMBERS.contains(&name.as_str()));
+        // The host's words come first: a header of the event cannot take their place.
+        row.entry(name.clone()).or_insert_with(|| number().map_or_else(|| Value::from(value), Value::from));
+    }
+    serde_json::to_writer(&mut *line, &Value::Object(row)).expect("writing to memory does not fail");
+    line.pop();
+    if !line.ends_with(b"{") {
+        line.push(b',');
+    }
+    match std::str::from_utf8(payload) {
+        Ok(text) => {
+            line.extend_from_slice(b"\"payload\":");
+            put_text(text, line);
+        }
+        Err(_) => put_base64("payload_base64", payload, line),
+    }
+    line.extend_from_slice(b"}\n");
+}
+
+/// Names and values of a header block.
+fn pairs(headers: &str) -> impl Iterator<Item = (&str, &str)> {
+    headers.split("\r\n").filter_map(|line| line.split_once(": "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn output(headers: &str, payload: &[u8]) -> String {
+        let mut line = Vec::new();
+        put_output("alerts", headers.as_bytes(), payload, &mut line);
+        String::from_utf8(line).unwrap()
+    }
+
+    fn letter(output: Option<&str>, headers: &str, payload: &[u8]) -> String {
+        let mut line = Vec::new();
+        put_letter(output, headers.as_bytes(), payload, &mut line);
+        String::from_utf8(line).unwrap()
+    }
+
+    #[test]
+    fn a_window_and_an_event_say_what_their_headers_say() {
+        let pane = "Pelton-Id: p/0/s/u/-60/1/0\r\nPelton-Key: u\"\\n1\r\nPelton-Window-Start: -60\r\n\
+                    Pelton-Window-End: 0\r\nPelton-Pane: 1\r\nPelton-Firing: late\r\nPelton-Final: false\r\n\
+                    Pelton-Watermark: 7\r\nPelton-Replaces: p/0/s/u/-60/0/0\r\n";
+        let expected = concat!(
+            r#"{"output":"alerts","key":"u\"\\n1","window":{"start":-60,"end":0},"pane":1,"firing":"late","#,
+            r#""final":false,"watermark":7,"id":"p/0/s/u/-60/1/0","replaces":"p/0/s/u/-60/0/0","payload":{"n":1.0}}"#,
+            "\n"
+        );
+        assert_eq!(output(pane, br#"{"n":1.0}"#), expected);
+        let event = "Pelton-Id: p/0/9/s/0\r\nPelton-Key: \r\nPelton-Key-Bytes: 5000\r\nPelton-Time: -5\r\n";
+        let expected = concat!(
+            r#"{"output":"alerts","key":"","key_bytes":5000,"id":"p/0/9/s/0","time":-5,"payload_text":"no JSON"}"#,
+            "\n"
+        );
+        assert_eq!(output(event, b"no JSON"), expected);
+    }
+
+    #[test]
+    fn numbers_of_a_letter_are_numbers_and_its_bytes_are_exact() {
+        let headers = "Pelton-Dlq-Partition: 0\r\nPelton-Dlq-Code: 404\r\nPelton-Dlq-Sequence: 341\r\n\
+                       Pelton-Dlq-Seen: -1\r\nPartition: forged\r\n";
+        assert_eq!(
+            letter(None, headers, b"\0\x7f\r\n\"\xe2\x80\xae"),
+            "{\"code\":\"404\",\"partition\":0,\"seen\":-1,\"sequence\":341,\
+             \"payload\":\"\\u0000\u{7f}\\r\\n\\\"\u{202e}\"}\n"
+        );
+        let late = "Pelton-Late-Stage: s\r\nPelton-Time: 5\r\n";
+        assert_eq!(
+            letter(Some("late"), late, b"\xff\n"),
+            "{\"output\":\"late\",\"stage\":\"s\",\"time\":5,\"payload_base64\":\"/wo=\"}\n"
+        );
+        assert_eq!(letter(None, "", b""), "{\"payload\":\"\"}\n");
+    }
+}

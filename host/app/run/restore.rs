@@ -1,0 +1,109 @@
+//! The beginning of a file run: what an earlier one has committed is put back, or deleted when that is asked for.
+
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use pelton_engine::epoch::Marker;
+use pelton_engine::plan::Plan;
+use pelton_engine::step::Engine;
+use pelton_engine::store::{Discard, Local, Store, StoreError};
+
+use super::made_by::MadeBy;
+use super::output::{self, Inputs, Lengths};
+use super::progress::Progress;
+use crate::cli::failure::{Exit, Failure};
+
+/// Ways out where the state is sound but does not fit.
+const ANOTHER: &str = "name another --output, or add --fresh to delete the results and start over";
+
+/// What a run begins with.
+pub(super) struct Begun {
+    /// The last committed epoch; `None` for a run that has committed nothing.
+    pub(super) last: Option<Marker>,
+    pub(super) progress: Progress,
+}
+
+/// Puts back what an earlier run committed. `wanted` is the progress of a run that begins now: the input's name, with
+/// what and where.
+///
+/// # Errors
+/// When the state is damaged, of another kind, or of a run with other input or another pipeline.
+pub(super) fn restore(store: &mut dyn Store, engine: &mut Engine, wanted: Progress) -> Result<Begun, Failure> {
+    let Some(local) = store.load().map_err(unreadable)? else {
+        let began_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64);
+        return Ok(Begun { last: None, progress: Progress { began_ms, ..wanted } });
+    };
+    let mut progress = parse(&local)?;
+    if progress.input != wanted.input {
+        return Err(Failure::usage(format!("the state belongs to input `{}`, not `{}`", progress.input, wanted.input))
+            .hint(ANOTHER));
+    }
+    check_made_by(&progress.made_by, &wanted.made_by)?;
+    let damaged = |what: String| Failure::halted(what).hint(ANOTHER);
+    if local.head.marker.layout != engine.layout() {
+        return Err(damaged("the shape of the state has changed: it is that of another version of Pelton".into()));
+    }
+    let snapshot = local.snapshot.map(|snapshot| snapshot.state);
+    for delta in snapshot.iter().chain(&local.deltas) {
+        engine.restore(delta).map_err(|error| damaged(error.to_string()))?;
+    }
+    engine.resume(local.head.marker.position);
+    progress.folder = wanted.folder;
+    Ok(Begun { last: Some(local.head.marker), progress })
+}
+
+/// Refuses to go on, or to call it done, with another pipeline than before.
+fn check_made_by(before: &MadeBy, now: &MadeBy) -> Result<(), Failure> {
+    let changes = before.changes(now);
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let message = format!("the pipeline is not the one that this run began with; changed: {}", changes.join(", "));
+    Err(Failure::usage(message).hint(
+        "take the change back to go on, name another --output for new results, or add --fresh to delete these and \
+         start over",
+    ))
+}
+
+/// Deletes results and state of an earlier run in `dir`, for `--fresh`.
+///
+/// # Errors
+/// When the state is not that of a file run, or a file in `dir` is not one that a run may delete.
+pub(super) fn start_over(
+    store: &mut dyn Store,
+    dir: &Path,
+    plan: &Plan,
+    inputs: &Inputs,
+    folder: &str,
+) -> Result<(), Failure> {
+    let (earlier, why) = match store.load() {
+        Ok(None) => (Lengths::new(), Discard::Outdated("--fresh")),
+        Ok(Some(local)) => {
+            let progress = parse(&local)?;
+            // Names that only the earlier pipeline had are its files in its folder, and anybody's elsewhere.
+            let lengths = if progress.folder == folder { progress.lengths } else { Lengths::new() };
+            (lengths, Discard::Outdated("--fresh"))
+        }
+        Err(StoreError::Damaged(_)) => (Lengths::new(), Discard::Damaged("--fresh")),
+        Err(error) => return Err(unreadable(error)),
+    };
+    output::start_over(dir, plan, &earlier, inputs)?;
+    store.rebase(None, why).map_err(unreadable)
+}
+
+fn parse(local: &Local) -> Result<Progress, Failure> {
+    serde_json::from_slice(&local.sink).map_err(|error| {
+        Failure::new(Exit::Usage, error)
+            .context("the state is not that of a run over a file")
+            .hint("name another folder with --state")
+    })
+}
+
+fn unreadable(error: StoreError) -> Failure {
+    match error {
+        StoreError::Damaged(_) => Failure::halted(error.to_string()).hint(ANOTHER),
+        StoreError::Newer { .. } => Failure::new(Exit::Environment, error).hint("use the newer pelton that wrote it"),
+        StoreError::InUse(_) | StoreError::Environment(_) => Failure::new(Exit::Environment, error)
+            .hint("when the cause is gone, run the same command again; --state names another folder"),
+    }
+}
