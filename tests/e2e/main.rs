@@ -9,6 +9,7 @@ mod edges;
 mod file;
 mod gaps;
 mod guests;
+mod inputs;
 mod kit;
 mod network;
 mod outputs;

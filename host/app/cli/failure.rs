@@ -86,6 +86,12 @@ impl Failure {
         Some(failure.hint(remedies.join("; ")))
     }
 
+    /// What the exit code will say.
+    #[cfg(test)]
+    pub(crate) fn exit(&self) -> Exit {
+        self.exit
+    }
+
     /// The same failure with a remedy.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Failure {
         self.hint = Some(hint.into());

@@ -29,8 +29,9 @@ Examples:
   pelton run pipelines/fraud.toml                              # until Ctrl-C
   pelton run pipelines/fraud.toml --partitions 0,1 --drain     # what is there now, two partitions
   pelton run pipelines/fraud.toml --input plays.jsonl --output out/
+  pelton run pipelines/fraud.toml --input archive/ --input 'today-*.jsonl.gz' --output out/
   pelton run pipelines/fraud.toml --input plays.jsonl --output - --envelope | jq .payload.user
-  zcat plays.gz | pelton run pipelines/fraud.toml --input - --output out/";
+  tail -f plays.log | pelton run pipelines/fraud.toml --input - --output out/";
 
 /// Default port of metrics: the one that exporters of OpenTelemetry use.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
@@ -41,9 +42,10 @@ const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALH
 pub(crate) struct RunArgs {
     /// Pipeline file
     pipeline: PathBuf,
-    /// Read events from this file of JSON lines, `-` is stdin, instead of from the broker
-    #[arg(long, value_name = "FILE", requires = "output", conflicts_with_all = ["partitions", "drain"])]
-    input: Option<PathBuf>,
+    /// Read events from files of JSON lines instead of from the broker: a file, a quoted pattern, a folder (the files
+    /// directly in it), a pipe, or `-` for stdin; may be repeated. gzip and zstd are unpacked
+    #[arg(long, value_name = "FILE", requires = "output", num_args = 1.., conflicts_with_all = ["partitions", "drain"])]
+    input: Vec<PathBuf>,
     /// Folder for the results of --input; `-` is stdout
     #[arg(long, value_name = "DIR", requires = "input")]
     output: Option<PathBuf>,
@@ -120,8 +122,8 @@ pub(crate) struct StreamOptions {
 /// A run over a file.
 pub(crate) struct FileOptions {
     pub(crate) pipeline: Pipeline,
-    /// `None` is stdin.
-    pub(crate) input: Option<PathBuf>,
+    /// What `--input` names, at least one: files, patterns, folders, pipes; `-` is stdin.
+    pub(crate) input: Vec<PathBuf>,
     pub(crate) output: Target,
     /// Of no use without a folder.
     pub(crate) state: PathBuf,
@@ -138,14 +140,13 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
     let stop = Stop::watch()?;
     let sandbox = pipeline::sandbox(args.cache.clone())?;
     let pipeline = Pipeline::load(&args.pipeline, &sandbox)?;
-    match (args.input, args.output) {
-        (Some(input), Some(output)) => {
-            let input = Some(input).filter(|path| path.as_os_str() != "-");
+    match args.output {
+        Some(output) => {
             let (output, state) = target(output, args.state)?;
-            let (fresh, envelope) = (args.fresh, args.envelope);
+            let (input, fresh, envelope) = (args.input, args.fresh, args.envelope);
             crate::run::file(FileOptions { pipeline, input, output, state, fresh, envelope, stop })
         }
-        _ => {
+        None => {
             let partitions = args.partitions.resolve(pipeline.plan.source.partitions)?;
             let state = match args.state {
                 Some(state) => state,

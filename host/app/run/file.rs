@@ -4,30 +4,29 @@
 //! appended to the files and synced, then delta, position and the files' lengths go into the store in one write, which
 //! is synced too. A kill between the two leaves bytes behind the committed lengths; the next start cuts them off.
 
-use std::io::{self, Read as _, Seek as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use pelton_engine::effects::{Effects, Room};
-use pelton_engine::epoch::{Epoch, Facts, Marker, Records, StreamIdentity, fingerprint};
+use pelton_engine::epoch::{Epoch, Facts, Marker, Records, StreamIdentity};
 use pelton_engine::log::{Snapshot, StoredMarker};
 use pelton_engine::plan::Plan;
 use pelton_engine::step::{Engine, Envelope, Input, Progress as Step};
 use pelton_engine::store::Store;
-use pelton_engine::time::WallTime;
+use pelton_engine::time::EventTime;
 use tracing::info;
 
 use super::failpoint::{Watched, bound, pass};
+use super::input::{InputProgress, Inputs, Places, Read, Reader, Silence};
 use super::made_by::MadeBy;
 use super::meter::Meter;
 use super::nowhere::Nowhere;
-use super::output::{self, Inputs, Sink, Target};
+use super::output::{self, InputFiles, Lengths, Sink, Target};
 use super::progress::Progress;
 use super::restore::{Begun, restore, start_over};
-use super::source::{self, Read, Start};
-use super::summary::Process;
+use super::summary::{Process, Summary};
 use super::{Stop, engine, guests, open_store, session};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::run::FileOptions;
@@ -54,9 +53,9 @@ struct Cut {
 /// Runs a pipeline over a file until it ends, or a signal comes.
 pub(crate) fn run(options: FileOptions) -> Result<(), Failure> {
     let plan = Arc::new(options.pipeline.plan.clone());
-    let paths: Vec<PathBuf> = options.input.iter().cloned().collect();
-    let inputs = Inputs::look(&paths)?;
-    let name = options.input.as_ref().map_or("-".to_owned(), |path| path.display().to_string());
+    let inputs = Arc::new(Inputs::find(&options.input)?);
+    let name = inputs.name();
+    let files = InputFiles::look(&inputs.files())?;
     let guests = guests(&options.pipeline).map_err(failed)?;
     let envelope = if options.envelope { Envelope::Headers } else { Envelope::Bare };
     let mut engine = engine(&plan, guests, 0, &name, ROOM, envelope).map_err(failed)?;
@@ -64,26 +63,29 @@ pub(crate) fn run(options: FileOptions) -> Result<(), Failure> {
     if let Target::Folder(dir) = &options.output {
         // Before the state's folder is made: what is refused leaves nothing behind.
         let may_hold = options.fresh || options.state.exists();
-        output::check_new(dir, &plan, &inputs, may_hold)?;
+        output::check_new(dir, &plan, &files, may_hold)?;
     }
     let (mut store, folder): (Box<dyn Store>, String) = match &options.output {
         Target::Folder(dir) => (Box::new(Watched(open_store(&options.state, false)?)), absolute(dir)),
         Target::Stdout => (Box::new(Nowhere), String::new()),
     };
     if let (Target::Folder(dir), true) = (&options.output, options.fresh) {
-        start_over(&mut *store, dir, &plan, &inputs, &folder)?;
+        start_over(&mut *store, dir, &plan, &files, &folder)?;
     }
-    let wanted = Progress { input: name.clone(), made_by, folder, ..Progress::default() };
+    let wanted = Progress {
+        input: InputProgress::fresh(&inputs),
+        made_by,
+        folder,
+        lengths: Lengths::new(),
+        summary: Summary::default(),
+        done: false,
+    };
     let Begun { last, mut progress } = restore(&mut *store, &mut engine, wanted)?;
-    if let Some(path) = &options.input {
-        check_input(path, &progress, last.as_ref())?;
-    }
+    progress.input.check(&inputs)?;
+    let reader = Reader::prepare(inputs.clone(), &progress.input, engine.position(), plan.limits.payload)?;
     if progress.done {
         if let Target::Folder(dir) = &options.output {
-            output::check_done(dir, &plan, &inputs, &progress.lengths)?;
-        }
-        if let Some(path) = &options.input {
-            check_end(path, &progress)?;
+            output::check_done(dir, &plan, &files, &progress.lengths)?;
         }
         info!(
             input = name,
@@ -93,20 +95,24 @@ pub(crate) fn run(options: FileOptions) -> Result<(), Failure> {
     }
     let sink = match &options.output {
         Target::Folder(dir) => {
-            Sink::folder(dir, &plan, options.envelope, &inputs, last.as_ref().map(|_| &progress.lengths))?
+            Sink::folder(dir, &plan, options.envelope, &files, last.as_ref().map(|_| &progress.lengths))?
         }
-        Target::Stdout => Sink::stdout(&plan, options.envelope, &inputs)?,
+        Target::Stdout => Sink::stdout(&plan, options.envelope, &files)?,
     };
-    let total = options.input.as_ref().and_then(|path| path.metadata().ok()).map(|meta| meta.len());
+    if plan.source.watermark.idle.is_some() && inputs.are_files() {
+        info!("`watermark.idle` does not apply: files are never silent");
+    }
     let before = progress.summary.totals.received;
-    let meter = Meter::new(total, progress.offset, before);
-    let start = Start { offset: progress.offset, line: engine.position().sequence, began: WallTime(progress.began_ms) };
-    let reader = source::read(options.input.clone(), start)
-        .map_err(|error| Failure::new(Exit::Environment, error).context(format!("reading {name}")))?;
+    let meter = Meter::new(inputs.bytes(), before);
+    let reader = reader.start()?;
+    let places = Places::default();
     let (sender, receiver) = sync_channel(COMMITS_AHEAD);
     let is_new = last.is_none();
-    let committer =
-        std::thread::Builder::new().name("committer".into()).spawn(move || commit_all(&receiver, store, sink, last))?;
+    let committer = {
+        let places = places.clone();
+        let commit = move || commit_all(&receiver, store, sink, &places, last);
+        std::thread::Builder::new().name("committer".into()).spawn(commit)?
+    };
     let began = Instant::now();
     let keeps_state = options.output != Target::Stdout;
     let mut work = Work {
@@ -115,7 +121,10 @@ pub(crate) fn run(options: FileOptions) -> Result<(), Failure> {
         opened: Instant::now(),
         delta_bytes: 0,
         keeps_state,
-        name,
+        inputs,
+        places,
+        silence: Silence::default(),
+        bytes_read: 0,
         meter,
         plan,
     };
@@ -136,45 +145,6 @@ fn absolute(dir: &Path) -> String {
     path.display().to_string()
 }
 
-/// Whether the file still holds what was consumed from it.
-fn check_input(path: &Path, progress: &Progress, last: Option<&Marker>) -> Result<(), Failure> {
-    let Some(last) = last.filter(|last| last.position.sequence > 0) else { return Ok(()) };
-    let context =
-        |error: io::Error| Failure::new(Exit::Environment, error).context(format!("reading {}", path.display()));
-    let mut file = std::fs::File::open(path).map_err(context)?;
-    file.seek(io::SeekFrom::Start(progress.line_start)).map_err(context)?;
-    let mut line = Vec::new();
-    file.take(progress.offset - progress.line_start).read_to_end(&mut line).map_err(context)?;
-    let text = line.strip_suffix(b"\n").unwrap_or(&line);
-    let text = text.strip_suffix(b"\r").unwrap_or(text);
-    if fingerprint(progress.began_ms, text) == last.position.fingerprint {
-        return Ok(());
-    }
-    let message = format!(
-        "line {} of {} is not the one that was consumed: the file was changed",
-        last.position.sequence,
-        path.display()
-    );
-    Err(Failure::halted(message).hint("bring the old input back, name another --output, or add --fresh to start over"))
-}
-
-/// Whether a finished input still ends where it ended: its end has closed all windows, nothing can come after it.
-fn check_end(path: &Path, progress: &Progress) -> Result<(), Failure> {
-    let found = path
-        .metadata()
-        .map_err(|error| Failure::new(Exit::Environment, error).context(format!("reading {}", path.display())))?;
-    if found.len() <= progress.offset {
-        return Ok(());
-    }
-    let message = format!(
-        "{} has grown to {} bytes; the run was done at {}, and its end has closed all windows",
-        path.display(),
-        found.len(),
-        progress.offset
-    );
-    Err(Failure::halted(message).hint("name another --output, or add --fresh to run all of it again"))
-}
-
 /// The computing side of a run.
 struct Work {
     engine: Engine,
@@ -183,7 +153,11 @@ struct Work {
     delta_bytes: usize,
     /// Whether state is written: snapshots are of use.
     keeps_state: bool,
-    name: String,
+    inputs: Arc<Inputs>,
+    places: Places,
+    silence: Silence,
+    /// Of the inputs as they are stored.
+    bytes_read: u64,
     meter: Meter,
     plan: Arc<Plan>,
 }
@@ -209,18 +183,35 @@ impl Work {
                 info!("stopped; run the same command again to go on");
                 return Ok(());
             }
-            match reader.recv_timeout(Duration::from_millis(100)) {
+            let idle = self.plan.source.watermark.idle;
+            match reader.recv_timeout(Silence::patience(idle)) {
+                Ok(Read::Begun { lives }) => {
+                    let input = &progress.input;
+                    self.places.begin(input.lines_before(), self.inputs.list[input.file()].name());
+                    self.silence.begin(lives);
+                }
                 Ok(Read::Chunk(chunk)) => {
                     let first = chunk.batch.events.first().map_or(0, |event| event.sequence);
                     self.finish_step(Input::Batch(chunk.batch), &chunk.ends, first, sender, progress)?;
+                    self.silence.heard();
+                    self.bytes_read = chunk.bytes_read;
                 }
-                Ok(Read::End) => {
+                Ok(Read::Next { stored_bytes }) => {
+                    progress.input.next_file(stored_bytes, self.engine.position().sequence);
+                    self.silence.end();
+                }
+                Ok(Read::End { stored_bytes }) => {
+                    progress.input.ended(stored_bytes);
                     self.finish_step(Input::End, &[], 0, sender, progress)?;
                     progress.done = true;
                     return self.cut(sender, progress);
                 }
-                Ok(Read::Failed(error)) => {
-                    return Err(Failure::new(Exit::Environment, error).context(format!("reading {}", self.name)));
+                Ok(Read::Failed(failure)) => {
+                    // What was read before stays.
+                    if self.effects.totals.received > 0 {
+                        self.cut(sender, progress)?;
+                    }
+                    return Err(failure);
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
@@ -228,15 +219,25 @@ impl Work {
                 }
             }
             let (sum, open) = (&progress.summary.totals, &self.effects.totals);
-            self.meter.update(progress.offset, || {
+            self.meter.update(self.bytes_read, || {
                 let mut totals = *sum;
                 totals.add(open);
                 totals
             });
+            if let Some(to) = self.due_in_silence() {
+                self.finish_step(Input::Idle(to), &[], 0, sender, progress)?;
+                self.cut(sender, progress)?;
+            }
             if self.opened.elapsed() >= EPOCH_AGE && self.effects.totals.received > 0 {
                 self.cut(sender, progress)?;
             }
         }
+    }
+
+    /// Where the watermark stands by now, when an input that lives is silent and something is due by then.
+    fn due_in_silence(&self) -> Option<EventTime> {
+        let silent = self.silence.lasts(self.plan.source.watermark.idle)?;
+        self.engine.due_in_silence(silent).filter(|_| self.engine.watermark() != EventTime::MAX)
     }
 
     /// Works an input off entirely, cutting epochs as they fill. `ends[i]` is the offset behind event `first + i`.
@@ -248,14 +249,13 @@ impl Work {
         sender: &SyncSender<Cut>,
         progress: &mut Progress,
     ) -> Result<(), Failure> {
-        let chunk_start = progress.offset;
+        let chunk_start = progress.input.offset();
         loop {
             let step = self.engine.step(input, &mut self.effects).map_err(failed)?;
             let taken = self.engine.position().sequence;
             if let Some(idx) = taken.checked_sub(first).filter(|_| !ends.is_empty()) {
                 let idx = idx as usize;
-                progress.line_start = if idx > 0 { ends[idx - 1] } else { chunk_start };
-                progress.offset = ends[idx];
+                progress.input.take(if idx > 0 { ends[idx - 1] } else { chunk_start }, ends[idx]);
             }
             if step == Step::Full || self.effects.totals.received >= bound("PELTON_TEST_EPOCH_EVENTS", EPOCH_EVENTS) {
                 self.cut(sender, progress)?;
@@ -271,6 +271,7 @@ impl Work {
     fn cut(&mut self, sender: &SyncSender<Cut>, progress: &mut Progress) -> Result<(), Failure> {
         let mut delta = Vec::new();
         let position = self.engine.cut(&mut delta);
+        progress.input.arrived(self.engine.published());
         let totals = self.effects.totals;
         if !totals.balanced() {
             return Err(Failure::halted(format!("events do not add up: {totals:?}")));
@@ -292,7 +293,7 @@ impl Work {
         progress.summary.add(&self.effects);
         let facts = Facts {
             nonce: 0,
-            input: StreamIdentity { name: self.name.clone(), created: progress.began_ms },
+            input: StreamIdentity { name: self.inputs.name(), created: progress.input.began_ms() },
             // Without a broker the files are the log.
             log: StreamIdentity { name: String::new(), created: 0 },
             position,
@@ -319,6 +320,7 @@ fn commit_all(
     receiver: &Receiver<Cut>,
     mut store: Box<dyn Store>,
     mut sink: Sink,
+    places: &Places,
     mut last: Option<Marker>,
 ) -> Result<(), Failure> {
     let session = u128::from(session()) << 64;
@@ -328,7 +330,7 @@ fn commit_all(
     };
     while let Ok(mut cut) = receiver.recv() {
         pass("files.before");
-        cut.progress.lengths = sink.append(&cut.records).map_err(|error| environment(error.into()))?;
+        cut.progress.lengths = sink.append(&cut.records, places).map_err(|error| environment(error.into()))?;
         pass("files.after");
         cut.facts.nonce = session | u128::from(last.as_ref().map_or(0, |last| last.epoch) + 1);
         // The records are in the files: the store keeps none.

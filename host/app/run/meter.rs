@@ -26,20 +26,19 @@ pub(super) struct Meter {
 }
 
 impl Meter {
-    /// For an input of `total` bytes of which `bytes` are done, and `events` with them.
-    pub(super) fn new(total: Option<u64>, bytes: u64, events: u64) -> Meter {
+    /// For inputs of `total` bytes, of which earlier processes took `events`.
+    pub(super) fn new(total: Option<u64>, events: u64) -> Meter {
         let style = |template: &str| ProgressStyle::with_template(template).expect("the template is fixed");
         let bar = match total {
             Some(total) => ProgressBar::new(total)
                 .with_style(style("{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta} left{msg}")),
             None => ProgressBar::new_spinner().with_style(style("{spinner} {bytes} {bytes_per_sec}{msg}")),
         };
-        bar.set_position(bytes);
         let every = Duration::from_millis(bound("PELTON_TEST_LINE_MILLIS", LINE_MILLIS));
         Meter { bar, lines: !io::stderr().is_terminal(), every, last: Instant::now(), told: events, total }
     }
 
-    /// `bytes` of the input are read, and `totals` is what became of them, both since the beginning of the run.
+    /// `bytes` of the inputs are read, and `totals` is what became of their events, since the beginning of the run.
     pub(super) fn update(&mut self, bytes: u64, totals: impl FnOnce() -> Totals) {
         if !self.lines {
             let totals = totals();

@@ -2,6 +2,7 @@
 
 mod failpoint;
 mod file;
+mod input;
 mod keeper;
 mod lag;
 mod made_by;
@@ -12,7 +13,6 @@ mod output;
 mod progress;
 mod restore;
 mod seat;
-mod source;
 mod stop;
 mod stream;
 mod summary;

@@ -2,19 +2,15 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::input::InputProgress;
 use super::made_by::MadeBy;
 use super::output::Lengths;
 use super::summary::Summary;
 
 /// How far a file run is.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Progress {
-    /// The input as it was named; `-` for stdin.
-    pub(super) input: String,
-    /// Byte offset behind the last committed line, and where that line begins.
-    pub(super) offset: u64,
-    pub(super) line_start: u64,
-    pub(super) began_ms: i64,
+    pub(super) input: InputProgress,
     /// With what the results were made.
     pub(super) made_by: MadeBy,
     /// The output folder, as an absolute path without links.

@@ -1,7 +1,6 @@
 //! The beginning of a file run: what an earlier one has committed is put back, or deleted when that is asked for.
 
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use pelton_engine::epoch::Marker;
 use pelton_engine::plan::Plan;
@@ -9,7 +8,7 @@ use pelton_engine::step::Engine;
 use pelton_engine::store::{Discard, Local, Store, StoreError};
 
 use super::made_by::MadeBy;
-use super::output::{self, Inputs, Lengths};
+use super::output::{self, InputFiles, Lengths};
 use super::progress::Progress;
 use crate::cli::failure::{Exit, Failure};
 
@@ -23,21 +22,16 @@ pub(super) struct Begun {
     pub(super) progress: Progress,
 }
 
-/// Puts back what an earlier run committed. `wanted` is the progress of a run that begins now: the input's name, with
+/// Puts back what an earlier run committed. `wanted` is the progress of a run that begins now: its inputs, with
 /// what and where.
 ///
 /// # Errors
-/// When the state is damaged, of another kind, or of a run with other input or another pipeline.
+/// When the state is damaged, of another kind, or of a run with another pipeline.
 pub(super) fn restore(store: &mut dyn Store, engine: &mut Engine, wanted: Progress) -> Result<Begun, Failure> {
     let Some(local) = store.load().map_err(unreadable)? else {
-        let began_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64);
-        return Ok(Begun { last: None, progress: Progress { began_ms, ..wanted } });
+        return Ok(Begun { last: None, progress: wanted });
     };
     let mut progress = parse(&local)?;
-    if progress.input != wanted.input {
-        return Err(Failure::usage(format!("the state belongs to input `{}`, not `{}`", progress.input, wanted.input))
-            .hint(ANOTHER));
-    }
     check_made_by(&progress.made_by, &wanted.made_by)?;
     let damaged = |what: String| Failure::halted(what).hint(ANOTHER);
     if local.head.marker.layout != engine.layout() {
@@ -73,7 +67,7 @@ pub(super) fn start_over(
     store: &mut dyn Store,
     dir: &Path,
     plan: &Plan,
-    inputs: &Inputs,
+    inputs: &InputFiles,
     folder: &str,
 ) -> Result<(), Failure> {
     let (earlier, why) = match store.load() {

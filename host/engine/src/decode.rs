@@ -226,6 +226,9 @@ impl Decoder {
         if event.unreadable {
             return Err(fault("header", stored::what_is_wrong(headers)));
         }
+        if let Some(whole) = &event.whole {
+            return Err(too_large(whole.bytes, self.payload_max));
+        }
         let rows = out.len();
         let result = self.read(payload, &mut out.keys, &mut out.columns).and_then(|()| {
             self.take_key(subject, headers, rows, &mut out.keys)?;
@@ -279,8 +282,7 @@ impl Decoder {
 
     fn read(&mut self, payload: &[u8], keys: &mut TextColumn, columns: &mut [Column]) -> Result<(), DecodeFault> {
         if payload.len() as u64 > self.payload_max {
-            let message = format!("payload has {} bytes, limit {}", payload.len(), self.payload_max);
-            return Err(fault("payload-size", message));
+            return Err(too_large(payload.len() as u64, self.payload_max));
         }
         let text = std::str::from_utf8(payload).map_err(|error| {
             let message = format!("invalid UTF-8 at byte {}", error.valid_up_to());
@@ -450,6 +452,10 @@ impl Seen {
             Seen::Value => "empty",
         }
     }
+}
+
+fn too_large(bytes: u64, limit: u64) -> DecodeFault {
+    fault("payload-size", format!("payload has {bytes} bytes, limit {limit}"))
 }
 
 fn fault(code: &'static str, message: String) -> DecodeFault {

@@ -19,7 +19,7 @@ pub struct RawBatch {
 pub struct RawEvent {
     /// Position in the source: JetStream stream sequence, or line number from 1.
     pub sequence: u64,
-    /// When the broker stored it; for a file, when it was read.
+    /// When the broker stored it; for a file, when it was last written, for a pipe, when it was read.
     pub published: WallTime,
     /// Empty for files.
     pub subject: Range<u32>,
@@ -29,6 +29,16 @@ pub struct RawEvent {
     /// `headers` is the block as it was stored, because it is not one that a NATS client can read: the event becomes a
     /// dead letter that keeps those bytes.
     pub unreadable: bool,
+    /// `payload` is only the beginning of one that is larger than `limits.payload`: the event becomes a dead letter that
+    /// tells what it was. Boxed: it is rare, and events are many.
+    pub whole: Option<Box<Whole>>,
+}
+
+/// A payload that was too large to be kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whole {
+    pub bytes: u64,
+    pub sha256: [u8; 32],
 }
 
 impl RawBatch {
@@ -46,7 +56,7 @@ impl RawBatch {
             start..self.data.len() as u32
         };
         let (subject, headers, payload) = (put(subject), put(headers), put(payload));
-        self.events.push(RawEvent { sequence, published, subject, headers, payload, unreadable: false });
+        self.events.push(RawEvent { sequence, published, subject, headers, payload, unreadable: false, whole: None });
     }
 
     /// Cuts off the events from index `at` on. Both parts keep the whole arena: this is for the rare batch with a hole.

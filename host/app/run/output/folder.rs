@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use pelton_engine::epoch::fingerprint;
 use rustix::fs::OFlags;
 
-use super::guard::{self, Inputs, TAIL_BYTES};
+use super::guard::{self, InputFiles, TAIL_BYTES};
 use super::{Committed, Lengths, file_path};
 use crate::cli::failure::{Exit, Failure};
 
@@ -34,7 +34,7 @@ impl Folder {
     pub(super) fn open(
         dir: &Path,
         names: &[String],
-        inputs: &Inputs,
+        inputs: &InputFiles,
         committed: Option<&Lengths>,
     ) -> Result<Folder, Failure> {
         guard::check(dir, names, inputs, committed, false)?;
@@ -75,7 +75,7 @@ impl Folder {
 }
 
 impl Out {
-    fn open(name: &str, path: PathBuf, wanted: Committed, inputs: &Inputs) -> Result<Out, Failure> {
+    fn open(name: &str, path: PathBuf, wanted: Committed, inputs: &InputFiles) -> Result<Out, Failure> {
         // Were it exchanged since the look at it: a link is not followed, and a pipe is not waited for.
         let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
         let context = |error| guard::environment(&path, error);

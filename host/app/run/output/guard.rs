@@ -18,15 +18,15 @@ pub(super) const TAIL_BYTES: u64 = 512;
 
 /// The input files, by what they are rather than by their names: links and mounts give one file many.
 #[derive(Debug, Default)]
-pub(in crate::run) struct Inputs(BTreeMap<(u64, u64), PathBuf>);
+pub(in crate::run) struct InputFiles(BTreeMap<(u64, u64), PathBuf>);
 
-impl Inputs {
+impl InputFiles {
     /// Looks at each input. What is no plain file (a pipe, a terminal) cannot be overwritten and does not count.
     ///
     /// # Errors
     /// When one is not there.
-    pub(in crate::run) fn look(paths: &[PathBuf]) -> Result<Inputs, Failure> {
-        let mut inputs = Inputs::default();
+    pub(in crate::run) fn look(paths: &[PathBuf]) -> Result<InputFiles, Failure> {
+        let mut inputs = InputFiles::default();
         for path in paths {
             let found = fs::metadata(path).map_err(|error| {
                 Failure::new(Exit::Environment, error).context(format!("reading {}", path.display()))
@@ -68,7 +68,7 @@ impl Inputs {
 pub(super) fn check(
     dir: &Path,
     names: &[String],
-    inputs: &Inputs,
+    inputs: &InputFiles,
     committed: Option<&Lengths>,
     may_hold: bool,
 ) -> Result<(), Failure> {
@@ -110,7 +110,7 @@ pub(super) fn check(
 }
 
 /// Deletes the files of `names` in `dir`, after a look at all of them.
-pub(super) fn remove(dir: &Path, names: &[String], inputs: &Inputs) -> Result<(), Failure> {
+pub(super) fn remove(dir: &Path, names: &[String], inputs: &InputFiles) -> Result<(), Failure> {
     check(dir, names, inputs, None, true)?;
     for name in names {
         let path = file_path(dir, name);

@@ -14,11 +14,12 @@ use pelton_engine::epoch::{Channel, Records};
 use pelton_engine::plan::Plan;
 use serde::{Deserialize, Serialize};
 
+use super::input::Places;
 use crate::cli::failure::Failure;
 use crate::payload::put_on_one_line;
 
 use folder::Folder;
-pub(super) use guard::Inputs;
+pub(super) use guard::InputFiles;
 
 /// Names of the host's own files; no output may be called so.
 const DEAD: &str = "dlq";
@@ -75,7 +76,7 @@ impl Sink {
         dir: &Path,
         plan: &Plan,
         envelope: bool,
-        inputs: &Inputs,
+        inputs: &InputFiles,
         committed: Option<&Lengths>,
     ) -> Result<Sink, Failure> {
         let folder = Folder::open(dir, &names(plan), inputs, committed)?;
@@ -86,7 +87,7 @@ impl Sink {
     ///
     /// # Errors
     /// When nobody could tell the rows of several outputs apart, or stdout is an input.
-    pub(super) fn stdout(plan: &Plan, envelope: bool, inputs: &Inputs) -> Result<Sink, Failure> {
+    pub(super) fn stdout(plan: &Plan, envelope: bool, inputs: &InputFiles) -> Result<Sink, Failure> {
         if plan.outputs.len() > 1 && !envelope {
             let message = format!("`--output -` would mix the rows of {} outputs", plan.outputs.len());
             return Err(Failure::usage(message)
@@ -96,17 +97,18 @@ impl Sink {
         Ok(Sink { to: To::Stdout, lines: Lines::new(plan, envelope, true) })
     }
 
-    /// Writes the records of an epoch and makes them durable; returns what the files hold then.
+    /// Writes the records of an epoch and makes them durable; returns what the files hold then. `places` says of dead
+    /// letters and late rows which file and line they came from.
     ///
     /// # Errors
     /// With the file's name. What was written of the epoch is cut off by the next [`Sink::folder`].
-    pub(super) fn append(&mut self, records: &Records) -> io::Result<Lengths> {
+    pub(super) fn append(&mut self, records: &Records, places: &Places) -> io::Result<Lengths> {
         match &mut self.to {
             To::Folder(folder) => {
                 for record in &records.rows {
                     let (idx, channel) = (self.lines.file(record.channel), record.channel);
                     let (headers, payload) = (records.slice(&record.headers), records.slice(&record.payload));
-                    self.lines.put(channel, headers, payload, folder.buffer(idx));
+                    self.lines.put(channel, headers, payload, places, folder.buffer(idx));
                 }
                 folder.write()
             }
@@ -114,7 +116,7 @@ impl Sink {
                 let mut buffer = Vec::new();
                 for record in &records.rows {
                     let (headers, payload) = (records.slice(&record.headers), records.slice(&record.payload));
-                    self.lines.put(record.channel, headers, payload, &mut buffer);
+                    self.lines.put(record.channel, headers, payload, places, &mut buffer);
                 }
                 let mut out = io::stdout().lock();
                 out.write_all(&buffer)?;
@@ -139,7 +141,7 @@ impl Lines {
         }
     }
 
-    fn put(&self, channel: Channel, headers: &[u8], payload: &[u8], line: &mut Vec<u8>) {
+    fn put(&self, channel: Channel, headers: &[u8], payload: &[u8], places: &Places, line: &mut Vec<u8>) {
         let name = match channel {
             Channel::Output(idx) if self.envelope => {
                 return row::put_output(&self.outputs[usize::from(idx)], headers, payload, line);
@@ -152,7 +154,7 @@ impl Lines {
             Channel::Late => LATE,
         };
         if self.envelope || !self.together {
-            row::put_letter(self.together.then_some(name), headers, payload, line);
+            row::put_letter(self.together.then_some(name), headers, payload, places, line);
         }
     }
 }
@@ -171,7 +173,7 @@ fn file_path(dir: &Path, name: &str) -> PathBuf {
 ///
 /// # Errors
 /// When a file is none that a run may write to.
-pub(super) fn check_new(dir: &Path, plan: &Plan, inputs: &Inputs, may_hold: bool) -> Result<(), Failure> {
+pub(super) fn check_new(dir: &Path, plan: &Plan, inputs: &InputFiles, may_hold: bool) -> Result<(), Failure> {
     guard::check(dir, &names(plan), inputs, None, may_hold)
 }
 
@@ -179,7 +181,7 @@ pub(super) fn check_new(dir: &Path, plan: &Plan, inputs: &Inputs, may_hold: bool
 ///
 /// # Errors
 /// When one does not hold what was committed to it.
-pub(super) fn check_done(dir: &Path, plan: &Plan, inputs: &Inputs, committed: &Lengths) -> Result<(), Failure> {
+pub(super) fn check_done(dir: &Path, plan: &Plan, inputs: &InputFiles, committed: &Lengths) -> Result<(), Failure> {
     guard::check(dir, &names(plan), inputs, Some(committed), true)
 }
 
@@ -187,7 +189,7 @@ pub(super) fn check_done(dir: &Path, plan: &Plan, inputs: &Inputs, committed: &L
 ///
 /// # Errors
 /// When one of them is not a plain file, or is an input: then none was deleted.
-pub(super) fn start_over(dir: &Path, plan: &Plan, earlier: &Lengths, inputs: &Inputs) -> Result<(), Failure> {
+pub(super) fn start_over(dir: &Path, plan: &Plan, earlier: &Lengths, inputs: &InputFiles) -> Result<(), Failure> {
     let mut names = names(plan);
     names.extend(earlier.keys().filter(|name| !names.contains(name)).cloned().collect::<Vec<_>>());
     guard::remove(dir, &names, inputs)

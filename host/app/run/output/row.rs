@@ -6,14 +6,13 @@ use std::io::Write as _;
 
 use serde_json::{Map, Value};
 
+use super::super::input::Places;
 use crate::payload::{put_base64, put_payload, put_text};
 
 /// Headers whose values are numbers.
-const NUMBERS: [&str; 12] = [
+const NUMBERS: [&str; 10] = [
     "partition",
     "sequence",
-    "line",
-    "offset",
     "seen",
     "time",
     "watermark",
@@ -63,8 +62,9 @@ pub(super) fn put_output(output: &str, headers: &[u8], payload: &[u8], line: &mu
 }
 
 /// Appends a dead letter or late row as one line: the reason, then the original bytes as `payload`, or as
-/// `payload_base64` when they are not UTF-8. `output` names the file where several share a stream of lines.
-pub(super) fn put_letter(output: Option<&str>, headers: &[u8], payload: &[u8], line: &mut Vec<u8>) {
+/// `payload_base64` when they are not UTF-8. `output` names the file where several share a stream of lines; `places`
+/// knows the input's file and line.
+pub(super) fn put_letter(output: Option<&str>, headers: &[u8], payload: &[u8], places: &Places, line: &mut Vec<u8>) {
     let headers = String::from_utf8_lossy(headers);
     let mut row = Map::new();
     if let Some(output) = output {
@@ -76,6 +76,11 @@ pub(super) fn put_letter(output: Option<&str>, headers: &[u8], payload: &[u8], l
         let number = || value.parse::<i64>().ok().filter(|_| NUMBERS.contains(&name.as_str()));
         // The host's words come first: a header of the event cannot take their place.
         row.entry(name.clone()).or_insert_with(|| number().map_or_else(|| Value::from(value), Value::from));
+    }
+    if let Some((file, place)) = row.get("sequence").and_then(Value::as_u64).and_then(|sequence| places.find(sequence))
+    {
+        row.insert("file".into(), file.into());
+        row.insert("line".into(), place.into());
     }
     serde_json::to_writer(&mut *line, &Value::Object(row)).expect("writing to memory does not fail");
     line.pop();
@@ -109,7 +114,9 @@ mod tests {
 
     fn letter(output: Option<&str>, headers: &str, payload: &[u8]) -> String {
         let mut line = Vec::new();
-        put_letter(output, headers.as_bytes(), payload, &mut line);
+        let places = Places::default();
+        places.begin(340, "plays.jsonl".into());
+        put_letter(output, headers.as_bytes(), payload, &places, &mut line);
         String::from_utf8(line).unwrap()
     }
 
@@ -138,7 +145,7 @@ mod tests {
                        Pelton-Dlq-Seen: -1\r\nPartition: forged\r\n";
         assert_eq!(
             letter(None, headers, b"\0\x7f\r\n\"\xe2\x80\xae"),
-            "{\"code\":\"404\",\"partition\":0,\"seen\":-1,\"sequence\":341,\
+            "{\"code\":\"404\",\"file\":\"plays.jsonl\",\"line\":1,\"partition\":0,\"seen\":-1,\"sequence\":341,\
              \"payload\":\"\\u0000\u{7f}\\r\\n\\\"\u{202e}\"}\n"
         );
         let late = "Pelton-Late-Stage: s\r\nPelton-Time: 5\r\n";

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use super::headers::{VALUE_MAX, text_end};
 use super::{Effects, Headers, Origin, Room};
 use crate::epoch::{Channel, sha256};
-use crate::event::{RawBatch, RawEvent};
+use crate::event::{RawBatch, RawEvent, Whole};
 use crate::hex;
 
 /// Longest subject that is kept; the usual limit of a whole protocol line.
@@ -39,12 +39,14 @@ struct Original<'a> {
     /// The headers are bytes that no client reads: they are kept as base64.
     unreadable: bool,
     payload: &'a [u8],
+    /// What the payload is the beginning of.
+    whole: Option<&'a Whole>,
 }
 
 impl<'a> Original<'a> {
-    fn of(batch: &'a RawBatch, event: &RawEvent) -> Original<'a> {
+    fn of(batch: &'a RawBatch, event: &'a RawEvent) -> Original<'a> {
         let (headers, payload) = (batch.slice(&event.headers), batch.slice(&event.payload));
-        Original { headers, unreadable: event.unreadable, payload }
+        Original { headers, unreadable: event.unreadable, payload, whole: event.whole.as_deref() }
     }
 
     /// Adds the event's headers as far as they fit below `end`; false when something was left out.
@@ -67,7 +69,8 @@ impl<'a> Original<'a> {
         let own_end = headers.end();
         let header_end = start.saturating_add(bounds.header.min(bounds.record));
         let record_end = start.saturating_add(bounds.record);
-        if self.keep_headers(prefix, headers, header_end)
+        if self.whole.is_none()
+            && self.keep_headers(prefix, headers, header_end)
             && headers.end().saturating_add(self.payload.len()) <= record_end
         {
             return self.payload.len();
@@ -79,10 +82,12 @@ impl<'a> Original<'a> {
         let payload = text_end(self.payload, record_end.saturating_sub(headers.end()));
         headers.truncate(own_end);
         if !has_all {
-            put_mark(prefix, "Headers", self.headers, headers);
+            put_mark(prefix, "Headers", self.headers.len() as u64, &sha256(self.headers), headers);
         }
-        if payload < self.payload.len() {
-            put_mark(prefix, "Payload", self.payload, headers);
+        if let Some(whole) = self.whole {
+            put_mark(prefix, "Payload", whole.bytes, &whole.sha256, headers);
+        } else if payload < self.payload.len() {
+            put_mark(prefix, "Payload", self.payload.len() as u64, &sha256(self.payload), headers);
         }
         let marks = headers.end() - own_end;
         debug_assert!(marks <= MARKS_BYTES, "{marks} bytes of marks");
@@ -99,9 +104,9 @@ struct Bounds {
 }
 
 /// Length and sha256 of what is not there in full.
-fn put_mark(prefix: &str, what: &str, bytes: &[u8], headers: &mut Headers<'_>) {
-    headers.put(&format!("{prefix}{what}-Bytes"), bytes.len());
-    headers.put(&format!("{prefix}{what}-Sha256"), hex::encode(&sha256(bytes)));
+fn put_mark(prefix: &str, what: &str, bytes: u64, sha256: &[u8; 32], headers: &mut Headers<'_>) {
+    headers.put(&format!("{prefix}{what}-Bytes"), bytes);
+    headers.put(&format!("{prefix}{what}-Sha256"), hex::encode(sha256));
 }
 
 impl Effects {

@@ -10,8 +10,8 @@ fn names() -> Vec<String> {
     ["seen", "dlq", "late"].map(str::to_owned).to_vec()
 }
 
-fn none() -> Inputs {
-    Inputs::default()
+fn none() -> InputFiles {
+    InputFiles::default()
 }
 
 fn said<T>(result: Result<T, Failure>) -> String {
@@ -81,7 +81,7 @@ fn an_input_is_known_under_any_of_its_names() {
     let (input, path) = (dir.path().join("plays.jsonl"), dir.path().join("dlq.jsonl"));
     fs::write(&input, "{}\n").unwrap();
     fs::hard_link(&input, &path).unwrap();
-    let inputs = Inputs::look(std::slice::from_ref(&input)).unwrap();
+    let inputs = InputFiles::look(std::slice::from_ref(&input)).unwrap();
     for text in
         [said(Folder::open(dir.path(), &names(), &inputs, None)), said(guard::remove(dir.path(), &names(), &inputs))]
     {
@@ -94,10 +94,10 @@ fn an_input_is_known_under_any_of_its_names() {
     // An input that is itself named through a link.
     let link = dir.path().join("link");
     symlink(&path, &link).unwrap();
-    let inputs = Inputs::look(&[link]).unwrap();
+    let inputs = InputFiles::look(&[link]).unwrap();
     assert!(said(Folder::open(dir.path(), &names(), &inputs, None)).contains("is the input"));
     assert_eq!(fs::read(&input).unwrap(), b"{}\n");
-    let missing = Inputs::look(&[dir.path().join("missing")]);
+    let missing = InputFiles::look(&[dir.path().join("missing")]);
     assert!(said(missing).contains("missing"));
 }
 

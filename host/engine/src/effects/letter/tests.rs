@@ -120,6 +120,24 @@ fn a_letter_is_cut_by_the_byte() {
     }
 }
 
+/// A source that kept only the beginning tells what the whole was, and it may be larger than any arena.
+#[test]
+fn the_beginning_of_a_payload_tells_what_the_whole_was() {
+    let whole = Whole { bytes: (4 << 30) + 1, sha256: [0xab; 32] };
+    for size in [0, 1, 64, 1 << 20] {
+        let mut batch = event(b"", b"User: 1\r\n", &vec![b'x'; size], false);
+        batch.events[0].whole = Some(Box::new(whole.clone()));
+        let mut effects = Effects::default();
+        let free = Room { record_bytes: usize::MAX, header_bytes: usize::MAX, ..Room::default() };
+        effects.push_dead(&free, &origin(), &letter("", "why"), &batch, &batch.events[0]);
+        let (headers, payload) = last(&effects);
+        assert_eq!(payload.len(), size);
+        assert_eq!(headers["Pelton-Dlq-Payload-Bytes"], "4294967297");
+        assert_eq!(headers["Pelton-Dlq-Payload-Sha256"], "ab".repeat(32));
+        assert_eq!(headers["User"], "1");
+    }
+}
+
 #[test]
 fn what_fits_is_kept_untouched() {
     let batch = event(b"plays.in.u1", b"User: 1\r\nNats-Msg-Id: 2\r\n", b"no json", false);

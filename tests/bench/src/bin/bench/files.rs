@@ -133,7 +133,7 @@ fn check(setting: &Setting, job: &Job, expected: &Path, dead: &Path, output: &Pa
 }
 
 /// The events as a file; made once, its sum checked every time.
-fn input(setting: &Setting, corrupt: bool) -> Result<PathBuf> {
+pub(crate) fn input(setting: &Setting, corrupt: bool) -> Result<PathBuf> {
     let kind = if corrupt { "corrupt" } else { "good" };
     let path = setting.scratch.join(format!("events-{kind}-{}.jsonl", setting.file_events));
     if !path.is_file() {

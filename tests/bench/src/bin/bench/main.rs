@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod files;
+mod inputs;
 mod latency;
 mod streams;
 
@@ -39,7 +40,7 @@ const LEASE_S: u32 = 10;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
-    /// The three jobs over files.
+    /// The three jobs over files, and what their form costs.
     Files,
     /// The fraud pipeline from JetStream.
     Streams,
@@ -80,6 +81,7 @@ fn main() -> Result<()> {
             outcome.print(&mut table);
             checks.push(outcome.checked);
         }
+        inputs::run(&setting, &files::input(&setting, false)?, &mut figures)?;
     }
     if arguments.only.contains(&Part::Streams) {
         let outcome = streams::run(&setting)?;
