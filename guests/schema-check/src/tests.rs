@@ -102,7 +102,9 @@ fn a_name_that_occurs_twice_is_refused_wherever_it_is() {
         let members: Vec<String> = (0..20).map(|number| format!(r#""n{number}":0"#)).collect();
         format!(r#"{{{},"{last}":1}}"#, members.join(","))
     };
-    let read = |text: &str| serde_json::from_str::<Document<'_>>(text).map_err(|error| error.to_string());
+    fn read(text: &str) -> Result<Document<'_>, String> {
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    }
     for (text, name) in [
         (r#"{"a":1,"a":1}"#.to_owned(), "a"),
         (r#"{"a":1,"b":2,"\u0061":null}"#.to_owned(), "a"),

@@ -247,7 +247,7 @@ fn the_beginning_of_an_event_is_refused_for_the_size_of_the_whole() {
     let whole = crate::event::Whole { bytes: 5 << 30, sha256: [0; 32] };
     let event = RawEvent { published: WallTime(NOW), whole: Some(Box::new(whole)), ..RawEvent::default() };
     let mut decoder = decoder(TimeUnit::Millis);
-    let mut out = Decoded::new(decoder.columns());
+    let mut out = Decoded { columns: decoder.columns(), ..Decoded::default() };
     // What is there would be a fine event.
     let fault = decoder.decode(&event, b"", b"", br#"{"k":"a","t":1767225600000,"i":1}"#, &mut out).unwrap_err();
     assert_eq!((fault.code, out.len()), ("payload-size", 0));
