@@ -49,6 +49,7 @@ fn timeless(bytes: &[u8]) -> Vec<Value> {
         let row = value.as_object_mut().expect("an object");
         row.remove("seen");
         row.remove("stream");
+        row.remove("file");
         // How far a time is from the clock.
         if row.get("code").and_then(Value::as_str).is_some_and(|code| code.starts_with("time-")) {
             row.remove("message");

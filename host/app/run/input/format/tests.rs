@@ -59,7 +59,7 @@ fn text_of_two_bytes_a_character_is_named_in_either_order() {
         }
     }
     // Zero bytes in one bad line.
-    assert_eq!(name(b"{\0\"\0k\0\"\0:\0001\0}\0 \0 \0 \0\n{\"k\":1}\n", true), None);
+    assert_eq!(name(b"{\0\"\0k\0\"\0:\x001\0}\0 \0 \0 \0\n{\"k\":1}\n", true), None);
 }
 
 #[test]

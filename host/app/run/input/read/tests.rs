@@ -179,7 +179,8 @@ fn another_format_is_refused_before_anything_is_read() {
 fn a_changed_line_is_noticed_wherever_it_is() {
     let text = b"{\"a\":1}\n{\"b\":1}\n{\"c\":1}\n";
     let other = b"{\"a\":1}\n{\"b\":2}\n{\"c\":1}\n";
-    let packs: [fn(&[u8]) -> Vec<u8>; 3] = [<[u8]>::to_vec, gzip, zstd];
+    type Pack = fn(&[u8]) -> Vec<u8>;
+    let packs: [Pack; 3] = [<[u8]>::to_vec, gzip, zstd];
     for pack in packs {
         let scene = Scene::new(&[("0", b"{}\n"), ("a", &pack(text))]);
         let inputs = scene.inputs(&["0", "a"]);

@@ -70,7 +70,7 @@ fn endless(setting: &Setting, folder: &Path, figures: &mut Table) -> Result<()> 
     place::fresh(&state)?;
     let usage = measure::run(&setting.pelton.run_file(&pipeline("job-a.toml")?, &input, &output, &state))?;
     let letter: Value = serde_json::from_slice(&std::fs::read(output.join("dlq.jsonl"))?).context("one dead letter")?;
-    ensure!(letter["code"] == "payload-size" && letter["payload_bytes"] == bytes.to_string(), "{}", letter["message"]);
+    ensure!(letter["code"] == "payload-size" && letter["payload_bytes"] == bytes, "{}", letter["message"]);
     figures.row([
         format!("a file of {} with one line", mebibytes(bytes)),
         format!("{:.1} s, {:.1} s of CPU; peak {}", usage.wall_s, usage.cpu_s, mebibytes(usage.peak_bytes)),

@@ -7,6 +7,7 @@
 mod files;
 mod inputs;
 mod latency;
+mod memory;
 mod streams;
 
 use std::path::{Path, PathBuf};
@@ -28,7 +29,7 @@ struct Arguments {
     #[arg(long, default_value_t = 3)]
     runs: usize,
     /// Only these parts.
-    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Files, Part::Streams, Part::Latency])]
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Part::Files, Part::Streams, Part::Latency, Part::Memory])]
     only: Vec<Part>,
     /// Where generated events and results go [default: target/bench].
     #[arg(long)]
@@ -46,6 +47,8 @@ enum Part {
     Streams,
     /// End-to-end latency and start.
     Latency,
+    /// Peak memory of a long file run.
+    Memory,
 }
 
 /// Sizes and places of this run.
@@ -90,6 +93,9 @@ fn main() -> Result<()> {
     }
     if arguments.only.contains(&Part::Latency) {
         latency::run(&setting, &mut figures)?;
+    }
+    if arguments.only.contains(&Part::Memory) {
+        memory::run(&setting, &mut figures)?;
     }
     print(&setting, &table, &figures, &checks);
     Ok(())
