@@ -16,7 +16,9 @@ pub struct Distinct(Fingerprints);
 
 #[derive(Clone, Debug)]
 enum Fingerprints {
-    /// Ascending.
+    /// Most keys have a single value in a slice: without an allocation that takes a third of the memory.
+    One(u64),
+    /// None, or several; ascending.
     Few(Vec<u64>),
     Many(BTreeSet<u64>),
 }
@@ -34,10 +36,10 @@ impl Distinct {
         if !all.is_sorted_by(|left, right| left < right) {
             return None;
         }
-        Some(Distinct(if all.len() <= FEW_MAX {
-            Fingerprints::Few(all)
-        } else {
-            Fingerprints::Many(all.into_iter().collect())
+        Some(Distinct(match all.as_slice() {
+            [one] => Fingerprints::One(*one),
+            all if all.len() > FEW_MAX => Fingerprints::Many(all.iter().copied().collect()),
+            _ => Fingerprints::Few(all),
         }))
     }
 
@@ -45,6 +47,7 @@ impl Distinct {
     #[must_use]
     pub fn len(&self) -> usize {
         match &self.0 {
+            Fingerprints::One(_) => 1,
             Fingerprints::Few(all) => all.len(),
             Fingerprints::Many(all) => all.len(),
         }
@@ -59,15 +62,17 @@ impl Distinct {
     /// All fingerprints, ascending.
     pub fn iter(&self) -> impl Iterator<Item = u64> + '_ {
         let (few, many) = match &self.0 {
-            Fingerprints::Few(all) => (Some(all), None),
-            Fingerprints::Many(all) => (None, Some(all)),
+            Fingerprints::One(one) => (std::slice::from_ref(one), None),
+            Fingerprints::Few(all) => (all.as_slice(), None),
+            Fingerprints::Many(all) => (&[][..], Some(all)),
         };
-        few.into_iter().flatten().chain(many.into_iter().flatten()).copied()
+        few.iter().chain(many.into_iter().flatten()).copied()
     }
 
     /// Appends all fingerprints, ascending.
     pub fn append_to(&self, all: &mut Vec<u64>) {
         match &self.0 {
+            Fingerprints::One(one) => all.push(*one),
             Fingerprints::Few(few) => all.extend_from_slice(few),
             Fingerprints::Many(many) => all.extend(many),
         }
@@ -78,6 +83,13 @@ impl Distinct {
         let fingerprint = fingerprint(value);
         let is_full = self.len() >= limit as usize;
         match &mut self.0 {
+            Fingerprints::Few(all) if all.is_empty() && !is_full => self.0 = Fingerprints::One(fingerprint),
+            Fingerprints::One(one) => {
+                if *one != fingerprint && !is_full {
+                    let (low, high) = ((*one).min(fingerprint), (*one).max(fingerprint));
+                    self.0 = Fingerprints::Few(vec![low, high]);
+                }
+            }
             Fingerprints::Few(all) => {
                 if let Err(at) = all.binary_search(&fingerprint)
                     && !is_full
@@ -100,6 +112,7 @@ impl Distinct {
     #[must_use]
     pub fn bytes(&self) -> usize {
         match &self.0 {
+            Fingerprints::One(_) => 0,
             Fingerprints::Few(all) => all.len() * 8,
             Fingerprints::Many(all) => all.len() * 16,
         }
