@@ -384,7 +384,7 @@ fn messages_name_what_was_found_and_what_was_expected() {
         (
             TimeUnit::Rfc3339,
             r#"{"k":"a","i":1,"t":"1 May"}"#,
-            "the event time `1 May` is not RFC 3339 (2026-05-01T00:00:00Z): it does not begin with a year of four digits",
+            "the event time `1 May` is not RFC 3339, such as 2026-05-01T00:00:00Z: it does not begin with a year of four digits",
         ),
         (
             TimeUnit::Rfc3339,

@@ -307,7 +307,7 @@ pub(super) fn time_beyond(numeral: &str) -> DecodeFault {
 
 fn not_rfc3339(text: &str, reason: &str) -> String {
     let hint = if is_numeral(text) { "; for numbers set another `unit` and send no quotes" } else { "" };
-    format!("the event time `{}` is not RFC 3339 (2026-05-01T00:00:00Z): {reason}{hint}", shown(text))
+    format!("the event time `{}` is not RFC 3339, such as 2026-05-01T00:00:00Z: {reason}{hint}", shown(text))
 }
 
 fn is_numeral(text: &str) -> bool {
