@@ -128,7 +128,7 @@ test CRATE="": setup guests
     fi
     cargo test --workspace --exclude pelton-sim
     # The simulator wants optimised code and many seeds, other ones each time.
-    PELTON_SIM_SEEDS="${PELTON_SIM_SEEDS:-15000}" cargo test --profile simfast -p pelton-sim
+    PELTON_SIM_SEEDS="${PELTON_SIM_SEEDS:-6000}" cargo test --profile simfast -p pelton-sim
 
 # Check with clippy; warnings are errors
 lint:

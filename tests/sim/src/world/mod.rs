@@ -157,6 +157,8 @@ struct World {
     must_halt: Vec<bool>,
     /// Per partition: the position that its input was rolled back behind; 0 when it was not.
     rolled_at: Vec<u64>,
+    /// Per partition: up to where the stream said that all was read when it had just lost its tail; the lowest such place.
+    lost_to: Vec<u64>,
     /// Per partition: highest position ever committed.
     committed: Vec<u64>,
     /// Codes with which a machine may halt, because of what has happened.
@@ -221,6 +223,7 @@ impl World {
             is_input_whole: true,
             must_halt: vec![false; partitions as usize],
             rolled_at: vec![0; partitions as usize],
+            lost_to: vec![u64::MAX; partitions as usize],
             committed: vec![0; partitions as usize],
             causes: BTreeSet::new(),
             is_told: vec![vec![false; partitions as usize]; HOSTS],

@@ -91,6 +91,11 @@ impl World {
         match fault {
             Fault::LogTail { epochs } => {
                 let lost = self.log.pipeline.lose_tail(epochs);
+                for part in 0..self.partitions() {
+                    let read = self.read(part);
+                    let lost_to = &mut self.lost_to[part as usize];
+                    *lost_to = read.min(*lost_to);
+                }
                 self.tally.tail_losses += u64::from(lost > 0);
                 self.tally.epochs_lost += lost;
                 self.trace.note(self.now, &[lost], || format!("broker: lost {lost} epochs"));

@@ -32,7 +32,11 @@ impl World {
         self.tally.halts += 1;
         let is_caused = match halted.code {
             "input-gap" if self.scenario.config.accept_gaps => false,
-            "input-gap" => self.causes.contains("input-gap") || self.unread_loss(part as u32).is_some(),
+            // Who looks while the stream lacks its tail sees what was read by it as unread, until it is published again.
+            "input-gap" => {
+                let read = self.read(part as u32).min(self.lost_to[part]);
+                self.causes.contains("input-gap") || self.loss_behind(read, part as u32).is_some()
+            }
             code => self.causes.contains(code),
         };
         if !is_caused {
@@ -42,10 +46,19 @@ impl World {
 
     /// The first message that is lost before it was read, as far as the stream shows: where others share it, theirs count.
     pub(super) fn unread_loss(&self, partition: u32) -> Option<u64> {
-        let input = &self.log.input;
+        self.loss_behind(self.read(partition), partition)
+    }
+
+    /// Up to where nothing is unread, as the stream shows it.
+    pub(super) fn read(&self, partition: u32) -> u64 {
         // What a marker says of another input of the same name is nothing about this one.
-        let head = self.log.pipeline.head(partition).filter(|(_, marker)| marker.input.created == input.created());
-        let read = head.map_or(0, |(_, marker)| marker.position.sequence.max(marker.seen));
+        let created = self.log.input.created();
+        let head = self.log.pipeline.head(partition).filter(|(_, marker)| marker.input.created == created);
+        head.map_or(0, |(_, marker)| marker.position.sequence.max(marker.seen))
+    }
+
+    fn loss_behind(&self, read: u64, partition: u32) -> Option<u64> {
+        let input = &self.log.input;
         let is_shared = input.is_shared() || self.partitions() > 1;
         (read + 1..=input.last()).find(|&sequence| {
             let is_ours = input.at(sequence).is_some_and(|message| is_shared || message.partition == partition);
