@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// One row of jobs A and B: who, end of the window, how many.
+/// One row of jobs A, B and D: who, end of the window, how many.
 pub type Row = (String, i64, u64);
 
 /// The yardstick's rows `id,window_end,count`, sorted.

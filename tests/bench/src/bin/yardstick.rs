@@ -32,6 +32,8 @@ enum Command {
     JobB { input: PathBuf, output: PathBuf },
     /// Valid lines to one file, the others to another.
     JobC { input: PathBuf, valid: PathBuf, dead: PathBuf },
+    /// Different users and the ten most frequent countries per device and hour.
+    JobD { input: PathBuf, output: PathBuf },
     /// Read a whole JetStream stream, one acknowledgement per 10,000 messages.
     Consume {
         #[arg(long)]
@@ -60,6 +62,7 @@ fn main() -> Result<()> {
         Command::JobA { input, output } => print_counts(&native::job_a(&input, &output)?),
         Command::JobB { input, output } => print_counts(&native::job_b(&input, &output)?),
         Command::JobC { input, valid, dead } => print_counts(&native::job_c(&input, &valid, &dead)?),
+        Command::JobD { input, output } => print_counts(&native::job_d(&input, &output)?),
         Command::Consume { url, stream, way } => {
             let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
             let read = runtime.block_on(raw::consume(&url, &stream, way))?;

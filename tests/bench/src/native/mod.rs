@@ -1,10 +1,11 @@
-//! The three jobs written by hand for one thread: the limit that a general engine is measured against.
+//! The jobs written by hand for one thread: the limit that a general engine is measured against.
 //!
 //! Typed serde_json over borrowed lines, no state on disk, no recovery. Rows are CSV lines.
 
 mod job_a;
 mod job_b;
 mod job_c;
+mod job_d;
 mod lines;
 
 use std::borrow::Cow;
@@ -18,6 +19,7 @@ use serde::Deserialize;
 pub use job_a::job_a;
 pub use job_b::job_b;
 pub use job_c::job_c;
+pub use job_d::job_d;
 
 /// How far the watermark stays behind the newest event.
 pub const DELAY_MS: i64 = 120_000;

@@ -1,4 +1,4 @@
-//! Jobs A, B and C over files: `pelton run` with a durable state against the hand-written program.
+//! Jobs A to D over files: `pelton run` with a durable state against the hand-written program.
 
 use std::ffi::OsStr;
 use std::io::Read;
@@ -26,7 +26,7 @@ struct Job {
     expected: &'static str,
 }
 
-const JOBS: [Job; 4] = [
+const JOBS: [Job; 5] = [
     Job {
         what: "A: plays per user, 1 h every 5 min",
         pipeline: "job-a.toml",
@@ -57,6 +57,14 @@ const JOBS: [Job; 4] = [
         yardstick: "job-c",
         is_corrupt: true,
         known_rows: (1_979_997, 20_003),
+        expected: "reported",
+    },
+    Job {
+        what: "D: users and top countries per device",
+        pipeline: "job-d.toml",
+        yardstick: "job-d",
+        is_corrupt: false,
+        known_rows: (0, 0),
         expected: "reported",
     },
 ];
