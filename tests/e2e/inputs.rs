@@ -67,6 +67,17 @@ fn files_folders_and_patterns_are_one_input() {
 }
 
 #[test]
+fn a_folder_is_not_input_and_output() {
+    let scene = Scene::new();
+    let pipeline = scene.single("zoo", "echo", "");
+    std::fs::create_dir(scene.path("out")).unwrap();
+    scene.write("out/in.jsonl", event("a", PAST + 1));
+    finish(&mut run(&scene, &pipeline, &[&scene.arg("out")])).code(2).says(&["both --input and --output", "hint:"]);
+    finish(&mut run(&scene, &pipeline, &[&scene.arg("out/in.jsonl")])).code(0);
+    assert_eq!(rows(&scene, "seen").len(), 1);
+}
+
+#[test]
 fn another_format_is_refused_before_anything_is_written() {
     let scene = Scene::new();
     let pipeline = scene.single("zoo", "echo", "");

@@ -4,7 +4,7 @@
 //! appended to the files and synced, then delta, position and the files' lengths go into the store in one write, which
 //! is synced too. A kill between the two leaves bytes behind the committed lengths; the next start cuts them off.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
@@ -53,6 +53,9 @@ struct Cut {
 /// Runs a pipeline over a file until it ends, or a signal comes.
 pub(crate) fn run(options: FileOptions) -> Result<(), Failure> {
     let plan = Arc::new(options.pipeline.plan.clone());
+    if let Target::Folder(dir) = &options.output {
+        refuse_same_folder(&options.input, dir)?;
+    }
     let inputs = Arc::new(Inputs::find(&options.input)?);
     let name = inputs.name();
     let files = InputFiles::look(&inputs.files())?;
@@ -137,6 +140,17 @@ pub(crate) fn run(options: FileOptions) -> Result<(), Failure> {
     computed?;
     let process = Process { events: progress.summary.totals.received - before, took: began.elapsed() };
     progress.summary.end(&work.plan, &process, progress.done)
+}
+
+/// The results of a run would be inputs of the next one, which could not go on.
+fn refuse_same_folder(inputs: &[PathBuf], output: &Path) -> Result<(), Failure> {
+    match inputs.iter().find(|input| input.is_dir() && absolute(input) == absolute(output)) {
+        None => Ok(()),
+        Some(folder) => {
+            let message = format!("the folder `{}` is both --input and --output", folder.display());
+            Err(Failure::usage(message).hint("name another --output, or the files in it as inputs"))
+        }
+    }
 }
 
 /// A path without links, where it exists: tells one folder from another.

@@ -168,7 +168,7 @@ fn unacknowledged(plan: &Plan, info: &Info, account: &Value, checked: &mut Check
 
 /// What may be deleted before it is read.
 fn losses(config: &Config, checked: &mut Checked) {
-    const KEEP_UP: &str = "keep hosts running; what was lost is counted as a gap";
+    const KEEP_UP: &str = "keep hosts running; a partition whose unread events were deleted halts with `input-gap`";
     let name = &config.name;
     if !config.max_age.is_zero() {
         let age = reasons::duration(u64::try_from(config.max_age.as_nanos()).unwrap_or(u64::MAX));

@@ -5,6 +5,7 @@ use std::fs::Metadata;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
 use crate::cli::failure::{Exit, Failure};
@@ -139,7 +140,12 @@ impl Finder {
     fn add_pattern(&mut self, pattern: &str) -> Result<(), Failure> {
         let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
         let wrong = |error: glob::PatternError| Failure::usage(format!("`{pattern}` is no pattern: {error}"));
-        let paths = glob::glob_with(pattern, options).map_err(wrong)?.collect::<Result<Vec<PathBuf>, _>>();
+        let found = glob::glob_with(pattern, options).map_err(wrong)?;
+        // The library panics over names that are not UTF-8.
+        let paths = catch_unwind(AssertUnwindSafe(|| found.collect::<Result<Vec<PathBuf>, _>>())).map_err(|_| {
+            Failure::usage(format!("`{pattern}` leads to a name that is not UTF-8"))
+                .hint("name the folder, or the files one by one")
+        })?;
         let mut paths = paths.map_err(|error| {
             let path = error.path().to_owned();
             unreadable(&path, error.into())
@@ -228,6 +234,17 @@ mod tests {
 
     fn find(dir: &Path, given: &[&str]) -> Result<Inputs, Failure> {
         Inputs::find(&given.iter().map(|name| dir.join(name)).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn a_pattern_that_leads_to_a_name_that_is_not_utf_8_is_refused() {
+        use std::ffi::OsStr;
+
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join(OsStr::from_bytes(b"d\xff.jsonl")), "{}\n").unwrap();
+        let error = Inputs::find(&[dir.path().join("*.jsonl")]).unwrap_err();
+        assert!(error.to_string().contains("not UTF-8"), "{error}");
+        assert_eq!(Inputs::find(&[dir.path().to_owned()]).unwrap().list.len(), 1);
     }
 
     #[test]

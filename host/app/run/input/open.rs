@@ -164,8 +164,8 @@ impl Clock {
                 let written = file.metadata().and_then(|meta| meta.modified()).ok();
                 let written = written.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
                 let written = written.map_or(i64::MIN, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX));
-                // A time of writing that lies ahead of the clock is a mistake: it must not let in every event.
-                if written > began.0 { WallTime(began.0.max(written.min(when::now()))) } else { *began }
+                // A time of writing that lies ahead of the clock is a mistake, and says nothing.
+                if began.0 < written && written <= when::now() { WallTime(written) } else { *began }
             }
             Clock::Live { last } => {
                 last.0 = last.0.max(when::now());

@@ -148,7 +148,8 @@ impl Reader {
             let (line, name) = (self.position.sequence, one.name());
             let what = if one.is_file() { "the file was changed" } else { "other lines were sent" };
             let message = format!("line {line} of {name} is not the one that was consumed: {what}");
-            return Err(Failure::halted(message).hint("remove the output and its state folder to start over"));
+            return Err(Failure::halted(message)
+                .hint("name another --output, or add --fresh to delete the results and start over"));
         }
         chunk.batch.events.remove(0);
         chunk.ends.remove(0);
@@ -193,7 +194,8 @@ fn ends_early(one: &One, found: u64, consumed: u64) -> Failure {
     if one.is_file() {
         let message =
             format!("{} ends after {found} bytes, but {consumed} were consumed: the file was changed", one.name());
-        return Failure::halted(message).hint("remove the output and its state folder to start over");
+        return Failure::halted(message)
+            .hint("name another --output, or add --fresh to delete the results and start over");
     }
     let name = if one.name() == "-" { "stdin".to_owned() } else { one.name() };
     let message = format!("{name} ends after {found} bytes, but {consumed} were consumed before");
