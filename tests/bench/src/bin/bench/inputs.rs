@@ -1,6 +1,7 @@
 //! What inputs cost by their form: packed, and one line without end.
 
 use std::fs::File;
+use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -59,12 +60,18 @@ fn take(setting: &Setting, folder: &Path, input: &Path) -> Result<(Usage, Vec<ro
     Ok((medians(&usages), rows::from_output(&output.join("rows.jsonl"))?))
 }
 
-/// One line of 2 GiB, as a file with holes: the disk does not count.
+/// One event in a line, so that not everything is refused.
+const EVENT: &[u8] = b"\n{\"user_id\":\"u\",\"track_id\":\"t\",\"country\":\"SE\",\"device\":\"ios\",\"ts\":1767225600000,\"ms_played\":1}\n";
+
+/// One line of 2 GiB before an event, as a file with holes: the disk does not count.
 fn endless(setting: &Setting, folder: &Path, figures: &mut Table) -> Result<()> {
     eprintln!("a file with one line …");
     let input = folder.join("endless");
     let bytes = if setting.is_quick { LINE_BYTES / 32 } else { LINE_BYTES };
-    File::create(&input)?.set_len(bytes)?;
+    let mut file = File::create(&input)?;
+    file.set_len(bytes)?;
+    file.seek(SeekFrom::End(0))?;
+    file.write_all(EVENT)?;
     let (output, state) = (folder.join("out"), folder.join("state"));
     place::fresh(&output)?;
     place::fresh(&state)?;
