@@ -22,8 +22,20 @@ pub(crate) fn put_payload(payload: &[u8], line: &mut Vec<u8>) {
     }
 }
 
+/// Appends the bytes of somebody's event, as dead letters and late rows keep them: as the text `"payload"`, or as
+/// `"payload_base64"` when they are not UTF-8. Never as JSON, which may hold names twice or lists without end.
+pub(crate) fn put_original(payload: &[u8], line: &mut Vec<u8>) {
+    match std::str::from_utf8(payload) {
+        Ok(text) => {
+            line.extend_from_slice(b"\"payload\":");
+            put_text(text, line);
+        }
+        Err(_) => put_base64("payload_base64", payload, line),
+    }
+}
+
 /// Appends bytes as a member in base64.
-pub(crate) fn put_base64(name: &str, bytes: &[u8], line: &mut Vec<u8>) {
+fn put_base64(name: &str, bytes: &[u8], line: &mut Vec<u8>) {
     write!(line, "\"{name}\":\"{}\"", STANDARD.encode(bytes)).expect("writing to memory does not fail");
 }
 
@@ -48,6 +60,19 @@ pub(crate) fn put_on_one_line(json: &[u8], line: &mut Vec<u8>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_of_others_are_text() {
+        for (payload, member) in [
+            (&b"{\"a\":1,\"a\":[[]]}\r"[..], "\"payload\":\"{\\\"a\\\":1,\\\"a\\\":[[]]}\\r\""),
+            (b"", "\"payload\":\"\""),
+            (b"\xff\n", "\"payload_base64\":\"/wo=\""),
+        ] {
+            let mut line = Vec::new();
+            put_original(payload, &mut line);
+            assert_eq!(String::from_utf8(line).unwrap(), member);
+        }
+    }
 
     #[test]
     fn payloads_stay_as_they_are_on_one_line() {

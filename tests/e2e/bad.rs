@@ -54,6 +54,12 @@ fn modules_that_are_none_are_refused_before_anything_runs() {
         let at = format!("{name}.toml:11:10: E02");
         let said = finish(&mut pelton(&["validate", &pipeline])).code(2).says(&[&at]);
         assert!(said.stderr.to_lowercase().contains(why), "{name}: {}", said.stderr);
+        let said = finish(&mut pelton(&["validate", &pipeline, "--json"])).code(2);
+        let said: Value = serde_json::from_str(&said.stdout).expect("JSON on stdout");
+        assert_eq!(
+            (said["problems"][0]["line"].as_u64(), said["problems"][0]["column"].as_u64()),
+            (Some(11), Some(10))
+        );
         let input = scene.write("input.jsonl", "{}\n");
         let out = scene.arg("out");
         finish(&mut pelton(&["run", &pipeline, "--input", &input, "--output", &out])).code(2).says(&[&at]);
@@ -132,10 +138,15 @@ fn a_running_host_can_be_watched_and_is_alone() {
     broker.up(&pipeline);
     assert!(broker.up(&pipeline).stdout.contains("nothing to do"));
     broker.publish("zoo", events(1..=500));
-    let mut host = Process::start(&mut broker.pelton(&args));
-    host.wait_for("/metrics");
-    let said = host.stderr();
-    let address = said.split("http://").nth(1).and_then(|rest| rest.split("/metrics").next()).expect("an address");
+    let watched = || {
+        let mut host = Process::start(&mut broker.pelton(&args));
+        host.wait_for("/metrics");
+        let said = host.stderr();
+        let address = said.split("http://").nth(1).and_then(|rest| rest.split("/metrics").next());
+        (host, address.expect("an address").to_owned())
+    };
+    let (host, address) = watched();
+    let address = address.as_str();
     let received = "pelton_events_received_total{pipeline=\"zoo\",partition=\"0\"} 500";
     until("500 events in the metrics", || get(address, "/metrics").contains(received).then_some(()));
     assert!(get(address, "/healthz").starts_with("HTTP/1.1 200"), "{}", get(address, "/healthz"));
@@ -161,6 +172,16 @@ fn a_running_host_can_be_watched_and_is_alone() {
     host.signal("TERM");
     host.wait().code(0);
     assert!(asked.elapsed() < Duration::from_secs(4), "SIGTERM took {:?}", asked.elapsed());
+    // Nothing is committed after a restart, and yet the metrics are not those of a partition without history.
+    let (_host, address) = watched();
+    let watermark = "pelton_watermark_milliseconds{pipeline=\"zoo\",partition=\"0\"} ";
+    let seen = until("the watermark", || {
+        let text = get(&address, "/metrics");
+        let line = text.lines().find_map(|line| line.strip_prefix(watermark))?;
+        line.parse::<f64>().ok().filter(|value| *value > 0.0)?;
+        Some(text)
+    });
+    assert!(!seen.contains("pelton_epoch{pipeline=\"zoo\",partition=\"0\"} 0\n"), "{seen}");
 }
 
 /// A plain HTTP GET; empty while nobody answers.

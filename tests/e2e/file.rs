@@ -215,6 +215,9 @@ fn a_changed_input_is_refused() {
     let other: Vec<u8> = plays.iter().map(|byte| if *byte == b'a' { b'b' } else { *byte }).collect();
     scene.write("plays.jsonl", other);
     finish(&mut run(&scene, &pipeline, &input, "out")).code(3).says(&["the file was changed", "hint:"]);
+    // The true length is told, whichever that is.
+    scene.write("plays.jsonl", "");
+    finish(&mut run(&scene, &pipeline, &input, "out")).code(3).says(&["ends after 0 bytes", "hint:"]);
     // As it was, it goes on.
     scene.write("plays.jsonl", &plays[..half]);
     finish(&mut run(&scene, &pipeline, &input, "out")).code(0);

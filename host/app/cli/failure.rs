@@ -36,12 +36,13 @@ pub(crate) struct Failure {
     hint: Option<String>,
     /// Printed before the error, such as the problems of a pipeline file.
     details: Vec<String>,
+    problems: Vec<Problem>,
 }
 
 impl Failure {
     /// A failure with this exit code.
     pub(crate) fn new(exit: Exit, error: impl Into<anyhow::Error>) -> Failure {
-        Failure { exit, error: error.into(), hint: None, details: Vec::new() }
+        Failure { exit, error: error.into(), hint: None, details: Vec::new(), problems: Vec::new() }
     }
 
     /// Something to correct on the command line or in a file.
@@ -65,7 +66,12 @@ impl Failure {
         let details = problems.iter().map(|problem| problem.in_file(&path).to_string()).collect();
         let count = problems.len();
         let noun = if count == 1 { "problem" } else { "problems" };
-        Failure { details, ..Failure::usage(format!("{count} {noun} in {path}")) }
+        Failure { details, problems: problems.to_vec(), ..Failure::usage(format!("{count} {noun} in {path}")) }
+    }
+
+    /// What is wrong with a pipeline file, when that is the failure.
+    pub(crate) fn as_problems(&self) -> &[Problem] {
+        &self.problems
     }
 
     /// The broker is not as the pipeline needs it; every setting on a line of its own, each remedy once. `None` without

@@ -38,7 +38,7 @@ const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALH
 
 /// Run a pipeline
 #[derive(Debug, Args)]
-#[command(after_help = AFTER)]
+#[command(override_usage = "pelton run <PIPELINE> [OPTIONS]", after_help = AFTER)]
 pub(crate) struct RunArgs {
     /// Pipeline file
     pipeline: PathBuf,

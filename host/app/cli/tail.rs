@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::connection::ConnectionArgs;
 use super::failure::Failure;
-use crate::payload::put_payload;
+use crate::payload::{put_original, put_payload};
 use crate::pipeline;
 
 const AFTER: &str = "\
@@ -42,7 +42,7 @@ pub(super) struct TailArgs {
     /// Stop after so many records
     #[arg(short = 'n', long = "count", value_name = "N")]
     count: Option<u64>,
-    /// Stop when nothing more is stored
+    /// Begin with the first record, and stop when nothing more is stored
     #[arg(long)]
     no_follow: bool,
     /// One JSON object per record, with its subject and headers
@@ -52,7 +52,8 @@ pub(super) struct TailArgs {
     connection: ConnectionArgs,
 }
 
-/// A record as `--json` prints it; `payload` follows, `payload_text` when it is not JSON, or `payload_base64`.
+/// A record as `--json` prints it; its payload follows: JSON as `payload`, else `payload_text` or `payload_base64`; of a
+/// dead letter or late row always the text, or `payload_base64`.
 #[derive(Serialize)]
 struct Line<'a> {
     sequence: u64,
@@ -140,7 +141,11 @@ fn write(out: &mut impl io::Write, subject: &Subject<'_>, record: &Tailed, args:
         let mut text = serde_json::to_vec(&line)?;
         text.pop();
         text.push(b',');
-        put_payload(&record.payload, &mut text);
+        if args.dlq || args.late {
+            put_original(&record.payload, &mut text);
+        } else {
+            put_payload(&record.payload, &mut text);
+        }
         text.push(b'}');
         out.write_all(&text)?;
     } else {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use pelton_engine::hex;
+use pelton_engine::problem::Problem;
 use serde::Serialize;
 
 use super::failure::Failure;
@@ -13,19 +14,19 @@ use crate::pipeline::{self, Pipeline};
 const AFTER: &str = "\
 Examples:
   pelton validate pipelines/fraud.toml
-  pelton validate pipelines/fraud.toml --json | jq .stages";
+  pelton validate pipelines/fraud.toml --json | jq '.problems // .stages'";
 
 /// Check a pipeline file and its modules, without a broker
 ///
 /// Reads the file, loads and configures the modules, binds them to each other, and lets a window rule judge an empty
-/// window. All problems are printed at once as
-/// `path:line:column: code: message`; the exit code is then 2.
+/// window. All problems of the file are printed at once as `path:line:column: code: message`, and once it has none, those
+/// of its modules; the exit code is then 2.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER)]
 pub(super) struct ValidateArgs {
     /// Pipeline file
     pipeline: PathBuf,
-    /// Print what was found as JSON
+    /// Print what was found as JSON, problems too
     #[arg(long)]
     json: bool,
     /// Folder of compiled modules [default: the user's cache folder]
@@ -56,9 +57,36 @@ struct StageReport {
     payload: bool,
 }
 
+#[derive(Serialize)]
+struct ProblemReport<'a> {
+    /// From 1.
+    line: u32,
+    column: u32,
+    code: &'static str,
+    message: &'a str,
+    hint: Option<&'a str>,
+}
+
+impl ProblemReport<'_> {
+    fn of(problem: &Problem) -> ProblemReport<'_> {
+        let Problem { code, message, line, column, hint } = problem;
+        ProblemReport { line: *line, column: *column, code, message, hint: hint.as_deref() }
+    }
+}
+
 pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
     let sandbox = pipeline::sandbox(args.cache.clone())?;
-    let report = report(&Pipeline::load(&args.pipeline, &sandbox)?);
+    let pipeline = match Pipeline::load(&args.pipeline, &sandbox) {
+        Ok(pipeline) => pipeline,
+        Err(failure) => {
+            if args.json {
+                let problems: Vec<_> = failure.as_problems().iter().map(ProblemReport::of).collect();
+                print::json(&serde_json::json!({ "problems": problems }))?;
+            }
+            return Err(failure);
+        }
+    };
+    let report = report(&pipeline);
     if args.json {
         print::json(&report)?;
         return Ok(());

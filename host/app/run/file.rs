@@ -338,10 +338,8 @@ fn commit_all(
     mut last: Option<Marker>,
 ) -> Result<(), Failure> {
     let session = u128::from(session()) << 64;
-    let environment = |error: anyhow::Error| {
-        Failure::new(Exit::Environment, error)
-            .hint("nothing that was committed is lost: when the cause is gone, run the same command again")
-    };
+    let way_out = sink.way_out();
+    let environment = |error: anyhow::Error| Failure::new(Exit::Environment, error).hint(way_out);
     while let Ok(mut cut) = receiver.recv() {
         pass("files.before");
         cut.progress.lengths = sink.append(&cut.records, places).map_err(|error| environment(error.into()))?;

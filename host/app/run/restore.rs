@@ -7,13 +7,11 @@ use pelton_engine::plan::Plan;
 use pelton_engine::step::Engine;
 use pelton_engine::store::{Discard, Local, Store, StoreError};
 
+use super::START_OVER;
 use super::made_by::MadeBy;
 use super::output::{self, InputFiles, Lengths};
 use super::progress::Progress;
 use crate::cli::failure::{Exit, Failure};
-
-/// Ways out where the state is sound but does not fit.
-const ANOTHER: &str = "name another --output, or add --fresh to delete the results and start over";
 
 /// What a run begins with.
 pub(super) struct Begun {
@@ -33,7 +31,7 @@ pub(super) fn restore(store: &mut dyn Store, engine: &mut Engine, wanted: Progre
     };
     let mut progress = parse(&local)?;
     check_made_by(&progress.made_by, &wanted.made_by)?;
-    let damaged = |what: String| Failure::halted(what).hint(ANOTHER);
+    let damaged = |what: String| Failure::halted(what).hint(START_OVER);
     if local.head.marker.layout != engine.layout() {
         return Err(damaged("the shape of the state has changed: it is that of another version of Pelton".into()));
     }
@@ -95,7 +93,7 @@ fn parse(local: &Local) -> Result<Progress, Failure> {
 
 fn unreadable(error: StoreError) -> Failure {
     match error {
-        StoreError::Damaged(_) => Failure::halted(error.to_string()).hint(ANOTHER),
+        StoreError::Damaged(_) => Failure::halted(error.to_string()).hint(START_OVER),
         StoreError::Newer { .. } => Failure::new(Exit::Environment, error).hint("use the newer pelton that wrote it"),
         StoreError::InUse(_) | StoreError::Environment(_) => Failure::new(Exit::Environment, error)
             .hint("when the cause is gone, run the same command again; --state names another folder"),

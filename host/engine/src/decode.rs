@@ -153,9 +153,7 @@ impl Decoder {
         for (idx, field) in fields.iter().enumerate() {
             root.want(&field.pointer, Target::Field(idx));
         }
-        let mut parents = Vec::new();
-        root.number(String::new(), &mut parents);
-        let row = Row { seen: vec![Seen::No; fields.len()], parents: vec![false; parents.len()], ..Row::default() };
+        let (parents, row) = begin(&mut root, fields.len());
         Decoder {
             root,
             parents,
@@ -187,9 +185,7 @@ impl Decoder {
         for (idx, field) in fields.iter().enumerate().filter(|(idx, _)| needed[*idx]) {
             root.want(&field.pointer, Target::Field(idx));
         }
-        let mut parents = Vec::new();
-        root.number(String::new(), &mut parents);
-        let row = Row { seen: vec![Seen::No; fields.len()], parents: vec![false; parents.len()], ..Row::default() };
+        let (parents, row) = begin(&mut root, fields.len());
         Decoder {
             root,
             parents,
@@ -452,6 +448,14 @@ impl Seen {
             Seen::Value => "empty",
         }
     }
+}
+
+/// Numbers the nodes of a tree that is complete: the pointers of those with children, and a row for what is found.
+fn begin(root: &mut Node, fields: usize) -> (Vec<String>, Row) {
+    let mut parents = Vec::new();
+    root.number(String::new(), &mut parents);
+    let row = Row { seen: vec![Seen::No; fields], parents: vec![false; parents.len()], ..Row::default() };
+    (parents, row)
 }
 
 fn too_large(bytes: u64, limit: u64) -> DecodeFault {

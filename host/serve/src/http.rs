@@ -139,7 +139,8 @@ mod tests {
         partition.set_lag(Some(17), 1.5);
         partition.set_working(true);
         partition.set_watermark(1_767_225_600_000);
-        partition.observe_epoch(42, Duration::from_millis(50), Duration::from_millis(5));
+        partition.set_epoch(42);
+        partition.observe_epoch(Duration::from_millis(50), Duration::from_millis(5));
         partition.set_state_bytes(4096);
     }
 

@@ -312,9 +312,13 @@ impl Partition {
         self.watermark.set(millis);
     }
 
-    /// A committed epoch: its number, the time since its first event, and the time of its commit.
-    pub fn observe_epoch(&self, number: u64, epoch: Duration, commit: Duration) {
+    /// The number of the last committed epoch.
+    pub fn set_epoch(&self, number: u64) {
         self.epoch.set(i64::try_from(number).unwrap_or(i64::MAX));
+    }
+
+    /// A committed epoch: the time since its first event, and the time of its commit.
+    pub fn observe_epoch(&self, epoch: Duration, commit: Duration) {
         self.epoch_seconds.observe(epoch.as_secs_f64());
         self.commit_seconds.observe(commit.as_secs_f64());
     }

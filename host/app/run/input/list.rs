@@ -5,7 +5,7 @@ use std::fs::Metadata;
 use std::io;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::path::{Path, PathBuf};
 
 use crate::cli::failure::{Exit, Failure};
@@ -141,8 +141,12 @@ impl Finder {
         let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
         let wrong = |error: glob::PatternError| Failure::usage(format!("`{pattern}` is no pattern: {error}"));
         let found = glob::glob_with(pattern, options).map_err(wrong)?;
-        // The library panics over names that are not UTF-8.
-        let paths = catch_unwind(AssertUnwindSafe(|| found.collect::<Result<Vec<PathBuf>, _>>())).map_err(|_| {
+        // The library panics over names that are not UTF-8; what follows says so better.
+        let hook = take_hook();
+        set_hook(Box::new(|_| {}));
+        let paths = catch_unwind(AssertUnwindSafe(|| found.collect::<Result<Vec<PathBuf>, _>>()));
+        set_hook(hook);
+        let paths = paths.map_err(|_| {
             Failure::usage(format!("`{pattern}` leads to a name that is not UTF-8"))
                 .hint("name the folder, or the files one by one")
         })?;

@@ -20,9 +20,9 @@ const HEAD_BYTES: usize = 64 << 10;
 
 /// Bytes read from all inputs so far, as they are stored.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Meter(Arc<AtomicU64>);
+pub(super) struct ByteCount(Arc<AtomicU64>);
 
-impl Meter {
+impl ByteCount {
     pub(super) fn bytes(&self) -> u64 {
         self.0.load(Relaxed)
     }
@@ -37,9 +37,9 @@ pub(super) struct Source {
     pub(super) offset: u64,
     /// Whether the content can be entered anywhere.
     is_seekable: bool,
-    meter: Meter,
-    /// What the meter showed when it was opened.
-    metered_before: u64,
+    counted: ByteCount,
+    /// What was counted when it was opened.
+    counted_before: u64,
 }
 
 /// Moments that lines are judged by.
@@ -56,11 +56,11 @@ impl Source {
     ///
     /// # Errors
     /// When it cannot be read, or has no event in it for sure.
-    pub(super) fn open(one: &One, moments: Moments, meter: &Meter) -> Result<Source, Failure> {
+    pub(super) fn open(one: &One, moments: Moments, counted: &ByteCount) -> Result<Source, Failure> {
         let unreadable = |error| one.unreadable(error);
-        let metered_before = meter.bytes();
+        let counted_before = counted.bytes();
         let (raw, clock) = open_raw(one, moments).map_err(unreadable)?;
-        let raw = Box::new(Metered { reader: raw, meter: meter.clone() });
+        let raw = Box::new(Counted { reader: raw, counted: counted.clone() });
         let magic = Head::read(raw, |head| head.len() >= MAGIC_BYTES || head.contains(&b'\n'));
         let packing = format::packing(&magic.bytes);
         let reader = unpack(packing, magic.back(0)).map_err(unreadable)?;
@@ -78,8 +78,8 @@ impl Source {
         }
         let start = if head.bytes.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
         let is_seekable = packing == Packing::None && one.is_file();
-        let (offset, reader, meter) = (start as u64, head.back(start), meter.clone());
-        Ok(Source { reader, clock, packing, offset, is_seekable, meter, metered_before })
+        let (offset, reader, counted) = (start as u64, head.back(start), counted.clone());
+        Ok(Source { reader, clock, packing, offset, is_seekable, counted, counted_before })
     }
 
     /// Goes on at `offset` of the content: by a jump where that is possible, else by reading up to there. The content may
@@ -90,9 +90,11 @@ impl Source {
         }
         if let (true, Clock::File { file, .. }) = (self.is_seekable, &self.clock) {
             let mut file = file.try_clone()?;
+            // A jump behind the end would succeed.
+            let offset = offset.min(file.metadata()?.len());
             file.seek(io::SeekFrom::Start(offset))?;
-            self.reader = Box::new(Metered { reader: Box::new(file), meter: self.meter.clone() });
-            self.meter.0.store(self.metered_before + offset, Relaxed);
+            self.reader = Box::new(Counted { reader: Box::new(file), counted: self.counted.clone() });
+            self.counted.0.store(self.counted_before + offset, Relaxed);
             self.offset = offset;
             return Ok(());
         }
@@ -108,7 +110,7 @@ impl Source {
 
     /// Bytes that were read of this input, as they are stored.
     pub(super) fn stored_bytes(&self) -> u64 {
-        self.meter.bytes().saturating_sub(self.metered_before)
+        self.counted.bytes().saturating_sub(self.counted_before)
     }
 
     /// Whether there may be silence between two lines.
@@ -262,15 +264,15 @@ impl Read for Failing {
 
 const TWICE: Foreign = Foreign { name: "packed twice", convert: "zstdcat FILE | zstdcat" };
 
-struct Metered {
+struct Counted {
     reader: Box<dyn Read + Send>,
-    meter: Meter,
+    counted: ByteCount,
 }
 
-impl Read for Metered {
+impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = self.reader.read(buffer)?;
-        self.meter.0.fetch_add(count as u64, Relaxed);
+        self.counted.0.fetch_add(count as u64, Relaxed);
         Ok(count)
     }
 }

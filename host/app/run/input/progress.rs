@@ -9,13 +9,12 @@ use super::list::Inputs;
 use super::open::Moments;
 use crate::cli::failure::Failure;
 use crate::cli::when;
+use crate::run::START_OVER;
 
 /// Names that are kept to tell later what has changed, bytes; of longer lists only the digest is kept.
 const NAMES_BYTES_MAX: usize = 64 << 10;
 /// Names in one message.
 const NAMED: usize = 3;
-
-const START_OVER: &str = "name another --output, or add --fresh to delete the results and start over";
 
 /// How far the inputs were read; part of the record of each epoch.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -226,7 +225,7 @@ impl InputProgress {
             }
         };
         Failure::usage(message)
-            .hint("name the same inputs in the same order; new ones may come behind them; or name another --output, or another --state")
+            .hint(format!("name the same inputs in the same order, new ones behind them; or {START_OVER}"))
     }
 }
 

@@ -8,9 +8,10 @@ use pelton_engine::epoch::{Position, fingerprint};
 
 use super::lines::{Chunk, Lines};
 use super::list::{Inputs, One};
-use super::open::{Meter, Moments, Source};
+use super::open::{ByteCount, Moments, Source};
 use super::progress::{InputProgress, Start};
 use crate::cli::failure::{Exit, Failure};
+use crate::run::START_OVER;
 
 /// Bytes read at a time.
 const PART_BYTES: usize = 1 << 20;
@@ -44,7 +45,7 @@ pub(in crate::run) struct Reader {
     position: Position,
     arrival_ms: i64,
     limit: u64,
-    meter: Meter,
+    counted: ByteCount,
     /// The input at hand, when it could be entered at once, and the lines that were read behind the last committed one.
     entered: Option<(Feed, Option<Chunk>)>,
 }
@@ -63,10 +64,11 @@ impl Reader {
     ) -> Result<Reader, Failure> {
         let start = progress.start();
         for one in inputs.list.iter().skip(start.file + 1).filter(|one| one.is_file()) {
-            Source::open(one, start.moments, &Meter::default())?;
+            Source::open(one, start.moments, &ByteCount::default())?;
         }
         let arrival_ms = progress.arrival_ms();
-        let mut reader = Reader { inputs, start, position, arrival_ms, limit, meter: Meter::default(), entered: None };
+        let mut reader =
+            Reader { inputs, start, position, arrival_ms, limit, counted: ByteCount::default(), entered: None };
         let file = reader.inputs.list.get(start.file).filter(|one| one.is_file()).cloned();
         if let Some(one) = file {
             let mut feed = reader.open(start.file, start.moments, position.sequence)?;
@@ -109,7 +111,7 @@ impl Reader {
                 sender.send(Read::Chunk(chunk))?;
             }
             while let Some(mut chunk) = feed.next(one)? {
-                chunk.bytes_read = self.meter.bytes();
+                chunk.bytes_read = self.counted.bytes();
                 moments.last =
                     chunk.batch.events.last().map_or(moments.last, |event| event.published.max(moments.last));
                 sender.send(Read::Chunk(chunk))?;
@@ -123,7 +125,7 @@ impl Reader {
     }
 
     fn open(&self, file: usize, moments: Moments, line: u64) -> Result<Feed, Failure> {
-        let source = Source::open(&self.inputs.list[file], moments, &self.meter)?;
+        let source = Source::open(&self.inputs.list[file], moments, &self.counted)?;
         let lines = Lines::new(self.limit, source.offset, line);
         Ok(Feed { source, lines, part: Vec::new(), is_done: false })
     }
@@ -148,12 +150,11 @@ impl Reader {
             let (line, name) = (self.position.sequence, one.name());
             let what = if one.is_file() { "the file was changed" } else { "other lines were sent" };
             let message = format!("line {line} of {name} is not the one that was consumed: {what}");
-            return Err(Failure::halted(message)
-                .hint("name another --output, or add --fresh to delete the results and start over"));
+            return Err(Failure::halted(message).hint(START_OVER));
         }
         chunk.batch.events.remove(0);
         chunk.ends.remove(0);
-        chunk.bytes_read = self.meter.bytes();
+        chunk.bytes_read = self.counted.bytes();
         Ok((!chunk.ends.is_empty()).then_some(chunk))
     }
 }
@@ -194,8 +195,7 @@ fn ends_early(one: &One, found: u64, consumed: u64) -> Failure {
     if one.is_file() {
         let message =
             format!("{} ends after {found} bytes, but {consumed} were consumed: the file was changed", one.name());
-        return Failure::halted(message)
-            .hint("name another --output, or add --fresh to delete the results and start over");
+        return Failure::halted(message).hint(START_OVER);
     }
     let name = if one.name() == "-" { "stdin".to_owned() } else { one.name() };
     let message = format!("{name} ends after {found} bytes, but {consumed} were consumed before");

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use pelton_engine::epoch::fingerprint;
 use rustix::fs::OFlags;
+use tracing::info;
 
 use super::guard::{self, InputFiles, TAIL_BYTES};
 use super::{Committed, Lengths, file_path};
@@ -109,7 +110,9 @@ impl Out {
 
     /// Cuts off what an epoch has left that was not committed.
     fn cut_back(&mut self) -> io::Result<()> {
-        if self.file.metadata()?.len() > self.bytes {
+        let beyond = self.file.metadata()?.len().saturating_sub(self.bytes);
+        if beyond > 0 {
+            info!(file = %self.path.display(), bytes = beyond, "cut off behind what is committed");
             self.file.set_len(self.bytes)?;
         }
         io::Seek::seek(&mut self.file, io::SeekFrom::Start(self.bytes)).map(drop)

@@ -12,6 +12,7 @@ use tracing::info;
 
 use super::{Committed, Lengths, file_path};
 use crate::cli::failure::{Exit, Failure};
+use crate::run::START_OVER;
 
 /// How much of the end of a file is remembered.
 pub(super) const TAIL_BYTES: u64 = 512;
@@ -84,7 +85,7 @@ pub(super) fn check(
         let Some(found) = look(&path)? else {
             if wanted.bytes > 0 {
                 let message = format!("{} is gone, but {} bytes were committed to it", path.display(), wanted.bytes);
-                return Err(Failure::halted(message).hint(START_OVER));
+                return Err(Failure::halted(message).hint(format!("bring the file back, or {START_OVER}")));
             }
             continue;
         };
@@ -121,10 +122,6 @@ pub(super) fn remove(dir: &Path, names: &[String], inputs: &InputFiles) -> Resul
     Ok(())
 }
 
-/// Way out of a run whose files are not what it left.
-pub(super) const START_OVER: &str = "bring the file back, name another --output, or add --fresh to delete the results \
-                                     and start over";
-
 /// What lies under a name, links not followed.
 fn look(path: &Path) -> Result<Option<Metadata>, Failure> {
     match fs::symlink_metadata(path) {
@@ -157,14 +154,14 @@ fn refuse_changed(path: &Path, found: &Metadata, wanted: Committed) -> Result<()
     if found.len() < wanted.bytes {
         let (found, wanted) = (found.len(), wanted.bytes);
         let message = format!("{} has {found} bytes, but {wanted} were committed to it", path.display());
-        return Err(Failure::halted(message).hint(START_OVER));
+        return Err(Failure::halted(message).hint(format!("bring the file back, or {START_OVER}")));
     }
     let read = || File::open(path).and_then(|mut file| tail_of(&mut file, wanted.bytes));
     if wanted.bytes == 0 || fingerprint(0, &read().map_err(|error| environment(path, error))?) == wanted.tail {
         return Ok(());
     }
     let message = format!("{} does not hold what was committed to it: somebody changed it", path.display());
-    Err(Failure::halted(message).hint(START_OVER))
+    Err(Failure::halted(message).hint(format!("bring the file back, or {START_OVER}")))
 }
 
 /// The last of the first `end` bytes.

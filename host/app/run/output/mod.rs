@@ -97,6 +97,14 @@ impl Sink {
         Ok(Sink { to: To::Stdout, lines: Lines::new(plan, envelope, true) })
     }
 
+    /// What to do when writing has failed.
+    pub(super) fn way_out(&self) -> &'static str {
+        match self.to {
+            To::Folder(_) => "nothing that was committed is lost: when the cause is gone, run the same command again",
+            To::Stdout => "a run to stdout keeps nothing: when the cause is gone, run it again from the beginning",
+        }
+    }
+
     /// Writes the records of an epoch and makes them durable; returns what the files hold then. `places` says of dead
     /// letters and late rows which file and line they came from.
     ///
@@ -119,8 +127,8 @@ impl Sink {
                     self.lines.put(record.channel, headers, payload, places, &mut buffer);
                 }
                 let mut out = io::stdout().lock();
-                out.write_all(&buffer)?;
-                out.flush()?;
+                let written = out.write_all(&buffer).and_then(|()| out.flush());
+                written.map_err(|error| io::Error::new(error.kind(), format!("stdout: {error}")))?;
                 Ok(Lengths::new())
             }
         }

@@ -7,7 +7,7 @@ use std::io::Write as _;
 use serde_json::{Map, Value};
 
 use super::super::input::Places;
-use crate::payload::{put_base64, put_payload, put_text};
+use crate::payload::{put_original, put_payload, put_text};
 
 /// Headers whose values are numbers.
 const NUMBERS: [&str; 10] = [
@@ -87,13 +87,7 @@ pub(super) fn put_letter(output: Option<&str>, headers: &[u8], payload: &[u8], p
     if !line.ends_with(b"{") {
         line.push(b',');
     }
-    match std::str::from_utf8(payload) {
-        Ok(text) => {
-            line.extend_from_slice(b"\"payload\":");
-            put_text(text, line);
-        }
-        Err(_) => put_base64("payload_base64", payload, line),
-    }
+    put_original(payload, line);
     line.extend_from_slice(b"}\n");
 }
 

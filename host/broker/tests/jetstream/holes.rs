@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::stream::{Config, Stream};
 use pelton_engine::log::{Hole, HoleCause};
 
-use crate::rig::{Read, Rig, fetch, read, read_all, reset, survey};
+use crate::rig::{Read, Rig, fetch, read, read_all, read_exactly, reset, survey};
 
 fn hole(first: u64, last: u64, cause: HoleCause) -> Hole {
     Hole { first, last, cause }
@@ -94,7 +94,7 @@ async fn deletes_inside_are_wishes() {
         stream(&rig).await.delete_message(sequence).await.expect("deleted");
     }
     reset(&log, 1).await;
-    let first = read(&log, 5, 5).await;
+    let first = read_exactly(&log, 5).await;
     assert_eq!(first.sequences, [1, 2, 3, 4, 7], "the hole comes with what is behind it");
     assert_eq!(first.holes, [hole(5, 6, HoleCause::Deleted)]);
     assert_eq!(read_all(&log).await.holes, [hole(9, 9, HoleCause::Deleted)]);
@@ -127,7 +127,7 @@ async fn a_purge_of_what_was_not_read_is_expiry() {
     let log = rig.log(0);
     publish(&rig, "plays.0", 20).await;
     reset(&log, 1).await;
-    read(&log, 5, 5).await;
+    read_exactly(&log, 5).await;
     stream(&rig).await.purge().sequence(11).await.expect("purged");
     reset(&log, 6).await;
     let read = read_all(&log).await;
@@ -141,7 +141,7 @@ async fn everything_may_be_gone_with_nothing_behind() {
     let log = rig.log(0);
     publish(&rig, "plays.0", 20).await;
     reset(&log, 1).await;
-    read(&log, 5, 5).await;
+    read_exactly(&log, 5).await;
     stream(&rig).await.purge().await.expect("purged");
     reset(&log, 6).await;
     let first = read_all(&log).await;
@@ -173,7 +173,7 @@ async fn what_was_pending_may_go_while_the_consumer_stands() {
     let log = rig.log_with(0, pelton_broker::LogOptions { pull_messages: 2, pull_requests: 1, ..Default::default() });
     publish(&rig, "plays.0", 20).await;
     reset(&log, 1).await;
-    let before = read(&log, 2, 2).await;
+    let before = read_exactly(&log, 2).await;
     stream(&rig).await.purge().await.expect("purged");
     let after = read_all(&log).await;
     let last = after.sequences.last().or(before.sequences.last()).copied().expect("some came");

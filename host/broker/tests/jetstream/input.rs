@@ -7,7 +7,7 @@ use pelton_broker::{Broker, ConnectOptions, LogOptions, ProvisionOptions, consum
 use pelton_engine::epoch::fingerprint;
 use pelton_engine::log::{Request, Response};
 
-use crate::rig::{Rig, fetch, read, reset, survey};
+use crate::rig::{Rig, fetch, read, read_exactly, reset, survey};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn events_come_in_order_with_the_fingerprint_of_the_survey() {
@@ -196,7 +196,7 @@ async fn a_stream_made_again_gives_no_event_before_the_caller_decides() {
     let log = rig.log(0);
     rig.produce(0, 100).await;
     reset(&log, 1).await;
-    read(&log, 100, 100).await;
+    read_exactly(&log, 100).await;
     rig.broker.context().delete_stream("PLAYS").await.expect("deleted");
     pelton_broker::up(&rig.broker, &rig.plan, &Default::default()).await.expect("made again");
     rig.produce(0, 200).await;
@@ -208,5 +208,5 @@ async fn a_stream_made_again_gives_no_event_before_the_caller_decides() {
     }
     assert!(restarts > 0);
     reset(&log, 101).await;
-    read(&log, 100, 100).await.assert_whole(101, 100);
+    read_exactly(&log, 100).await.assert_whole(101, 100);
 }

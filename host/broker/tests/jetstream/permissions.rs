@@ -124,7 +124,7 @@ async fn an_inbox_of_its_own_is_used_for_everything() {
     let log = log(&rig, &broker, LogOptions::default());
     assert!(matches!(log.perform(SURVEY).await, Response::Survey(_)));
     reset(&log, 1).await;
-    crate::rig::read(&log, 10, 10).await.assert_whole(1, 10);
+    crate::rig::read_exactly(&log, 10).await.assert_whole(1, 10);
     let published = publish(&log, &first_epoch(Default::default(), vec![1]), FIRST).await;
     assert!(matches!(published, Published::Stored { .. }), "{published:?}");
     assert!(matches!(log.perform(Request::AcquireLease).await, Response::LeaseHeld { .. }));
@@ -153,7 +153,7 @@ async fn a_limit_of_the_stream_is_kept() {
     rig.produce(0, 10).await;
     let log = rig.log(0);
     reset(&log, 1).await;
-    crate::rig::read(&log, 10, 10).await.assert_whole(1, 10);
+    crate::rig::read_exactly(&log, 10).await.assert_whole(1, 10);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

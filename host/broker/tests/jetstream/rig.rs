@@ -231,9 +231,17 @@ pub(crate) struct Read {
     pub(crate) caught_up: bool,
 }
 
-/// Fetches until `count` events came; tolerates answers that say "not now".
+/// Fetches until at least `count` events came, up to `events` at a time; tolerates answers that say
+/// "not now".
 pub(crate) async fn read(log: &Log, count: usize, events: u32) -> Read {
     read_until(log, events, Lost::Ignored, |read| read.sequences.len() >= count).await
+}
+
+/// Fetches until `count` events came and leaves what is behind them, however few the broker gives
+/// at a time.
+pub(crate) async fn read_exactly(log: &Log, count: u32) -> Read {
+    let missing = |read: &Read| count - read.sequences.len() as u32;
+    read_while(log, Lost::Ignored, |read| Some(missing(read)).filter(|&events| events > 0)).await
 }
 
 /// Fetches until the broker says that nothing is left.
@@ -250,9 +258,14 @@ pub(crate) enum Lost {
 }
 
 pub(crate) async fn read_until(log: &Log, events: u32, lost: Lost, is_done: impl Fn(&Read) -> bool) -> Read {
+    read_while(log, lost, |read| (!is_done(read)).then_some(events)).await
+}
+
+/// Fetches as long as `next` says how many events to ask for.
+async fn read_while(log: &Log, lost: Lost, next: impl Fn(&Read) -> Option<u32>) -> Read {
     let deadline = Instant::now() + Duration::from_secs(60);
     let mut read = Read::default();
-    while !is_done(&read) {
+    while let Some(events) = next(&read) {
         assert!(Instant::now() < deadline, "only {} events came", read.sequences.len());
         match log.perform(Request::Fetch { events, bytes: 8 << 20 }).await {
             Response::Fetched(fetched) => {

@@ -69,6 +69,9 @@ pub enum Notice {
     Running {
         epoch: u64,
         decision: &'static str,
+        /// Milliseconds of event time.
+        watermark: i64,
+        state_bytes: usize,
     },
     /// An epoch is committed and applied.
     Committed(Box<Committed>),

@@ -1,7 +1,6 @@
 //! Job D: different users and the ten most frequent countries per device in windows of 1 h.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -9,7 +8,8 @@ use std::path::Path;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::lines::each_line;
-use super::{Counts, DELAY_MS, Event, Intern, writer};
+use super::tumbling::Tumbling;
+use super::{Counts, Event, Intern, writer};
 
 const SIZE_MS: i64 = 3_600_000;
 const TOP: usize = 10;
@@ -19,32 +19,21 @@ const TOP: usize = 10;
 /// # Errors
 /// When a file cannot be read or written.
 pub fn job_d(input: &Path, output: &Path) -> io::Result<Counts> {
-    let mut job = Job {
-        out: writer(output)?,
-        names: Intern::default(),
-        windows: BTreeMap::new(),
-        newest: i64::MIN,
-        counts: Counts::default(),
-    };
+    let mut windows = Tumbling::new(SIZE_MS);
+    let mut job = Job { out: writer(output)?, names: Intern::default(), counts: Counts::default() };
     each_line(input, |line| match Event::parse(line) {
-        Some(event) => job.add(&event),
+        Some(event) => job.add(&mut windows, &event),
         None => Ok(()),
     })?;
-    for (end, devices) in std::mem::take(&mut job.windows) {
+    while let Some((end, devices)) = windows.pop() {
         job.fire(end, &devices)?;
     }
     job.out.flush()?;
     Ok(job.counts)
 }
 
-struct Job {
-    out: BufWriter<File>,
-    names: Intern,
-    /// Per window end, in hours, what each device has.
-    windows: BTreeMap<i64, FxHashMap<u32, Audience>>,
-    newest: i64,
-    counts: Counts,
-}
+/// What each device has.
+type Devices = FxHashMap<u32, Audience>;
 
 #[derive(Default)]
 struct Audience {
@@ -52,34 +41,34 @@ struct Audience {
     countries: FxHashMap<u32, u32>,
 }
 
+struct Job {
+    out: BufWriter<File>,
+    names: Intern,
+    counts: Counts,
+}
+
 impl Job {
     #[inline]
-    fn add(&mut self, event: &Event<'_>) -> io::Result<()> {
+    fn add(&mut self, windows: &mut Tumbling<Devices>, event: &Event<'_>) -> io::Result<()> {
         self.counts.events += 1;
-        let end = event.ts.div_euclid(SIZE_MS) + 1;
-        if end * SIZE_MS <= self.newest.saturating_sub(DELAY_MS) {
-            self.counts.refused += 1;
-        } else {
-            let device = self.names.get(&event.device);
-            let audience = self.windows.entry(end).or_default().entry(device).or_default();
-            audience.users.insert(self.names.get(&event.user_id));
-            *audience.countries.entry(self.names.get(&event.country)).or_insert(0) += 1;
+        match windows.at(event.ts) {
+            Some(devices) => {
+                let audience = devices.entry(self.names.get(&event.device)).or_default();
+                audience.users.insert(self.names.get(&event.user_id));
+                *audience.countries.entry(self.names.get(&event.country)).or_insert(0) += 1;
+            }
+            None => self.counts.refused += 1,
         }
-        if event.ts > self.newest {
-            self.newest = event.ts;
-            while let Some(first) = self.windows.first_entry() {
-                if first.key() * SIZE_MS > self.newest - DELAY_MS {
-                    break;
-                }
-                let (end, devices) = first.remove_entry();
+        if windows.observe(event.ts) {
+            while let Some((end, devices)) = windows.pop_passed() {
                 self.fire(end, &devices)?;
             }
         }
         Ok(())
     }
 
-    fn fire(&mut self, end: i64, devices: &FxHashMap<u32, Audience>) -> io::Result<()> {
-        let (names, end) = (&self.names.names, end * SIZE_MS);
+    fn fire(&mut self, end: i64, devices: &Devices) -> io::Result<()> {
+        let names = &self.names.names;
         for (device, audience) in devices {
             let device = &names[*device as usize];
             writeln!(self.out, "{device},{end},{}", audience.users.len())?;

@@ -7,6 +7,7 @@ mod job_b;
 mod job_c;
 mod job_d;
 mod lines;
+mod tumbling;
 
 use std::borrow::Cow;
 use std::fs::File;

@@ -223,7 +223,7 @@ fn lines_of_a_file_arrive_when_it_was_last_written() {
     let one = scene.inputs(&["a"]).list[0].clone();
     let arrival = |began: i64| {
         let moments = Moments { began: WallTime(began), last: WallTime(i64::MAX) };
-        Source::open(&one, moments, &Meter::default()).unwrap().arrival().0
+        Source::open(&one, moments, &ByteCount::default()).unwrap().arrival().0
     };
     let set = |path: &Path, ms: u64| {
         let file = std::fs::File::options().write(true).open(path).unwrap();

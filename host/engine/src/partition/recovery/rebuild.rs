@@ -1,0 +1,184 @@
+//! State from the stream: a snapshot in parts, then the changes after it, link by link.
+
+use sha2::{Digest as _, Sha256};
+
+use super::super::recover::Halted;
+use super::super::{Notice, Partition, Phase};
+use super::{Base, LOOKS, Recovery, Step, same_layout};
+use crate::epoch::Epoch;
+use crate::log::{Change, FoundSnapshot, Snapshot, StoredMarker};
+use crate::store::{Discard, Store, StoreError};
+
+impl Partition {
+    pub(super) fn snapshot_found(&mut self, recovery: Recovery, found: Option<Box<FoundSnapshot>>, now: u64) {
+        let Step::FindSnapshot { target, reason, .. } = &recovery.step else { return };
+        let (target, reason) = (target.clone(), *reason);
+        match found {
+            None => self.rebuild_from(recovery, None, target, reason, now),
+            Some(found) => {
+                let step = Step::ReadSnapshot { target, reason, found: found.into(), state: Vec::new() };
+                self.proceed(recovery, step, now);
+            }
+        }
+    }
+
+    pub(super) fn snapshot_read(&mut self, mut recovery: Recovery, part: &[u8], now: u64) {
+        let Step::ReadSnapshot { target, reason, found, state } = &mut recovery.step else { return };
+        state.extend_from_slice(part);
+        let read = state.len() as u64;
+        if read < found.bytes && !part.is_empty() {
+            self.tell(Notice::Loading { bytes: read, of: found.bytes });
+            self.phase = Phase::Recovering(Box::new(recovery));
+            return self.ask_next(now);
+        }
+        let is_trusted = self.config.mutants.trust_snapshot;
+        if read != found.bytes || (Sha256::digest(&*state)[..] != found.digest && !is_trusted) {
+            let evidence = format!("{read} bytes of {} were read, or their hash is another", found.bytes);
+            return self.snapshot_damaged(recovery, evidence, now);
+        }
+        let (target, reason) = (target.clone(), *reason);
+        let snapshot = Snapshot { stored: found.stored.clone(), state: std::mem::take(state) };
+        self.rebuild_from(recovery, Some(snapshot), target, reason, now);
+    }
+
+    /// An older snapshot and the changes after it may do as well.
+    pub(super) fn snapshot_damaged(&mut self, recovery: Recovery, evidence: String, now: u64) {
+        let Step::ReadSnapshot { target, reason, found, .. } = &recovery.step else { return };
+        let (target, reason, epoch) = (target.clone(), *reason, found.stored.marker.epoch);
+        self.tell(Notice::SnapshotPassedOver { epoch, reason: evidence });
+        self.proceed(recovery, Step::FindSnapshot { target, reason, epoch_max: epoch.saturating_sub(1) }, now);
+    }
+
+    pub(super) fn rebuild_from(
+        &mut self,
+        recovery: Recovery,
+        snapshot: Option<Snapshot>,
+        target: StoredMarker,
+        reason: &'static str,
+        now: u64,
+    ) {
+        let mut engine = match (self.make_engine)() {
+            Ok(engine) => engine,
+            Err(error) => return self.step_failed(error, now),
+        };
+        if !self.config.mutants.any_layout
+            && let Err(halted) = same_layout(&target.marker, &engine)
+        {
+            return self.halt(halted);
+        }
+        let at = snapshot;
+        if let Some(snapshot) = &at
+            && let Err(damaged) = engine.restore(&snapshot.state)
+        {
+            let epoch = snapshot.stored.marker.epoch;
+            self.tell(Notice::SnapshotPassedOver { epoch, reason: damaged.to_string() });
+            let step = Step::FindSnapshot { target, reason, epoch_max: epoch.saturating_sub(1) };
+            return self.proceed(recovery, step, now);
+        }
+        let after = at.as_ref().map_or(0, |snapshot| snapshot.stored.sequence);
+        let at = at.map(|snapshot| snapshot.stored);
+        let rebuild = Some(Base { reason, epoch: at.as_ref().map_or(0, |at| at.marker.epoch) });
+        let step = Step::Changes { engine: Box::new(engine), at, after, target, rebuild };
+        self.proceed(recovery, step, now);
+    }
+
+    pub(super) fn changes_read(
+        &mut self,
+        mut recovery: Recovery,
+        changes: Vec<Change>,
+        now: u64,
+        store: &mut dyn Store,
+    ) {
+        let (no_check, no_hash) = (self.config.mutants.no_chain_check, self.config.mutants.no_state_hash);
+        let Step::Changes { engine, at, after, target, rebuild } = &mut recovery.step else { return };
+        let (target, rebuild) = (target.clone(), *rebuild);
+        let is_empty = changes.is_empty();
+        recovery.delta_bytes += changes.iter().map(|change| change.delta.len()).sum::<usize>();
+        for change in changes {
+            let link = if no_check { Ok(()) } else { follows(at.as_ref(), &change, no_hash) };
+            let applied = link.and_then(|()| engine.restore(&change.delta).map_err(|damaged| damaged.to_string()));
+            if let Err(evidence) = applied {
+                return self.chain_broken(recovery, target, rebuild, "chain-broken", evidence, now);
+            }
+            if rebuild.is_none() {
+                // Records are not read back: such an epoch is kept for its state, never published again.
+                let epoch =
+                    Epoch { marker: change.stored.marker.clone(), records: Default::default(), delta: change.delta };
+                match store.apply(&epoch, change.stored.sequence, &[]) {
+                    Ok(()) => {}
+                    Err(StoreError::Damaged(reason)) => return self.quarantine(&reason, now, store),
+                    Err(error) => return self.store_pauses(error.to_string(), now),
+                }
+            }
+            *after = change.stored.sequence;
+            *at = Some(change.stored);
+        }
+        let reached = at
+            .as_ref()
+            .is_some_and(|at| at.marker.nonce == target.marker.nonce && at.marker.epoch == target.marker.epoch);
+        if !reached && !is_empty && at.as_ref().is_some_and(|at| at.marker.epoch < target.marker.epoch) {
+            self.phase = Phase::Recovering(Box::new(recovery));
+            return self.ask_next(now);
+        }
+        if !reached {
+            let evidence = format!(
+                "the changes end at epoch {} before epoch {} is reached",
+                at.as_ref().map_or(0, |at| at.marker.epoch),
+                target.marker.epoch
+            );
+            return self.chain_broken(recovery, target, rebuild, "chain-broken", evidence, now);
+        }
+        if let Some(Base { reason, .. }) = rebuild {
+            let snapshot = Snapshot { stored: target.clone(), state: engine.snapshot() };
+            if let Err(error) = store.rebase(Some(&snapshot), Discard::Outdated(reason)) {
+                return self.store_pauses(error.to_string(), now);
+            }
+        }
+        let Step::Changes { engine, .. } = recovery.step else { return };
+        recovery.step = Step::Survey;
+        self.proceed(recovery, Step::CheckInput { engine, head: Some(target) }, now);
+    }
+
+    /// The changes do not lead to the target. A snapshot may be of epochs that the stream has lost, and the stream may
+    /// have changed since the survey; it is an integrity fault only when nothing older helps and later looks agree.
+    pub(super) fn chain_broken(
+        &mut self,
+        recovery: Recovery,
+        target: StoredMarker,
+        rebuild: Option<Base>,
+        code: &'static str,
+        evidence: String,
+        now: u64,
+    ) {
+        let nonce = target.marker.nonce;
+        let looks = 1 + self.unreached.filter(|(last, _)| *last == nonce).map_or(0, |(_, looks)| looks);
+        match rebuild {
+            None => self.rebuild(recovery, target, "the changes after our epoch do not follow from it", now),
+            Some(Base { reason, epoch }) if epoch > 0 => {
+                self.proceed(recovery, Step::FindSnapshot { target, reason, epoch_max: epoch - 1 }, now);
+            }
+            Some(_) if looks < LOOKS => {
+                self.unreached = Some((nonce, looks));
+                self.pause(format!("looking again: {evidence}"), now);
+            }
+            Some(_) => self.halt(Halted::new(code, evidence)),
+        }
+    }
+}
+
+/// Whether a change is the next link of the chain: consecutive epoch, linked nonce, rolling hash of the state.
+fn follows(at: Option<&StoredMarker>, change: &Change, no_hash: bool) -> Result<(), String> {
+    let marker = &change.stored.marker;
+    let (epoch, nonce, hash) =
+        at.map_or((0, 0, [0; 32]), |at| (at.marker.epoch, at.marker.nonce, at.marker.state_hash));
+    if marker.epoch != epoch + 1 || marker.prev_nonce != nonce {
+        return Err(format!(
+            "epoch {} (after nonce {:032x}) does not follow epoch {epoch} (nonce {nonce:032x})",
+            marker.epoch, marker.prev_nonce
+        ));
+    }
+    if !no_hash && Epoch::roll(&hash, &change.delta) != marker.state_hash {
+        return Err(format!("the delta of epoch {} does not hash to what its marker says", marker.epoch));
+    }
+    Ok(())
+}
