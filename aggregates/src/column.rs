@@ -63,6 +63,19 @@ impl Accumulators {
         }
     }
 
+    /// Makes room for `more` rows, and for no more than these.
+    pub fn reserve_exact(&mut self, more: usize) {
+        match self {
+            Accumulators::Counts(rows) => rows.reserve_exact(more),
+            Accumulators::IntegerSums(rows) => rows.reserve_exact(more),
+            Accumulators::NumberSums(rows) => rows.reserve_exact(more),
+            Accumulators::Integers(rows) => rows.reserve_exact(more),
+            Accumulators::Numbers(rows) => rows.reserve_exact(more),
+            Accumulators::Distinct(rows) => rows.reserve_exact(more),
+            Accumulators::Tops(rows) => rows.reserve_exact(more),
+        }
+    }
+
     /// Appends a row that has seen nothing.
     pub fn push_empty(&mut self) {
         match self {

@@ -20,7 +20,8 @@ enum Fingerprints {
     One(u64),
     /// None, or several; ascending.
     Few(Vec<u64>),
-    Many(BTreeSet<u64>),
+    #[expect(clippy::box_collection, reason = "a row is no larger than a list then")]
+    Many(Box<BTreeSet<u64>>),
 }
 
 impl Default for Distinct {
@@ -38,7 +39,7 @@ impl Distinct {
         }
         Some(Distinct(match all.as_slice() {
             [one] => Fingerprints::One(*one),
-            all if all.len() > FEW_MAX => Fingerprints::Many(all.iter().copied().collect()),
+            all if all.len() > FEW_MAX => Fingerprints::Many(Box::new(all.iter().copied().collect())),
             _ => Fingerprints::Few(all),
         }))
     }
@@ -64,7 +65,7 @@ impl Distinct {
         let (few, many) = match &self.0 {
             Fingerprints::One(one) => (std::slice::from_ref(one), None),
             Fingerprints::Few(all) => (all.as_slice(), None),
-            Fingerprints::Many(all) => (&[][..], Some(all)),
+            Fingerprints::Many(all) => (&[][..], Some(all.iter())),
         };
         few.iter().chain(many.into_iter().flatten()).copied()
     }
@@ -74,7 +75,7 @@ impl Distinct {
         match &self.0 {
             Fingerprints::One(one) => all.push(*one),
             Fingerprints::Few(few) => all.extend_from_slice(few),
-            Fingerprints::Many(many) => all.extend(many),
+            Fingerprints::Many(many) => all.extend(many.iter()),
         }
     }
 
@@ -96,7 +97,7 @@ impl Distinct {
                 {
                     all.insert(at, fingerprint);
                     if all.len() > FEW_MAX {
-                        self.0 = Fingerprints::Many(std::mem::take(all).into_iter().collect());
+                        self.0 = Fingerprints::Many(Box::new(std::mem::take(all).into_iter().collect()));
                     }
                 }
             }

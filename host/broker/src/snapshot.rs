@@ -27,7 +27,7 @@ struct Held {
 /// Stores the snapshot, deletes all but the newest two, and purges changes and markers before the older of them.
 ///
 /// Snapshots of epochs that the stream has lost do not count, however new: they would push out the ones that are
-/// needed. Chunks of this partition without an object, left by a kill or a lost connection, go when the last of them
+/// needed, and one that comes late would take the place of the same epoch's. Chunks of this partition without an object, left by a kill or a lost connection, go when the last of them
 /// is older than `abandoned_after`.
 pub(crate) async fn save(
     broker: &Broker,
@@ -38,6 +38,11 @@ pub(crate) async fn save(
     let bucket = Bucket::new(broker, target);
     // Tells a bucket that is not there from a server that does not answer.
     bucket.list_heads().await?;
+    let epoch = snapshot.stored.marker.epoch;
+    if find_marker(broker, target, &snapshot.stored).await?.is_none() {
+        debug!(epoch, "a snapshot of an epoch that the stream does not hold is of no use to anyone");
+        return Ok(());
+    }
     bucket.put(snapshot).await?;
     let listing = bucket.list().await?;
     let mut kept = Vec::new();

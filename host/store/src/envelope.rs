@@ -17,10 +17,11 @@ use pelton_engine::store::StoreError;
 /// Format of a value.
 pub(crate) const VERSION: u8 = 1;
 /// Data bytes per value. sled moves a tree node to a file of its own, outside of what [`sync`] covers, when it passes
-/// a quarter of a segment (128 KiB); a node holds up to 17 values, so they have to stay below 7 KiB.
+/// a quarter of a segment (128 KiB); a node holds up to 17 values, so they have to stay below 7 KiB. It also
+/// keeps at least 256 nodes in memory, which were 36 MiB with values of 6 KiB.
 ///
 /// [`sync`]: crate::generation::Generation::sync
-pub(crate) const CHUNK_BYTES: usize = 6 << 10;
+pub(crate) const CHUNK_BYTES: usize = 2 << 10;
 
 const KEY_BYTES: usize = 1 + 8 + 4;
 const HEADER_BYTES: usize = 1 + 4 + 4 + 8 + 8;

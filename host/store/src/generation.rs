@@ -14,8 +14,9 @@ use crate::guard::{bounded, caught, close, io_error, sled_error};
 use crate::layout::sync_dir;
 use crate::scan::{self, Content};
 
-/// Nothing is read back while running, so a large cache would only cost memory.
-const CACHE_BYTES: u64 = 16 << 20;
+/// Nothing is read back while running, so a cache would only cost memory. sled keeps at least one node in each of its 256
+/// parts.
+const CACHE_BYTES: u64 = 1 << 20;
 /// sled reads the whole log when it opens: a slow disk must not look like a hang.
 const OPEN_BYTES_PER_SECOND: u64 = 16 << 20;
 /// A handle that was just closed may hold its file for a moment, on sled's own threads.

@@ -82,7 +82,7 @@ fn the_envelope() {
     // A value longer than a chunk goes on under the next number.
     let long = vec![7; envelope::CHUNK_BYTES + 1];
     let chunks: Vec<_> = envelope::seal(3, place, 5, &long).map(|(key, value)| (key[12], value.len())).collect();
-    assert_eq!(chunks, [(0, 25 + 6144), (1, 25 + 1)]);
+    assert_eq!(chunks, [(0, 25 + 2048), (1, 25 + 1)]);
 }
 
 #[test]

@@ -132,6 +132,14 @@ async fn count(rig: &Rig, subject: &str) -> usize {
     subjects.next().await.map_or(0, |found| found.expect("a subject").1)
 }
 
+/// A subscription that the server knows of; a flush does not wait for that.
+async fn probe(client: &async_nats::Client) -> async_nats::Subscriber {
+    let mut messages = client.subscribe("probe").await.expect("subscribed");
+    client.publish("probe", "is it there?".into()).await.expect("sent");
+    messages.next().await.expect("it is there");
+    messages
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_check_agrees_with_the_client() {
     let rig = Rig::new(1).await;
@@ -141,8 +149,7 @@ async fn the_check_agrees_with_the_client() {
         // A client of its own, so that it is seen to end.
         let broker = rig.server.connect().await.expect("connected");
         let client = broker.client();
-        let mut messages = client.subscribe("probe").await.expect("subscribed");
-        client.flush().await.expect("flushed");
+        let mut messages = probe(&client).await;
         let before = client.statistics().connects.load(std::sync::atomic::Ordering::Relaxed);
         Raw::connect(&rig.server).publish("probe", block, b"x");
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -173,9 +180,7 @@ async fn a_dead_client_is_replaced_for_everybody() {
     rig.produce(0, 10).await;
     reset(&log, 1).await;
     let before = rig.broker.client();
-    before.subscribe("probe").await.expect("subscribed");
-    let held = before.subscribe("probe").await.expect("subscribed");
-    before.flush().await.expect("flushed");
+    let held = probe(&before).await;
     Raw::connect(&rig.server).publish("probe", PANIC.1, b"x");
     let deadline = Instant::now() + Duration::from_secs(30);
     while before.publish("probe", "x".into()).await.is_ok() {

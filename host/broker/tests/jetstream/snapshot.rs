@@ -207,6 +207,23 @@ async fn a_snapshot_is_found_by_its_epoch_where_the_stream_holds_it_now() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_late_snapshot_of_a_lost_epoch_takes_nobodys_place() {
+    let rig = Rig::new(1).await;
+    let log = rig.log(0);
+    let lost = first_epoch(Records::default(), vec![1; 100]);
+    let before = stored(&log, &lost, FIRST).await;
+    stream(&rig, "PELTON_fraud").await.purge().await.expect("purged");
+    let mut again = Epoch::clone(&lost);
+    again.marker.nonce += 1;
+    let again = Arc::new(again);
+    let sequence = stored(&log, &again, FIRST).await;
+    let snapshot = save(&log, &again, sequence, b"again".to_vec()).await;
+    // Whoever committed the epoch that is gone did not know of that yet.
+    save(&log, &lost, before, b"lost".to_vec()).await;
+    assert_eq!(load(&log, u64::MAX).await.as_ref(), Some(&*snapshot));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chunks_without_an_object_are_deleted_when_they_are_old() {
     let rig = Rig::new(2).await;
     let subjects = ["0-00000000000000000001-killed", "1-00000000000000000001-going-on"].map(|id| {

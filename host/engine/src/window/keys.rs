@@ -1,11 +1,19 @@
 //! Keys as small numbers: every key is stored once, and slices refer to it by id.
 
-use rustc_hash::FxHashMap;
+use std::hash::{BuildHasher, RandomState};
+
+use hashbrown::HashTable;
+
+/// Rough bytes of a key besides its name: allocation, count of uses, slot of the hash table.
+const KEY_BYTES: usize = 48;
 
 /// Key ↔ id, with a count of the slices that refer to it; an id is used again once nothing does.
 #[derive(Default)]
 pub(crate) struct Keys {
-    ids: FxHashMap<Box<[u8]>, u32>,
+    /// Ids by the hash of their names. A set of its own would hold each name a second time.
+    ids: HashTable<u32>,
+    /// Keyed: whoever chooses the keys of events must not choose where they collide.
+    hasher: RandomState,
     names: Vec<Option<Box<[u8]>>>,
     uses: Vec<u32>,
     free: Vec<u32>,
@@ -17,7 +25,7 @@ pub(crate) struct Keys {
 impl Keys {
     /// The id of `key`, made if it is new. The caller must [`Keys::hold`] it before anything else can free it.
     pub(crate) fn intern(&mut self, key: &[u8]) -> u32 {
-        if let Some(&id) = self.ids.get(key) {
+        if let Some(id) = self.find(key) {
             return id;
         }
         let id = self.next_free();
@@ -38,7 +46,7 @@ impl Keys {
 
     /// The id of `key` if it has one.
     pub(crate) fn find(&self, key: &[u8]) -> Option<u32> {
-        self.ids.get(key).copied()
+        self.ids.find(self.hasher.hash_one(key), |&id| self.name(id) == key).copied()
     }
 
     /// Gives `id` the name `key`; used when a delta is replayed and by [`Keys::intern`].
@@ -53,8 +61,16 @@ impl Keys {
         }
         self.forget(id);
         self.names[idx] = Some(key.into());
-        self.ids.insert(key.into(), id);
-        self.bytes += key.len() + 64;
+        self.bytes += key.len() + KEY_BYTES;
+        let hash = self.hasher.hash_one(key);
+        match self.ids.find_mut(hash, |&other| self.names[other as usize].as_deref() == Some(key)) {
+            // A replayed delta gives the name a new id before it frees the old one.
+            Some(old) => *old = id,
+            None => {
+                let name = |&id: &u32| self.hasher.hash_one(self.names[id as usize].as_deref().unwrap_or_default());
+                self.ids.insert_unique(hash, id, name);
+            }
+        }
     }
 
     pub(crate) fn name(&self, id: u32) -> &[u8] {
@@ -83,9 +99,9 @@ impl Keys {
     /// Takes the name of `id` away. While a delta is replayed, the name may have a new id already: that one stays.
     fn forget(&mut self, id: u32) {
         if let Some(name) = self.names[id as usize].take() {
-            self.bytes -= name.len() + 64;
-            if self.ids.get(&name) == Some(&id) {
-                self.ids.remove(&name);
+            self.bytes -= name.len() + KEY_BYTES;
+            if let Ok(entry) = self.ids.find_entry(self.hasher.hash_one(&name[..]), |&other| other == id) {
+                entry.remove();
             }
         }
     }

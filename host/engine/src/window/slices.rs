@@ -1,6 +1,9 @@
 //! One slice of event time: the accumulators of every key that has events in it.
 
-use rustc_hash::FxHashMap;
+use std::hash::BuildHasher;
+
+use hashbrown::HashTable;
+use rustc_hash::FxBuildHasher;
 
 use pelton_aggregates::{Accumulators, Shape};
 
@@ -8,12 +11,19 @@ use super::aggregate;
 use super::keys::Keys;
 use crate::codec::{Damaged, Reader, put_bytes, put_i64, put_u64};
 
-/// Rough bytes of one row besides its accumulators: id, row index, hash table slot, dirty mark.
+/// Rough bytes of one row besides its accumulators: id, slot of the hash table, dirty marks, room to grow.
 const ROW_BYTES: usize = 24;
+/// Rows by which full columns grow at least.
+const GROWTH_MIN: usize = 16;
+
+fn hash(key: u32) -> u64 {
+    FxBuildHasher.hash_one(key)
+}
 
 /// Accumulators of one slice, as columns. Rows are in order of first appearance.
 pub(crate) struct Slice {
-    rows: FxHashMap<u32, u32>,
+    /// Rows by the hash of their key's id. The host gives the ids, so nobody can make them collide.
+    rows: HashTable<u32>,
     /// Key id of each row.
     pub(crate) keys: Vec<u32>,
     /// Empty for a window-fold.
@@ -29,7 +39,7 @@ pub(crate) struct Slice {
 impl Slice {
     pub(crate) fn new(shapes: &[Shape], fold: bool) -> Slice {
         Slice {
-            rows: FxHashMap::default(),
+            rows: HashTable::new(),
             keys: Vec::new(),
             accumulators: shapes.iter().map(|&shape| Accumulators::new(shape)).collect(),
             folded: fold.then(Vec::new),
@@ -40,26 +50,36 @@ impl Slice {
     }
 
     pub(crate) fn row(&self, key: u32) -> Option<usize> {
-        self.rows.get(&key).map(|&row| row as usize)
+        self.rows.find(hash(key), |&row| self.keys[row as usize] == key).map(|&row| row as usize)
     }
 
     /// The row of `key`, made empty if it is new, marked as changed.
     pub(crate) fn touch(&mut self, key: u32, keys: &mut Keys) -> usize {
-        let next = self.keys.len() as u32;
-        let row = *self.rows.entry(key).or_insert(next);
-        if row == next {
-            keys.hold(key);
-            self.keys.push(key);
-            self.is_dirty.push(false);
-            self.accumulators.iter_mut().for_each(Accumulators::push_empty);
-            self.folded.iter_mut().for_each(|rows| rows.push(Vec::new()));
+        let row = self.row(key).unwrap_or_else(|| self.push(key, keys));
+        if !self.is_dirty[row] {
+            self.is_dirty[row] = true;
+            self.dirty.push(row as u32);
         }
-        let idx = row as usize;
-        if !self.is_dirty[idx] {
-            self.is_dirty[idx] = true;
-            self.dirty.push(row);
+        row
+    }
+
+    fn push(&mut self, key: u32, keys: &mut Keys) -> usize {
+        let row = self.keys.len();
+        if row == self.keys.capacity() {
+            // By an eighth, not to double: a window has many slices, and most of them have stopped growing.
+            let more = (row / 8).max(GROWTH_MIN);
+            self.keys.reserve_exact(more);
+            self.is_dirty.reserve_exact(more);
+            self.accumulators.iter_mut().for_each(|column| column.reserve_exact(more));
+            self.folded.iter_mut().for_each(|rows| rows.reserve_exact(more));
         }
-        idx
+        keys.hold(key);
+        self.keys.push(key);
+        self.is_dirty.push(false);
+        self.accumulators.iter_mut().for_each(Accumulators::push_empty);
+        self.folded.iter_mut().for_each(|rows| rows.push(Vec::new()));
+        self.rows.insert_unique(hash(key), row as u32, |&row| hash(self.keys[row as usize]));
+        row
     }
 
     /// The variable part of a row has grown by so many bytes, or shrunk.

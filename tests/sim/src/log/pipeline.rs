@@ -211,6 +211,9 @@ impl Pipeline {
     /// Keeps the two newest snapshots by epoch, and purges changes and markers below the older of them. Snapshots of
     /// epochs that the stream has lost do not count: they would push out the ones that are needed.
     pub(super) fn save_snapshot(&mut self, partition: u32, snapshot: &Arc<Snapshot>, mutants: LogMutants) -> Response {
+        if !mutants.stale_snapshots && !self.holds(partition, &snapshot.stored) {
+            return Response::SnapshotSaved;
+        }
         let mut all = std::mem::take(&mut self.snapshots[partition as usize]);
         let epoch = snapshot.stored.marker.epoch;
         all.retain(|other| other.stored.marker.epoch != epoch);

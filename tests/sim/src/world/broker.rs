@@ -144,9 +144,12 @@ impl World {
             (Request::Ack { sequence }, _) if *sequence > self.committed[part] => {
                 self.fail(format!("I10 partition {part}: acknowledged {sequence}, committed {}", self.committed[part]));
             }
-            (Request::Survey { history: true, .. }, Response::Survey(survey)) => {
-                let is_acknowledged = survey.ack_floor > 0 && survey.ack_floor >= survey.input.first_sequence;
-                self.is_told[host][part] = is_acknowledged || survey.snapshot_epoch.is_some();
+            (Request::Survey { history, .. }, Response::Survey(survey)) => {
+                self.looked_at[host][part] = self.read(partition);
+                if *history {
+                    let is_acknowledged = survey.ack_floor > 0 && survey.ack_floor >= survey.input.first_sequence;
+                    self.is_told[host][part] = is_acknowledged || survey.snapshot_epoch.is_some();
+                }
             }
             (Request::AcquireLease, Response::LeaseHeld { .. }) => {
                 let other = &self.hosts[1 - host].parts[part];
@@ -178,6 +181,7 @@ impl World {
         let (partition, marker) = (part as u32, &epoch.marker);
         self.tally.epochs += 1;
         self.tally.gaps += marker.totals.gaps;
+        self.looked_at[host][part] = u64::MAX;
         let entries = self.log.pipeline.entries(partition);
         let last = entries[..before].iter().rev().find(|entry| entry.torn.is_none());
         let last = last.map(|entry| &entry.epoch.marker);

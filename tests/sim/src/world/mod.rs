@@ -165,6 +165,9 @@ struct World {
     causes: BTreeSet<&'static str>,
     /// Per host and partition: when it last looked for traces of earlier work, there was one.
     is_told: Vec<Vec<bool>>,
+    /// Per host and partition: up to where all was read when it last looked, unless it has committed since. The other
+    /// holder of a lease may have gone on meanwhile.
+    looked_at: Vec<Vec<u64>>,
     /// Per partition: how often a machine began to work, and epochs that hold neither an event nor a record.
     runs: Vec<u64>,
     empty: Vec<u64>,
@@ -227,6 +230,7 @@ impl World {
             committed: vec![0; partitions as usize],
             causes: BTreeSet::new(),
             is_told: vec![vec![false; partitions as usize]; HOSTS],
+            looked_at: vec![vec![u64::MAX; partitions as usize]; HOSTS],
             runs: vec![0; partitions as usize],
             empty: vec![0; partitions as usize],
             recoveries: 0,
