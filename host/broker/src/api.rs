@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::code::{Class, classify};
-use crate::connect::Broker;
+use crate::connect::{API_TIMEOUT, Broker};
 use crate::link::Action;
 
 /// Why a request did not give what was asked.
@@ -114,8 +114,20 @@ impl StreamInfo {
 impl Broker {
     /// One request to the API. `stream` is named in the fault when it is missing.
     pub(crate) async fn api<T: DeserializeOwned>(&self, stream: &str, verb: &str, body: &Value) -> Result<T, Fault> {
+        self.api_within(API_TIMEOUT, stream, verb, body).await
+    }
+
+    /// [`Broker::api`] for what may take longer than a look at a state.
+    pub(crate) async fn api_within<T: DeserializeOwned>(
+        &self,
+        timeout: Duration,
+        stream: &str,
+        verb: &str,
+        body: &Value,
+    ) -> Result<T, Fault> {
         let subject = format!("{}.{verb}", self.api_prefix());
-        let context = self.context();
+        let mut context = self.context();
+        context.set_timeout(timeout);
         let answer: Result<ApiResponse<T>, _> =
             self.or_denied(&subject, context.request(verb.to_string(), body)).await?;
         match answer {

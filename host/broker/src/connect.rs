@@ -22,6 +22,8 @@ pub const VERSION_MIN: (u32, u32) = (2, 12);
 
 /// How long one request to the JetStream API may take.
 pub(crate) const API_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a stream may take to be made or deleted: a cluster places it, and files are synced.
+pub(crate) const PROVISION_TIMEOUT: Duration = Duration::from_secs(30);
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
 
 /// What went wrong outside the protocol: connecting and provisioning.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tracing::info;
 
 use crate::api::Fault;
-use crate::connect::{Broker, BrokerError};
+use crate::connect::{Broker, BrokerError, PROVISION_TIMEOUT};
 use crate::consumer::delete_consumer;
 use crate::expect::{Expected, asked, streams};
 use crate::inspect::{self, Note};
@@ -108,7 +108,8 @@ pub async fn up(broker: &Broker, plan: &Plan, options: &ProvisionOptions) -> Res
             None if expected.is_ours => {
                 let config = serde_json::to_value(&expected.config)
                     .map_err(|error| request(format!("create stream {name}"), error.to_string()))?;
-                let created = broker.api::<Value>(&name, &format!("STREAM.CREATE.{name}"), &config).await;
+                let verb = format!("STREAM.CREATE.{name}");
+                let created = broker.api_within::<Value>(PROVISION_TIMEOUT, &name, &verb, &config).await;
                 created.map_err(|fault| request(format!("create stream {name}"), fault.to_string()))?;
                 info!(stream = %name, "stream created");
                 provisioned.created.push(name);
@@ -155,7 +156,8 @@ pub async fn down(broker: &Broker, plan: &Plan, what: Down) -> Result<Vec<String
         doomed.push(plan.source.stream.clone());
     }
     for stream in doomed {
-        match broker.api::<Value>(&stream, &format!("STREAM.DELETE.{stream}"), &json!({})).await {
+        let verb = format!("STREAM.DELETE.{stream}");
+        match broker.api_within::<Value>(PROVISION_TIMEOUT, &stream, &verb, &json!({})).await {
             Ok(_) => deleted.push(stream),
             Err(Fault::Missing(_)) => {}
             Err(fault) => return Err(request(format!("delete stream {stream}"), fault.to_string())),

@@ -21,6 +21,9 @@ const LOOK_MS: u64 = 100;
 const NOTICE_MS: u64 = 6_000;
 /// Longer than the slowest commit takes.
 const DRY_MS: u64 = 4_000;
+/// Requests of a rebuild, and tries with a store that fails at first, roughly.
+const REBUILD_REQUESTS: u64 = 10;
+const REBUILD_TRIES: u64 = 3;
 /// In calm weather nobody recovers within this time.
 const CALM_MS: u64 = 6_000;
 /// Epochs without an event and without a record: one more in so many milliseconds at most.
@@ -127,8 +130,12 @@ impl World {
             (0..world.partitions()).map(|partition| world.log.pipeline.entries(partition).len()).sum()
         };
         let deadline = self.now + self.settle_ms();
+        // A host may be at a rebuild meanwhile: it asks for many things one after the other, and its store takes its time
+        // at each try.
+        let (slow, cost) = (self.scenario.slow.map_or(0, |(_, ms)| ms), &self.scenario.cost);
+        let dry = DRY_MS + REBUILD_REQUESTS * slow + REBUILD_TRIES * (cost.load + cost.rebase);
         let mut last = (epochs(self), self.now);
-        while self.is_slow() && self.now < deadline && self.now < last.1 + DRY_MS {
+        while self.is_slow() && self.now < deadline && self.now < last.1 + dry {
             self.run_until(self.now + LOOK_MS)?;
             if epochs(self) != last.0 {
                 last = (epochs(self), self.now);
