@@ -4,8 +4,8 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
-/// Rough bytes of a key besides its name: allocation, count of uses, slot of the hash table.
-const KEY_BYTES: usize = 48;
+/// Rough bytes of a key besides its name: allocation, hash, count of uses, slot of the hash table.
+const KEY_BYTES: usize = 56;
 
 /// Key ↔ id, with a count of the slices that refer to it; an id is used again once nothing does.
 #[derive(Default)]
@@ -15,6 +15,8 @@ pub(crate) struct Keys {
     /// Keyed: whoever chooses the keys of events must not choose where they collide.
     hasher: RandomState,
     names: Vec<Option<Box<[u8]>>>,
+    /// Of the names, so that none is read again when the table grows.
+    hashes: Vec<u64>,
     uses: Vec<u32>,
     free: Vec<u32>,
     /// Ids defined since the last delta.
@@ -25,11 +27,13 @@ pub(crate) struct Keys {
 impl Keys {
     /// The id of `key`, made if it is new. The caller must [`Keys::hold`] it before anything else can free it.
     pub(crate) fn intern(&mut self, key: &[u8]) -> u32 {
-        if let Some(id) = self.find(key) {
+        let hash = self.hasher.hash_one(key);
+        if let Some(id) = self.find_hashed(hash, key) {
             return id;
         }
         let id = self.next_free();
-        self.define(id, key);
+        self.name_as(id, hash, key);
+        self.insert(id, hash);
         self.fresh.push(id);
         id
     }
@@ -46,31 +50,42 @@ impl Keys {
 
     /// The id of `key` if it has one.
     pub(crate) fn find(&self, key: &[u8]) -> Option<u32> {
-        self.ids.find(self.hasher.hash_one(key), |&id| self.name(id) == key).copied()
+        self.find_hashed(self.hasher.hash_one(key), key)
     }
 
-    /// Gives `id` the name `key`; used when a delta is replayed and by [`Keys::intern`].
+    fn find_hashed(&self, hash: u64, key: &[u8]) -> Option<u32> {
+        self.ids.find(hash, |&id| self.name(id) == key).copied()
+    }
+
+    /// Gives `id` the name `key`, when a delta is replayed.
     pub(crate) fn define(&mut self, id: u32, key: &[u8]) {
+        let hash = self.hasher.hash_one(key);
+        self.name_as(id, hash, key);
+        match self.ids.find_mut(hash, |&other| self.names[other as usize].as_deref() == Some(key)) {
+            // The delta gives the name a new id before it frees the old one.
+            Some(old) => *old = id,
+            None => self.insert(id, hash),
+        }
+    }
+
+    fn insert(&mut self, id: u32, hash: u64) {
+        self.ids.insert_unique(hash, id, |&id| self.hashes[id as usize]);
+    }
+
+    fn name_as(&mut self, id: u32, hash: u64, key: &[u8]) {
         let idx = id as usize;
         if idx >= self.names.len() {
             // Ids between are free until a delta defines them.
             let first = self.names.len();
             self.names.resize(idx + 1, None);
+            self.hashes.resize(idx + 1, 0);
             self.uses.resize(idx + 1, 0);
             self.free.extend((first..idx).map(|unused| unused as u32));
         }
         self.forget(id);
         self.names[idx] = Some(key.into());
+        self.hashes[idx] = hash;
         self.bytes += key.len() + KEY_BYTES;
-        let hash = self.hasher.hash_one(key);
-        match self.ids.find_mut(hash, |&other| self.names[other as usize].as_deref() == Some(key)) {
-            // A replayed delta gives the name a new id before it frees the old one.
-            Some(old) => *old = id,
-            None => {
-                let name = |&id: &u32| self.hasher.hash_one(self.names[id as usize].as_deref().unwrap_or_default());
-                self.ids.insert_unique(hash, id, name);
-            }
-        }
     }
 
     pub(crate) fn name(&self, id: u32) -> &[u8] {
@@ -100,7 +115,7 @@ impl Keys {
     fn forget(&mut self, id: u32) {
         if let Some(name) = self.names[id as usize].take() {
             self.bytes -= name.len() + KEY_BYTES;
-            if let Ok(entry) = self.ids.find_entry(self.hasher.hash_one(&name[..]), |&other| other == id) {
+            if let Ok(entry) = self.ids.find_entry(self.hashes[id as usize], |&other| other == id) {
                 entry.remove();
             }
         }
