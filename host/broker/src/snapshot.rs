@@ -27,8 +27,8 @@ struct Held {
 /// Stores the snapshot, deletes all but the newest two, and purges changes and markers before the older of them.
 ///
 /// Snapshots of epochs that the stream has lost do not count, however new: they would push out the ones that are
-/// needed, and one that comes late would take the place of the same epoch's. Chunks of this partition without an object, left by a kill or a lost connection, go when the last of them
-/// is older than `abandoned_after`.
+/// needed, and one that comes late would take the place of the same epoch's. Chunks of this partition without an object,
+/// left by a kill or a lost connection, go when the last of them is older than `abandoned_after`.
 pub(crate) async fn save(
     broker: &Broker,
     target: &Target,

@@ -10,7 +10,7 @@ use pelton_engine::store::Past;
 use pelton_engine::totals::Totals;
 
 use crate::codec;
-use crate::envelope::{self, Kind, Place};
+use crate::envelope::{self, Assembler, Kind, Place};
 use crate::identity::Identity;
 use crate::pointer::Pointer;
 use crate::record::{Base, Head, Page, SnapshotFacts};
@@ -75,7 +75,7 @@ fn the_envelope() {
     let sealed: Vec<_> = envelope::seal(3, place, 5, b"delta").collect();
     assert_eq!(sealed.len(), 1);
     assert_eq!(hex::encode(&sealed[0].0), "44000000000000000500000000");
-    assert_eq!(hex::encode(&sealed[0].1), "016e55b177000000030000000000000005000000000000000564656c7461");
+    assert_eq!(hex::encode(&sealed[0].1), "0218a63d66000000030000000000000005000000000000000564656c7461");
     let kinds = [Kind::Head, Kind::Base, Kind::Delta, Kind::History, Kind::Outbox, Kind::Snapshot];
     let letters: Vec<u8> = kinds.map(|kind| envelope::chunks(Place { kind, slot: 0 }).start()[0]).to_vec();
     assert_eq!(letters, b"ABDHOS");
@@ -83,6 +83,25 @@ fn the_envelope() {
     let long = vec![7; envelope::CHUNK_BYTES + 1];
     let chunks: Vec<_> = envelope::seal(3, place, 5, &long).map(|(key, value)| (key[12], value.len())).collect();
     assert_eq!(chunks, [(0, 25 + 2048), (1, 25 + 1)]);
+}
+
+/// Values of format 1 had chunks of 6 KiB.
+#[test]
+fn the_envelope_of_format_1_is_read_on() {
+    let place = Place { kind: Kind::Delta, slot: 5 };
+    let data = [7; 6145];
+    let mut assembler = Assembler::new(3);
+    let sealed = envelope::seal(3, place, 5, &data).take(2);
+    let (parts, sums) = ([&data[..6144], &data[6144..]], [0x8bcf_4667_u32, 0x9152_1fdf]);
+    let mut read = None;
+    for (((key, value), part), sum) in sealed.zip(parts).zip(sums) {
+        let mut value = value[..25].to_vec();
+        value[0] = 1;
+        value[1..5].copy_from_slice(&sum.to_be_bytes());
+        value.extend_from_slice(part);
+        read = assembler.push(&key, &value).unwrap();
+    }
+    assert_eq!(read.expect("it is whole").bytes, data);
 }
 
 #[test]

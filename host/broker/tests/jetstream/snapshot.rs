@@ -44,6 +44,13 @@ async fn load(log: &Log, epoch_max: u64) -> Option<Snapshot> {
     Some(Snapshot { stored: found.stored.clone(), state: read(log, &found).await })
 }
 
+/// The first epoch of a partition, and where it is stored.
+async fn first_stored(log: &Log) -> (Arc<Epoch>, u64) {
+    let epoch = first_epoch(Records::default(), vec![1; 100]);
+    let sequence = stored(log, &epoch, FIRST).await;
+    (epoch, sequence)
+}
+
 /// Bytes of which no two places look alike.
 fn state(seed: u8, bytes: usize) -> Vec<u8> {
     (0..bytes).map(|idx| (idx ^ (idx >> 8) ^ (idx >> 16)) as u8 ^ seed).collect()
@@ -119,8 +126,7 @@ async fn a_part_is_found_from_any_place_between_chunks_of_others() {
     let logs = [rig.log(0), rig.log(1)];
     let mut saved = Vec::new();
     for (log, bytes) in logs.iter().zip([3_000_017, 1_000_000]) {
-        let epoch = first_epoch(Records::default(), vec![1; 100]);
-        let sequence = stored(log, &epoch, FIRST).await;
+        let (epoch, sequence) = first_stored(log).await;
         saved.push((epoch, sequence, bytes));
     }
     let both =
@@ -189,8 +195,7 @@ async fn a_forged_length_is_not_believed() {
 async fn a_snapshot_is_found_by_its_epoch_where_the_stream_holds_it_now() {
     let rig = Rig::new(1).await;
     let log = rig.log(0);
-    let first = first_epoch(Records::default(), vec![1; 100]);
-    let before = stored(&log, &first, FIRST).await;
+    let (first, before) = first_stored(&log).await;
     save(&log, &first, before, b"first".to_vec()).await;
     stream(&rig, "PELTON_fraud").await.purge().await.expect("purged");
     assert_eq!(find(&log, u64::MAX).await, None, "its epoch is not in the stream");
@@ -210,8 +215,7 @@ async fn a_snapshot_is_found_by_its_epoch_where_the_stream_holds_it_now() {
 async fn a_late_snapshot_of_a_lost_epoch_takes_nobodys_place() {
     let rig = Rig::new(1).await;
     let log = rig.log(0);
-    let lost = first_epoch(Records::default(), vec![1; 100]);
-    let before = stored(&log, &lost, FIRST).await;
+    let (lost, before) = first_stored(&log).await;
     stream(&rig, "PELTON_fraud").await.purge().await.expect("purged");
     let mut again = Epoch::clone(&lost);
     again.marker.nonce += 1;
@@ -236,8 +240,7 @@ async fn chunks_without_an_object_are_deleted_when_they_are_old() {
     }
     let there = async |idx: usize| bucket(&rig).await.get_last_raw_message_by_subject(&subjects[idx]).await.is_ok();
     let log = rig.log(0);
-    let epoch = first_epoch(Records::default(), vec![1; 100]);
-    let sequence = stored(&log, &epoch, FIRST).await;
+    let (epoch, sequence) = first_stored(&log).await;
     save(&log, &epoch, sequence, b"state".to_vec()).await;
     assert!(there(0).await, "another process may be at it");
     let log = rig.log_with(0, LogOptions { abandoned_after: Duration::ZERO, ..LogOptions::default() });

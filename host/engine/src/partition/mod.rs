@@ -9,6 +9,8 @@
 //! and position of an epoch are one batch. The lease, acknowledgements and clocks only decide who works and when.
 
 mod commit;
+mod config;
+mod notice;
 mod recover;
 mod recovery;
 mod run;
@@ -17,18 +19,18 @@ mod tests;
 
 use std::sync::Arc;
 
+pub use config::{Config, Mutants};
+pub use notice::{Committed, Notice};
 pub use recover::{Decision, Halted, check_position, decide};
 use recovery::Recovery;
 use run::Running;
 
 use crate::epoch::{Epoch, RUN_SHIFT};
 use crate::judge::StepError;
-use crate::log::{Hole, Request, Response};
+use crate::log::{Request, Response};
 use crate::plan::Plan;
 use crate::step::Engine;
 use crate::store::Store;
-use crate::time::WallTime;
-use crate::totals::Totals;
 
 /// Identifies a question, so that its answer is recognised.
 pub type Ticket = u64;
@@ -55,231 +57,8 @@ pub enum Event {
     Stop,
 }
 
-/// News for logs and metrics. Nothing depends on them.
-#[derive(Clone, Debug)]
-pub enum Notice {
-    /// Another host works on this partition.
-    Standby {
-        holder: String,
-    },
-    Recovering {
-        cause: String,
-    },
-    /// Ready to take events.
-    Running {
-        epoch: u64,
-        decision: &'static str,
-        /// Milliseconds of event time.
-        watermark: i64,
-        state_bytes: usize,
-    },
-    /// An epoch is committed and applied.
-    Committed(Box<Committed>),
-    /// The outcome of a publish is not known; the marker decides.
-    Doubt {
-        epoch: u64,
-        reason: String,
-    },
-    /// Environment fault: waiting.
-    Paused {
-        reason: String,
-    },
-    /// A snapshot is being read.
-    Loading {
-        bytes: u64,
-        of: u64,
-    },
-    /// A snapshot cannot be used; an older one is tried.
-    SnapshotPassedOver {
-        epoch: u64,
-        reason: String,
-    },
-    /// A snapshot was not stored; it is tried again.
-    SnapshotNotSaved {
-        reason: String,
-    },
-    /// Recovery came back to the same position again and again without a commit.
-    Stuck {
-        /// Input sequence of the position.
-        position: u64,
-        attempts: u32,
-        reason: String,
-    },
-    /// Input that is gone: it is counted as a gap, or the partition halts.
-    Hole(Hole),
-    /// The lease is given back because this host cannot work; another one may.
-    Yielded {
-        reason: String,
-    },
-    /// The local store was set aside.
-    Quarantined {
-        reason: String,
-    },
-    Halted(Halted),
-}
-
-/// Facts of one committed epoch.
-#[derive(Clone, Debug)]
-pub struct Committed {
-    pub epoch: u64,
-    pub position: u64,
-    pub watermark: i64,
-    /// When the broker stored the last event of the epoch.
-    pub published: WallTime,
-    pub totals: Totals,
-    pub totals_sum: Totals,
-    pub dead_by_code: Vec<(String, u64)>,
-    pub records_by_output: Vec<u64>,
-    pub faults_by_stage: Vec<(usize, u64)>,
-    pub state_bytes: usize,
-    /// From the first event to the seal, ms.
-    pub epoch_ms: u64,
-    /// From the first publish to the answer, ms.
-    pub commit_ms: u64,
-    /// Events that the broker holds behind the last fetch.
-    pub pending: u64,
-}
-
-/// How the machine behaves. All times in milliseconds of the caller's monotonic clock.
-#[derive(Clone, Debug)]
-pub struct Config {
-    pub partition: u32,
-    /// Unique per process start: makes nonces unique.
-    pub session: u64,
-    /// End when everything that is in the input is committed; windows stay open.
-    pub drain: bool,
-    /// Go on behind input that expired before it was read; the gap becomes a record.
-    pub accept_gaps: bool,
-    /// How often both streams are looked at when nothing else asks for it.
-    pub idle_check_ms: u64,
-    /// A quiet partition commits how far it has read at most this often.
-    pub quiet_ms: u64,
-    pub renew_ms: u64,
-    pub retry_ms: u64,
-    /// An answer that takes longer is given up.
-    pub answer_ms: u64,
-    pub sync_ms: u64,
-    /// Snapshot after this many delta bytes.
-    pub snapshot_bytes: usize,
-    /// Snapshot after this many epochs.
-    pub snapshot_epochs: u64,
-    /// After a snapshot that was not saved, the next one is taken so much later.
-    pub snapshot_retry_ms: u64,
-    /// The lease is given back when the local store has refused to work for so long: another host may do better.
-    pub yield_ms: u64,
-    /// Test-only weakenings of the protocol; all off in production.
-    pub mutants: Mutants,
-}
-
-/// Test-only switches, each of which removes one safeguard, so that the simulator can prove that it notices.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Mutants {
-    /// Every epoch has the same nonce: another host's epoch looks like ours.
-    pub no_nonce: bool,
-    /// An idle partition never looks at the marker again: a lost tail goes unnoticed.
-    pub no_idle_check: bool,
-    /// "Wrong last sequence" is taken for "already stored".
-    pub rejected_is_success: bool,
-    /// No answer is taken for "stored".
-    pub unknown_is_success: bool,
-    /// Recovery trusts where the consumer stands instead of the stored position.
-    pub no_reset: bool,
-    /// Recovery does not check that the local epoch is an ancestor of the stream's.
-    pub no_ancestor_check: bool,
-    /// Repeated deliveries are taken as new events.
-    pub keep_duplicates: bool,
-    /// A rolled-back or refilled input is not noticed.
-    pub no_input_check: bool,
-    /// The snapshot is taken after the next epoch has begun to change the state.
-    pub late_snapshot: bool,
-    /// The position is that of the last fetched event, not of the last computed one.
-    pub position_ahead: bool,
-    /// A fenced host keeps its state in memory.
-    pub keep_state_after_fence: bool,
-    /// Replayed changes are not checked against the chain of hashes and nonces.
-    pub no_chain_check: bool,
-    /// A fetch that is not answered is asked again, whatever it may have delivered.
-    pub forget_fetch: bool,
-    /// A consumer that was lost and made again is no reason to look at the streams.
-    pub ignore_restart: bool,
-    /// Nothing is checked between the reset of the consumer and the first event.
-    pub no_second_look: bool,
-    /// What the consumer has delivered counts as read, received or not.
-    pub delivered_is_read: bool,
-    /// A doubtful epoch is published again behind the marker in memory, not behind the one just read.
-    pub stale_fence: bool,
-    /// A doubt is resolved whatever has become of the input.
-    pub doubt_ignores_input: bool,
-    /// Changes are believed without their hash.
-    pub no_state_hash: bool,
-    /// Holes are not noticed.
-    pub no_holes: bool,
-    /// Holes are passed without a record.
-    pub uncounted_gaps: bool,
-    /// Lost input is a gap also when no operator said to go on.
-    pub skip_unasked: bool,
-    /// Of what one answer holds twice both are taken.
-    pub repeats_in_batch: bool,
-    /// A lease that another host has is no reason to stop.
-    pub no_lease: bool,
-    /// A pipeline stream that was made again is taken for the old one.
-    pub any_log: bool,
-    /// A partition that has nothing to do does not say how far it has read.
-    pub quiet_says_nothing: bool,
-    /// A broker that does not answer is a silent source.
-    pub outage_is_silence: bool,
-    /// A drained run ends with work open.
-    pub drain_early: bool,
-    /// State of another layout is read.
-    pub any_layout: bool,
-    /// Silence moves the watermark also when nothing is due.
-    pub idle_always: bool,
-    /// The bytes of a snapshot are believed without their hash.
-    pub trust_snapshot: bool,
-    /// What is refused for good is sent again.
-    pub retry_permanent: bool,
-    /// The outbox is published again before the input is checked.
-    pub republish_unchecked: bool,
-    /// Each recovery begins to count anew what no snapshot covers.
-    pub unsnapped_reset: bool,
-    /// A partition does not commit where it began.
-    pub no_first_marker: bool,
-    /// A store that refuses is no reason to give the lease back.
-    pub keep_useless_lease: bool,
-}
-
-impl Config {
-    /// Production settings.
-    #[must_use]
-    pub fn new(partition: u32, session: u64) -> Config {
-        Config {
-            partition,
-            session,
-            drain: false,
-            accept_gaps: false,
-            idle_check_ms: 5_000,
-            quiet_ms: 10_000,
-            renew_ms: 3_000,
-            retry_ms: 200,
-            answer_ms: 10_000,
-            sync_ms: 1_000,
-            snapshot_bytes: 64 << 20,
-            snapshot_epochs: 2_000,
-            snapshot_retry_ms: 30_000,
-            yield_ms: 10_000,
-            mutants: Mutants::default(),
-        }
-    }
-
-    /// How long to wait after so many fruitless attempts: doubles from `retry_ms` up to [`BACKOFF_MS_MAX`].
-    fn backoff_ms(&self, attempts: u32) -> u64 {
-        (self.retry_ms << attempts.saturating_sub(1).min(16)).min(BACKOFF_MS_MAX.max(self.retry_ms))
-    }
-}
-
 /// Attempts without a commit after which a partition counts as stuck.
 const FRUITLESS_MAX: u32 = 3;
-const BACKOFF_MS_MAX: u64 = 5_000;
 /// After the lease was given back, others get so long to take it.
 const YIELD_PAUSE_MS: u64 = 3_000;
 

@@ -337,8 +337,7 @@ impl Engine {
     /// The whole state, for a snapshot. Call it right after [`Engine::cut`].
     #[must_use]
     pub fn snapshot(&mut self) -> Vec<u8> {
-        // Encoded it is smaller than in memory. Room that is not written to costs nothing; growing would copy all of it.
-        let mut state = Vec::with_capacity(self.state_bytes());
+        let mut state = Vec::new();
         self.encode(true, &mut state);
         state
     }

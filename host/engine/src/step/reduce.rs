@@ -3,8 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
-
 use crate::codec::{Damaged, Reader, put_bytes, put_i64, put_u64};
 use crate::effects::{DeadLetter, Effects, key_text, letter_bytes};
 use crate::event::{Events, RawBatch};
@@ -37,8 +35,9 @@ struct Entry {
     timers: BTreeSet<i64>,
 }
 
-/// Keys in order, so that firing and encoding are the same in every run.
-type Overlay = BTreeMap<Vec<u8>, Entry>;
+/// Keys in order: firing and encoding are the same in every run, and whoever chooses the keys of events cannot make them
+/// collide.
+type Entries = BTreeMap<Vec<u8>, Entry>;
 
 /// The module and the state of all its keys.
 pub(crate) struct ReduceTail {
@@ -48,7 +47,7 @@ pub(crate) struct ReduceTail {
     name: String,
     state_max: usize,
     columns: Vec<usize>,
-    entries: FxHashMap<Vec<u8>, Entry>,
+    entries: Entries,
     /// All timers, by time and key.
     timers: BTreeSet<(i64, Vec<u8>)>,
     changed: BTreeSet<Vec<u8>>,
@@ -67,7 +66,7 @@ struct Emitted {
 /// What a run brings about, before it is kept.
 #[derive(Default)]
 struct Outcome {
-    overlay: Overlay,
+    overlay: Entries,
     /// Records per flow row, or per timer group.
     records: BTreeMap<u32, Vec<Emitted>>,
     guilty: BTreeMap<u32, Verdict>,
@@ -114,7 +113,7 @@ impl ReduceTail {
             stage,
             name: plan.stages[stage].name.clone(),
             state_max: plan.limits.state_per_key as usize,
-            entries: FxHashMap::default(),
+            entries: Entries::default(),
             timers: BTreeSet::new(),
             changed: BTreeSet::new(),
             bytes: 0,
@@ -323,7 +322,7 @@ impl ReduceTail {
         self.commit(outcome.overlay);
     }
 
-    fn commit(&mut self, overlay: Overlay) {
+    fn commit(&mut self, overlay: Entries) {
         for (key, entry) in overlay {
             self.put(&key, entry);
             self.changed.insert(key);
@@ -510,13 +509,8 @@ impl ReduceTail {
     /// Appends changed entries, or all of them.
     pub(crate) fn encode(&mut self, all: bool, out: &mut Vec<u8>) {
         let changed = std::mem::take(&mut self.changed);
-        let keys: Vec<Vec<u8>> = if all {
-            let mut keys: Vec<_> = self.entries.keys().cloned().collect();
-            keys.sort_unstable();
-            keys
-        } else {
-            changed.into_iter().collect()
-        };
+        let keys: Vec<Vec<u8>> =
+            if all { self.entries.keys().cloned().collect() } else { changed.into_iter().collect() };
         put_u64(out, keys.len() as u64);
         for key in keys {
             put_bytes(out, &key);
@@ -544,7 +538,7 @@ impl Outcome {
     /// Takes one call's reply; `row_of` gives the row of a source below the number of rows.
     fn take(
         &mut self,
-        entries: &FxHashMap<Vec<u8>, Entry>,
+        entries: &Entries,
         keys: &[Vec<u8>],
         reduced: Reduced,
         input: &[u8],
@@ -629,8 +623,8 @@ fn call(
 
 /// Groups rows by key in order of first appearance, with states as the overlay has them.
 fn group<'a>(
-    entries: &FxHashMap<Vec<u8>, Entry>,
-    overlay: &Overlay,
+    entries: &Entries,
+    overlay: &Entries,
     rows: &[u32],
     key: impl Fn(u32) -> &'a [u8],
 ) -> (Groups, Vec<Vec<u8>>) {

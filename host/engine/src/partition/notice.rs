@@ -1,0 +1,91 @@
+//! What the machine of a partition tells about itself.
+
+use super::Halted;
+use crate::log::Hole;
+use crate::time::WallTime;
+use crate::totals::Totals;
+
+/// News for logs and metrics. Nothing depends on them.
+#[derive(Clone, Debug)]
+pub enum Notice {
+    /// Another host works on this partition.
+    Standby {
+        holder: String,
+    },
+    Recovering {
+        cause: String,
+    },
+    /// Ready to take events.
+    Running {
+        epoch: u64,
+        decision: &'static str,
+        /// Milliseconds of event time.
+        watermark: i64,
+        state_bytes: usize,
+    },
+    /// An epoch is committed and applied.
+    Committed(Box<Committed>),
+    /// The outcome of a publish is not known; the marker decides.
+    Doubt {
+        epoch: u64,
+        reason: String,
+    },
+    /// Environment fault: waiting.
+    Paused {
+        reason: String,
+    },
+    /// A snapshot is being read.
+    Loading {
+        bytes: u64,
+        of: u64,
+    },
+    /// A snapshot cannot be used; an older one is tried.
+    SnapshotPassedOver {
+        epoch: u64,
+        reason: String,
+    },
+    /// A snapshot was not stored; it is tried again.
+    SnapshotNotSaved {
+        reason: String,
+    },
+    /// Recovery came back to the same position again and again without a commit.
+    Stuck {
+        /// Input sequence of the position.
+        position: u64,
+        attempts: u32,
+        reason: String,
+    },
+    /// Input that is gone: it is counted as a gap, or the partition halts.
+    Hole(Hole),
+    /// The lease is given back because this host cannot work; another one may.
+    Yielded {
+        reason: String,
+    },
+    /// The local store was set aside.
+    Quarantined {
+        reason: String,
+    },
+    Halted(Halted),
+}
+
+/// Facts of one committed epoch.
+#[derive(Clone, Debug)]
+pub struct Committed {
+    pub epoch: u64,
+    pub position: u64,
+    pub watermark: i64,
+    /// When the broker stored the last event of the epoch.
+    pub published: WallTime,
+    pub totals: Totals,
+    pub totals_sum: Totals,
+    pub dead_by_code: Vec<(String, u64)>,
+    pub records_by_output: Vec<u64>,
+    pub faults_by_stage: Vec<(usize, u64)>,
+    pub state_bytes: usize,
+    /// From the first event to the seal, ms.
+    pub epoch_ms: u64,
+    /// From the first publish to the answer, ms.
+    pub commit_ms: u64,
+    /// Events that the broker holds behind the last fetch.
+    pub pending: u64,
+}
