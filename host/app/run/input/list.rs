@@ -7,6 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook, take_hook};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::cli::failure::{Exit, Failure};
 
@@ -141,12 +142,7 @@ impl Finder {
         let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
         let wrong = |error: glob::PatternError| Failure::usage(format!("`{pattern}` is no pattern: {error}"));
         let found = glob::glob_with(pattern, options).map_err(wrong)?;
-        // The library panics over names that are not UTF-8; what follows says so better.
-        let hook = take_hook();
-        set_hook(Box::new(|_| {}));
-        let paths = catch_unwind(AssertUnwindSafe(|| found.collect::<Result<Vec<PathBuf>, _>>()));
-        set_hook(hook);
-        let paths = paths.map_err(|_| {
+        let paths = quietly(|| found.collect::<Result<Vec<PathBuf>, _>>()).map_err(|_| {
             Failure::usage(format!("`{pattern}` leads to a name that is not UTF-8"))
                 .hint("name the folder, or the files one by one")
         })?;
@@ -216,6 +212,21 @@ fn named_twice(path: &Path, earlier: &Path) -> Failure {
     let (path, earlier) = (path.display(), earlier.display());
     Failure::usage(format!("an input is named twice: `{path}` and `{earlier}` are the same"))
         .hint("each event counts once: name each input once")
+}
+
+/// Catches a panic and says nothing of it: the glob library panics over names that are not UTF-8, which the caller tells
+/// better. What other threads say meanwhile is heard.
+fn quietly<T>(work: impl FnOnce() -> T) -> std::thread::Result<T> {
+    let (here, told) = (std::thread::current().id(), Arc::new(take_hook()));
+    let others = told.clone();
+    set_hook(Box::new(move |panic| {
+        if std::thread::current().id() != here {
+            others(panic);
+        }
+    }));
+    let result = catch_unwind(AssertUnwindSafe(work));
+    set_hook(Box::new(move |panic| told(panic)));
+    result
 }
 
 #[cfg(test)]

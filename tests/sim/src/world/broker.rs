@@ -182,6 +182,10 @@ impl World {
         self.tally.epochs += 1;
         self.tally.gaps += marker.totals.gaps;
         self.looked_at[host][part] = u64::MAX;
+        // Who looked before the stream was made again commits to it under the old one's identity, and keeps that.
+        if marker.log.created != self.log.pipeline.created() {
+            self.causes.insert("log-recreated");
+        }
         let entries = self.log.pipeline.entries(partition);
         let last = entries[..before].iter().rev().find(|entry| entry.torn.is_none());
         let last = last.map(|entry| &entry.epoch.marker);
