@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pelton_engine::guest::{Descriptor, Guest, World};
-use pelton_engine::plan::{self, Draft, DraftStage, Plan};
+use pelton_engine::plan::{self, Draft, DraftStage, Plan, Shape};
 use pelton_engine::problem::Problem;
 use pelton_engine::step::{Trial, try_rule};
-use pelton_sandbox::{LoadError, Module, Sandbox};
+use pelton_sandbox::{Child, CompileLimits, Compiler, LoadError, Module, Sandbox, ShapeLimits};
 
 use crate::cli::failure::{Exit, Failure};
+
+/// The hidden command that compiles one module.
+pub(crate) const COMPILE: &str = "compile-module";
 
 /// A pipeline that was checked against its modules; cheap to clone.
 #[derive(Clone)]
@@ -126,20 +129,50 @@ fn load_stage(
 /// The sandbox's bounds for a pipeline.
 pub(crate) fn sandbox_limits(limits: &plan::Limits) -> pelton_sandbox::Limits {
     let bytes = |value: u64| usize::try_from(value).unwrap_or(usize::MAX);
+    let (shape, compile) = match limits.shape {
+        Shape::Compiled => (ShapeLimits::default(), CompileLimits::default()),
+        Shape::Interpreter => (ShapeLimits::interpreter(), CompileLimits::interpreter()),
+    };
     pelton_sandbox::Limits {
         time_per_batch: Duration::from_millis(limits.time_per_batch.0.unsigned_abs()),
         fuel_per_event: limits.fuel_per_event,
         memory_bytes: bytes(limits.memory),
         reply_bytes: bytes(limits.output_bytes),
         state_bytes: u32::try_from(limits.state_per_key).unwrap_or(u32::MAX),
+        shape,
+        compile,
         ..pelton_sandbox::Limits::default()
     }
 }
 
-/// A sandbox that keeps compiled modules in the user's cache folder, so that a warm start is quick.
+/// A sandbox whose compiler is this program, started anew for each module, and that keeps what it made in `cache`, or in
+/// the user's cache folder, so that a warm start is quick.
 pub(crate) fn sandbox(cache: Option<PathBuf>) -> Result<Sandbox, Failure> {
-    let options = pelton_sandbox::Options { cache_dir: cache.or_else(default_cache), ..Default::default() };
-    Sandbox::new(&options).map_err(|error| Failure::new(Exit::Environment, error))
+    let compiler = Compiler::Child(Child { program: this_program()?, arguments: vec![COMPILE.into()] });
+    let open =
+        |cache_dir| Sandbox::new(&pelton_sandbox::Options { compiler: compiler.clone(), cache_dir, pooling: false });
+    let opened = match (cache, default_cache()) {
+        // What was asked for by name has to work.
+        (Some(cache), _) => return open(Some(cache)).map_err(|error| Failure::new(Exit::Usage, error)),
+        (None, cache) => open(cache),
+    };
+    opened
+        .or_else(|error| {
+            tracing::warn!(%error, "compiled modules are not kept: each start compiles them again");
+            open(None)
+        })
+        .map_err(|error| Failure::new(Exit::Environment, error))
+}
+
+/// The very program that runs, also where another one has taken its place in the meantime.
+fn this_program() -> Result<PathBuf, Failure> {
+    let running = Path::new("/proc/self/exe");
+    if running.exists() {
+        return Ok(running.to_owned());
+    }
+    std::env::current_exe().map_err(|error| {
+        Failure::new(Exit::Environment, error).context("cannot find the program that compiles modules")
+    })
 }
 
 fn default_cache() -> Option<PathBuf> {

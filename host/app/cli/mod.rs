@@ -19,6 +19,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::pipeline;
 use failure::Failure;
 
 /// Exit codes, repeated in the help.
@@ -59,6 +60,9 @@ enum Command {
     Tail(tail::TailArgs),
     #[command(subcommand)]
     Generate(generate::GenerateCommand),
+    /// Compile the module on stdin within limits; started by the other commands
+    #[command(name = pipeline::COMPILE, hide = true)]
+    CompileModule,
 }
 
 /// Parses the arguments, runs the command, prints what went wrong.
@@ -72,6 +76,9 @@ pub(crate) fn main() -> ExitCode {
             return code;
         }
     };
+    if matches!(cli.command, Command::CompileModule) {
+        return pelton_sandbox::serve();
+    }
     let quiet = !matches!(cli.command, Command::Run(_));
     let done = cli.log.start(quiet).and_then(|()| dispatch(cli.command));
     match done {
@@ -90,6 +97,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Tail(args) => block_on(tail::run(args)),
         Command::Generate(command) => block_on(generate::run(command)),
+        Command::CompileModule => unreachable!("it has neither a log nor failures"),
     }
 }
 
@@ -115,7 +123,7 @@ mod tests {
         fn check(command: &clap::Command) {
             for sub in command.get_subcommands() {
                 let help = sub.get_after_help().map(ToString::to_string).unwrap_or_default();
-                let group = sub.get_subcommands().next().is_some();
+                let group = sub.get_subcommands().next().is_some() || sub.is_hide_set();
                 assert!(group || help.contains(&format!("  pelton {}", sub.get_name())) || help.contains("  pelton"));
                 check(sub);
             }

@@ -21,6 +21,9 @@ pub enum World {
 }
 
 impl World {
+    /// All of them; stored by their place in it.
+    pub const ALL: [World; 4] = [World::Transform, World::WindowRule, World::Reducer, World::WindowFold];
+
     /// The name of the WIT world.
     #[must_use]
     pub fn name(self) -> &'static str {

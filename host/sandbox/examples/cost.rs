@@ -16,14 +16,16 @@ fn main() {
     for name in ["examples/echo.wasm", "fraud.wasm", "schema_check.wasm"] {
         let bytes = read(name);
         for state in ["cold", "warm"] {
-            let sandbox = Sandbox::new(&Options { cache_dir: cache_dir.clone(), pooling: false }).expect("an engine");
+            let sandbox = Sandbox::new(&Options { cache_dir: cache_dir.clone(), pooling: false, ..Options::default() })
+                .expect("an engine");
             let start = Instant::now();
             load(&sandbox, &bytes);
             println!("load {name} {state}: {:.1?}", start.elapsed());
         }
     }
     for pooling in [false, true] {
-        let sandbox = Sandbox::new(&Options { cache_dir: cache_dir.clone(), pooling }).expect("an engine");
+        let sandbox =
+            Sandbox::new(&Options { cache_dir: cache_dir.clone(), pooling, ..Options::default() }).expect("an engine");
         starts(&load(&sandbox, &read("examples/echo.wasm")), pooling);
         calls(&load(&sandbox, &read("examples/echo.wasm")), pooling);
         panes(&load(&sandbox, &read("fraud.wasm")), pooling);

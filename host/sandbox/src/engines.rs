@@ -3,11 +3,9 @@
 //! Both compile without the features that caused most advisories of 2026, and both canonicalize NaNs, so that the same
 //! call gives the same bytes on every machine.
 
-use std::path::Path;
-
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{
-    Cache, CacheConfig, Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Result,
+    Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig, Result,
     WasmBacktraceDetails,
 };
 
@@ -25,28 +23,32 @@ pub(crate) struct Linked {
     pub(crate) linker: Linker<Host>,
 }
 
+/// Settings of the build whose calls end at a deadline.
+pub(crate) fn fast() -> Config {
+    let mut config = restricted();
+    config.epoch_interruption(true);
+    config
+}
+
+/// Settings of the build whose calls end when their fuel is spent. Bulk operations cost one unit per byte, growing memory
+/// 100 per page.
+pub(crate) fn judge() -> Config {
+    let mut config = restricted();
+    config.consume_fuel(true);
+    let mut cost = wasmtime::OperatorCost::new();
+    cost.variable.memory_grow_per_page = 100;
+    config.operator_cost(cost);
+    config
+}
+
+/// The same settings, with a pool of memories for instances. It does not change what the compiler makes.
+pub(crate) fn pooled(mut config: Config) -> Config {
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
+    config
+}
+
 impl Linked {
-    /// Calls end at a deadline.
-    pub(crate) fn fast(cache: Option<Cache>, pooling: bool) -> Result<Linked> {
-        let mut config = restricted(cache);
-        config.epoch_interruption(true);
-        if pooling {
-            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
-        }
-        Linked::new(&config)
-    }
-
-    /// Calls end when their fuel is spent. Bulk operations cost one unit per byte, growing memory 100 per page.
-    pub(crate) fn judge(cache: Option<Cache>) -> Result<Linked> {
-        let mut config = restricted(cache);
-        config.consume_fuel(true);
-        let mut cost = wasmtime::OperatorCost::new();
-        cost.variable.memory_grow_per_page = 100;
-        config.operator_cost(cost);
-        Linked::new(&config)
-    }
-
-    fn new(config: &Config) -> Result<Linked> {
+    pub(crate) fn new(config: &Config) -> Result<Linked> {
         let engine = Engine::new(config)?;
         let mut linker = Linker::new(&engine);
         log::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
@@ -57,7 +59,7 @@ impl Linked {
 
 /// What both engines share. Threads, garbage collection, exceptions, stack switching and component async are left out
 /// at build time (cargo features).
-fn restricted(cache: Option<Cache>) -> Config {
+fn restricted() -> Config {
     let mut config = Config::new();
     config
         .wasm_component_model(true)
@@ -67,8 +69,7 @@ fn restricted(cache: Option<Cache>) -> Config {
         .cranelift_nan_canonicalization(true)
         .cranelift_opt_level(OptLevel::Speed)
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
-        .concurrency_support(false)
-        .cache(cache);
+        .concurrency_support(false);
     config
 }
 
@@ -83,18 +84,4 @@ fn pool() -> PoolingAllocationConfig {
         .table_keep_resident(16 << 10)
         .pagemap_scan(Enabled::Auto);
     pool
-}
-
-/// wasmtime's own cache of compiled modules, in a folder that only this user may read or write:
-/// who can write there can run machine code in this process.
-pub(crate) fn cache(folder: &Path) -> Result<Cache> {
-    let folder = std::path::absolute(folder)?;
-    let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
-    #[cfg(unix)]
-    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(&folder)?;
-    let mut config = CacheConfig::new();
-    config.with_directory(folder);
-    Cache::new(config)
 }

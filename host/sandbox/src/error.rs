@@ -29,7 +29,7 @@ pub enum Refusal {
     Import,
     /// Exports none or several of the four interfaces, or another version of them.
     World,
-    /// Does not compile or does not link.
+    /// Does not compile, not within its limits, or does not link.
     Compile,
     /// Does not start, or `describe` fails or says something impossible.
     Describe,
@@ -40,6 +40,21 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    pub(crate) const ALL: [Refusal; 12] = [
+        Refusal::Size,
+        Refusal::Precompiled,
+        Refusal::NotWasm,
+        Refusal::CoreModule,
+        Refusal::Invalid,
+        Refusal::Shape,
+        Refusal::Import,
+        Refusal::World,
+        Refusal::Compile,
+        Refusal::Describe,
+        Refusal::Configure,
+        Refusal::Host,
+    ];
+
     /// The code used in catalogues, metrics and messages.
     #[must_use]
     pub fn name(self) -> &'static str {

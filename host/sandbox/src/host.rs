@@ -6,13 +6,16 @@ use wasmtime::ResourceLimiter;
 
 use crate::bindings::pelton::guest::{log, types};
 use crate::limits::{
-    INSTANCES_MAX, LOG_BYTES_PER_CALL_MAX, LOG_LINES_PER_CALL_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX,
+    INSTANCES_MAX, LOG_BYTES_PER_CALL_MAX, LOG_LINES_PER_CALL_MAX, Limits, TABLE_ELEMENTS_MAX, TABLES_MAX,
 };
 use crate::log::{CallLog, ModuleLog};
 
 /// The data of one `Store`.
 pub(crate) struct Host {
+    /// Of all memories together.
     memory_bytes_max: usize,
+    memory_bytes: usize,
+    memories_max: usize,
     pub(crate) log: CallLog,
 }
 
@@ -22,17 +25,21 @@ pub(crate) struct Host {
 pub(crate) struct Exceeded(pub(crate) String);
 
 impl Host {
-    pub(crate) fn new(memory_bytes_max: usize, log: Arc<ModuleLog>) -> Host {
-        Host { memory_bytes_max, log: CallLog::new(log) }
+    pub(crate) fn new(limits: &Limits, log: Arc<ModuleLog>) -> Host {
+        let (memory_bytes_max, memories_max) = (limits.memory_bytes, limits.shape.memories);
+        Host { memory_bytes_max, memory_bytes: 0, memories_max, log: CallLog::new(log) }
     }
 }
 
 impl ResourceLimiter for Host {
-    fn memory_growing(&mut self, _: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        let limit = self.memory_bytes_max.min(maximum.unwrap_or(usize::MAX));
-        if desired > limit {
-            return Err(Exceeded(format!("memory of {desired} bytes, limit {limit} bytes")).into());
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        let limit = self.memory_bytes_max;
+        // Growing ends the call where it fails, so what is counted here is there.
+        let all = self.memory_bytes.saturating_add(desired.saturating_sub(current));
+        if all > limit || desired > maximum.unwrap_or(usize::MAX) {
+            return Err(Exceeded(format!("memory of {all} bytes, limit {limit} bytes")).into());
         }
+        self.memory_bytes = all;
         Ok(true)
     }
 
@@ -61,7 +68,7 @@ impl ResourceLimiter for Host {
     }
 
     fn memories(&self) -> usize {
-        MEMORIES_MAX
+        self.memories_max
     }
 }
 

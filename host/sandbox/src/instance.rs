@@ -188,7 +188,7 @@ fn store(
     limits: &Limits,
     metering: Metering,
 ) -> wasmtime::Result<Store<Host>> {
-    let mut store = Store::new(prepared.pre.engine(), Host::new(limits.memory_bytes, log));
+    let mut store = Store::new(prepared.pre.engine(), Host::new(limits, log));
     store.limiter(|host| host);
     store.set_hostcall_fuel(limits.reply_bytes);
     budget(&mut store, metering, ticks(limits.time_to_configure), limits.fuel_to_configure)?;

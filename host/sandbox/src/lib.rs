@@ -11,13 +11,15 @@
 //! - A fault costs one instance and no data: the next call runs on a fresh, configured one.
 //! - A call of a whole batch allocates nothing on our side; columns are lent to the guest by moving vectors.
 //!
+//! - A module that is hard to compile costs a child process, which is killed at its limits ([`Compiler::Child`]).
+//!
 //! # What is not here
-//! Compiling an *uploaded* module in a child process that can be killed is the upload gate's job: shape limits bound
-//! the damage of a hostile module, but only a killed process bounds the compiler. Guests that distrust each other
-//! belong in different processes.
-#![forbid(unsafe_code)]
+//! A defence against a compiler or a processor that is broken: guests that distrust each other belong in different
+//! processes.
+#![deny(unsafe_code)]
 
 mod bindings;
+mod compile;
 mod convert;
 mod describe;
 mod engines;
@@ -31,13 +33,15 @@ mod log;
 mod module;
 mod plan;
 mod sandbox;
+mod shape;
 #[doc(hidden)]
 pub mod testing;
 mod ticker;
 mod verbs;
 mod verify;
 
+pub use compile::{Child, Compiler, serve};
 pub use error::{LoadError, Refusal};
-pub use limits::{Limits, ShapeLimits};
+pub use limits::{CompileLimits, Limits, ShapeLimits};
 pub use module::Module;
 pub use sandbox::{Options, Sandbox};

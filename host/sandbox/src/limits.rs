@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 /// Bounds of one module and of each call into it.
 #[derive(Clone, Debug)]
 pub struct Limits {
@@ -29,6 +31,8 @@ pub struct Limits {
     pub calls_per_instance: Option<u32>,
     /// Bounds of the module's bytes, checked before anything is compiled.
     pub shape: ShapeLimits,
+    /// Bounds of the child that compiles it.
+    pub compile: CompileLimits,
 }
 
 impl Default for Limits {
@@ -45,12 +49,51 @@ impl Default for Limits {
             state_bytes: 1 << 20,
             calls_per_instance: None,
             shape: ShapeLimits::default(),
+            compile: CompileLimits::default(),
         }
     }
 }
 
-/// Bounds of a module's bytes. Size alone is none: 300 kB of calls in one function hold the compiler for over 25 s.
-#[derive(Clone, Debug)]
+/// Bounds of a child process that verifies a module and compiles both of its builds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CompileLimits {
+    /// Whole seconds of all its threads together; beyond them the module is refused.
+    pub processor_time: Duration,
+    /// Address space, bytes; beyond it the module is refused. A child takes some 200 MiB before it has read anything.
+    pub memory_bytes: u64,
+    /// Time of the clock; beyond it loading fails as it does on a machine without room, since the processor time was not
+    /// used up.
+    pub deadline: Duration,
+}
+
+impl Default for CompileLimits {
+    /// For modules in machine code of their own: [`ShapeLimits::default`].
+    fn default() -> CompileLimits {
+        // A compiler without optimisation, as tests have it, takes some eight times as long.
+        let seconds = if cfg!(debug_assertions) { 64 } else { 8 };
+        CompileLimits {
+            processor_time: Duration::from_secs(seconds),
+            memory_bytes: 640 << 20,
+            deadline: Duration::from_secs(120),
+        }
+    }
+}
+
+impl CompileLimits {
+    /// For modules that hold an interpreter: [`ShapeLimits::interpreter`].
+    #[must_use]
+    pub fn interpreter() -> CompileLimits {
+        CompileLimits {
+            processor_time: Duration::from_secs(120),
+            memory_bytes: 3 << 30,
+            deadline: Duration::from_secs(300),
+        }
+    }
+}
+
+/// Bounds of a module's bytes: a quick first answer that says what is too much. They do not bound the compiler, which
+/// [`CompileLimits`] does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ShapeLimits {
     /// Size of the whole file.
     pub module_bytes: usize,
@@ -58,21 +101,32 @@ pub struct ShapeLimits {
     pub functions: u32,
     /// Size of one function's code. The largest of our guests is 48 KiB (`schema-check`).
     pub body_bytes: usize,
-    /// `call` and `call_indirect` instructions in one function: the compiler is superlinear in them.
+    /// Calls in one function, also of what the compiler calls by itself, as for `memory.grow`: it is superlinear in them.
     pub calls_per_function: u32,
     /// Local variables of one function.
     pub locals_per_function: u32,
+    /// Blocks of one function, times its local variables: each block may have a value of its own for each of them.
+    pub block_locals: u64,
     /// Nested blocks in one function.
     pub nesting: u32,
     /// Targets of all jump tables together.
     pub jump_targets: u32,
+    /// Elements that all core modules together put into tables which they import: each takes 6 KiB to compile.
+    pub imported_elements: u64,
     /// Bytes of all custom sections together.
     pub custom_bytes: usize,
     /// Core modules inside the component. A Rust module has up to four, Python ones a few dozen.
     pub core_modules: u32,
+    /// Memories of all core modules together.
+    pub memories: usize,
+    /// Components in components, the outermost one counted.
+    pub depth: u32,
+    /// Instances, of core modules and of components, that one instance of the whole consists of.
+    pub instances: u64,
 }
 
 impl Default for ShapeLimits {
+    /// For modules in machine code of their own, as compilers of Rust, C and Go make them.
     fn default() -> ShapeLimits {
         ShapeLimits {
             module_bytes: 8 << 20,
@@ -80,10 +134,31 @@ impl Default for ShapeLimits {
             body_bytes: 128 << 10,
             calls_per_function: 8_000,
             locals_per_function: 2_000,
+            block_locals: 1_000_000,
             nesting: 512,
             jump_targets: 64 << 10,
+            imported_elements: 10_000,
             custom_bytes: 1 << 20,
             core_modules: 64,
+            memories: 1,
+            depth: 16,
+            instances: 1_000,
+        }
+    }
+}
+
+impl ShapeLimits {
+    /// For modules that hold an interpreter and what it runs, as tools for Python and JavaScript make them.
+    #[must_use]
+    pub fn interpreter() -> ShapeLimits {
+        ShapeLimits {
+            module_bytes: 24 << 20,
+            functions: 60_000,
+            body_bytes: 512 << 10,
+            block_locals: 10_000_000,
+            nesting: 1_024,
+            memories: 4,
+            ..ShapeLimits::default()
         }
     }
 }
@@ -96,8 +171,6 @@ pub(crate) const TABLE_ELEMENTS_MAX: usize = 10_000;
 pub(crate) const INSTANCES_MAX: usize = 256;
 /// Core tables of one module instance.
 pub(crate) const TABLES_MAX: usize = 64;
-/// Core memories of one module instance.
-pub(crate) const MEMORIES_MAX: usize = 1;
 /// Log lines of one call that are written; the rest is counted.
 pub(crate) const LOG_LINES_PER_CALL: u32 = 64;
 /// Log lines of one call after which the call ends with `Fault::Limit`.

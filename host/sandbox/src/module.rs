@@ -1,4 +1,4 @@
-//! A module: verified bytes, compiled for deadlines, and on demand compiled again for fuel.
+//! A module: verified bytes, compiled for deadlines and for fuel.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -8,6 +8,7 @@ use sha2::{Digest as _, Sha256};
 use wasmtime::component::{Component, InstancePre};
 
 use crate::bindings::exports::pelton::guest::{meta, reducers, transformer, window_folds, window_rules};
+use crate::compile::Compiled;
 use crate::describe;
 use crate::engines::Linked;
 use crate::error::{LoadError, Refusal};
@@ -16,7 +17,6 @@ use crate::instance::{self, Instance};
 use crate::limits::Limits;
 use crate::log::ModuleLog;
 use crate::sandbox::Shared;
-use crate::verify;
 
 /// A module that may be instantiated; cheap to clone.
 #[derive(Clone)]
@@ -31,8 +31,9 @@ pub(crate) struct Loaded {
     pub(crate) digest: [u8; 32],
     pub(crate) log: Arc<ModuleLog>,
     pub(crate) fast: Prepared,
-    bytes: Arc<[u8]>,
-    /// Compiled when a call is first metered by fuel.
+    /// Machine code of the judge's build.
+    judge_code: Vec<u8>,
+    /// Linked when a call is first metered by fuel: most modules never need it.
     judge: OnceLock<Result<Prepared, String>>,
 }
 
@@ -53,18 +54,18 @@ pub(crate) enum WorldIndices {
 
 impl Module {
     /// Verify, compile, link, describe.
-    pub(crate) fn load(shared: Arc<Shared>, bytes: Arc<[u8]>, limits: &Limits) -> Result<Module, LoadError> {
-        let world = verify::verify(&bytes, &limits.shape)?;
-        let digest: [u8; 32] = Sha256::digest(&bytes).into();
-        let fast = Prepared::new(&shared.fast, &bytes, world)
-            .map_err(|error| Refusal::Compile.because(format!("module does not compile: {error:#}")))?;
+    pub(crate) fn load(shared: Arc<Shared>, bytes: &[u8], limits: &Limits) -> Result<Module, LoadError> {
+        let digest: [u8; 32] = Sha256::digest(bytes).into();
+        let Compiled { world, fast, judge: judge_code } = shared.compiled(bytes, digest, limits)?;
+        let fast = Prepared::new(&shared.fast, &fast, world)
+            .map_err(|error| Refusal::Compile.because(format!("module does not link: {error:#}")))?;
         shared.tick()?;
         let said = instance::describe(&fast, limits)
             .map_err(|problem| Refusal::Describe.because(format!("module does not describe itself: {problem}")))?;
         let descriptor = describe::descriptor(world, said)
             .map_err(|problem| Refusal::Describe.because(format!("module describes itself wrongly: {problem}")))?;
         let log = ModuleLog::new(format!("{}@{}", descriptor.name, descriptor.version));
-        let loaded = Loaded { shared, descriptor, digest, log, fast, bytes, judge: OnceLock::new() };
+        let loaded = Loaded { shared, descriptor, digest, log, fast, judge_code, judge: OnceLock::new() };
         Ok(Module { loaded: Arc::new(loaded) })
     }
 
@@ -97,20 +98,19 @@ impl fmt::Debug for Module {
 }
 
 impl Loaded {
-    /// The build that counts fuel, compiled on first use.
+    /// The build that counts fuel.
     pub(crate) fn judge(&self) -> Result<&Prepared, String> {
-        let compile = || {
-            let linked = self.shared.judge()?;
-            Prepared::new(linked, &self.bytes, self.descriptor.world)
-                .map_err(|error| format!("module does not compile for fuel: {error:#}"))
+        let link = || {
+            Prepared::new(&self.shared.judge, &self.judge_code, self.descriptor.world)
+                .map_err(|error| format!("module does not link for fuel: {error:#}"))
         };
-        self.judge.get_or_init(compile).as_ref().map_err(Clone::clone)
+        self.judge.get_or_init(link).as_ref().map_err(Clone::clone)
     }
 }
 
 impl Prepared {
-    fn new(linked: &Linked, bytes: &[u8], world: World) -> wasmtime::Result<Prepared> {
-        let component = Component::from_binary(&linked.engine, bytes)?;
+    fn new(linked: &Linked, code: &[u8], world: World) -> wasmtime::Result<Prepared> {
+        let component = component(linked, code)?;
         let pre = linked.linker.instantiate_pre(&component)?;
         let meta = meta::GuestIndices::new(&pre)?;
         let world = match world {
@@ -121,4 +121,14 @@ impl Prepared {
         };
         Ok(Prepared { pre, meta, world })
     }
+}
+
+/// Machine code, ready to run.
+#[expect(unsafe_code, reason = "machine code from a compiler in another process cannot be run otherwise")]
+fn component(linked: &Linked, code: &[u8]) -> wasmtime::Result<Component> {
+    // SAFETY: `code` was made by `Engine::precompile_component` of this very program: in this process, in a child whose
+    // answer came through a pipe that only the two have, or earlier and kept in a cache that returns only what it was
+    // given, under a keyed hash (`compile/cache.rs`). Code that somebody uploads is refused (`verify::kind`). wasmtime
+    // checks version and settings. What is left is to trust the compiler, as every program that runs wasm does.
+    unsafe { Component::deserialize(&linked.engine, code) }
 }

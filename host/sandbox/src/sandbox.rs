@@ -1,12 +1,14 @@
 //! The sandbox of a process: its engines, its epoch ticker and its cache of compiled modules.
 //!
-//! Both the ticker and the judge start on first use, so that a program that only checks files starts neither.
+//! The ticker starts on first use, so that a program that only checks files does not start it.
 
+use std::hash::{Hash as _, Hasher};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use wasmtime::Cache;
+use sha2::{Digest as _, Sha256};
 
+use crate::compile::{Cache, Compiled, Compiler, Id};
 use crate::engines::{self, Linked};
 use crate::error::{LoadError, Refusal};
 use crate::limits::Limits;
@@ -16,7 +18,10 @@ use crate::ticker::Ticker;
 /// How a [`Sandbox`] is set up.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Where compiled modules are kept between runs. Created with access for this user only.
+    /// Who compiles modules.
+    pub compiler: Compiler,
+    /// Where compiled modules are kept between runs. Created with access for this user only, and refused where others
+    /// have written or could write.
     pub cache_dir: Option<PathBuf>,
     /// Take instances from a pool of prepared memories: see [`Sandbox`] for when that pays.
     pub pooling: bool,
@@ -34,26 +39,32 @@ pub struct Sandbox {
 /// What all modules of a sandbox share; lives as long as the last of them.
 pub(crate) struct Shared {
     pub(crate) fast: Linked,
-    judge: OnceLock<Result<Linked, String>>,
+    pub(crate) judge: Linked,
     ticker: Mutex<Option<Ticker>>,
+    compiler: Compiler,
     cache: Option<Cache>,
 }
 
 impl Sandbox {
-    /// Sets up the fast engine and the cache.
+    /// Sets up the engines and the cache.
     ///
     /// # Errors
     /// When the cache folder cannot be made or the engine does not fit this machine.
     pub fn new(options: &Options) -> Result<Sandbox, LoadError> {
         let cache = match &options.cache_dir {
             None => None,
-            Some(folder) => Some(engines::cache(folder).map_err(|error| {
-                Refusal::Host.because(format!("cannot use cache folder `{}`: {error:#}", folder.display()))
+            Some(folder) => Some(Cache::open(folder).map_err(|error| {
+                Refusal::Host.because(format!("cannot use cache folder `{}`: {error}", folder.display()))
             })?),
         };
-        let fast = Linked::fast(cache.clone(), options.pooling)
-            .map_err(|error| Refusal::Host.because(format!("cannot start the wasm engine: {error:#}")))?;
-        let shared = Shared { fast, judge: OnceLock::new(), ticker: Mutex::new(None), cache };
+        let linked = |config| {
+            let start = |error| Refusal::Host.because(format!("cannot start the wasm engine: {error:#}"));
+            Linked::new(&config).map_err(start)
+        };
+        let fast = linked(if options.pooling { engines::pooled(engines::fast()) } else { engines::fast() })?;
+        let judge = linked(engines::judge())?;
+        let compiler = options.compiler.clone();
+        let shared = Shared { fast, judge, ticker: Mutex::new(None), compiler, cache };
         Ok(Sandbox { shared: Arc::new(shared) })
     }
 
@@ -61,8 +72,8 @@ impl Sandbox {
     ///
     /// # Errors
     /// When the module is refused; [`LoadError::refusal`] says why.
-    pub fn load(&self, bytes: impl Into<Arc<[u8]>>, limits: &Limits) -> Result<Module, LoadError> {
-        Module::load(Arc::clone(&self.shared), bytes.into(), limits)
+    pub fn load(&self, bytes: impl AsRef<[u8]>, limits: &Limits) -> Result<Module, LoadError> {
+        Module::load(Arc::clone(&self.shared), bytes.as_ref(), limits)
     }
 }
 
@@ -78,9 +89,41 @@ impl Shared {
         Ok(())
     }
 
-    /// The engine that counts fuel.
-    pub(crate) fn judge(&self) -> Result<&Linked, String> {
-        let start = || Linked::judge(self.cache.clone()).map_err(|error| format!("cannot start the judge: {error:#}"));
-        self.judge.get_or_init(start).as_ref().map_err(Clone::clone)
+    /// The machine code of a module that was accepted: kept from before, or made now.
+    pub(crate) fn compiled(&self, bytes: &[u8], digest: [u8; 32], limits: &Limits) -> Result<Compiled, LoadError> {
+        let Some(cache) = &self.cache else { return self.compiler.compile(bytes, limits) };
+        let id = Id { build: self.build(limits), module: digest };
+        if let Some(compiled) = cache.get(id) {
+            return Ok(compiled);
+        }
+        let compiled = self.compiler.compile(bytes, limits)?;
+        if let Err(error) = cache.put(id, &compiled) {
+            // A full disk costs time, not the run.
+            tracing::warn!(%error, "a compiled module cannot be kept");
+        }
+        Ok(compiled)
+    }
+
+    /// All that decides what the compiler makes, and what it was asked to refuse.
+    fn build(&self, limits: &Limits) -> [u8; 32] {
+        let mut all = Digested(Sha256::new());
+        env!("CARGO_PKG_VERSION").hash(&mut all);
+        self.fast.engine.precompile_compatibility_hash().hash(&mut all);
+        self.judge.engine.precompile_compatibility_hash().hash(&mut all);
+        format!("{:?}", limits.shape).hash(&mut all);
+        all.0.finalize().into()
+    }
+}
+
+/// sha256 of what hashes itself: 64 bits would be few for a name.
+struct Digested(Sha256);
+
+impl Hasher for Digested {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    fn finish(&self) -> u64 {
+        unreachable!("the whole digest is taken")
     }
 }

@@ -1,35 +1,24 @@
-//! Checks of a module's bytes before anything is compiled: what it is, how large its parts are, what it imports and exports.
+//! Checks of a module's bytes before anything is compiled: what it is, what it imports and exports.
 //!
 //! Order: cheap checks first, then wasmparser's validation with our features, then imports and exports by their types.
 
 use pelton_engine::guest::World;
 use wasmparser::component_types::ComponentEntityType;
-use wasmparser::{Encoding, FunctionBody, Operator, Parser, Payload, Validator, WasmFeatures, types::Types};
+use wasmparser::{Parser, Validator, WasmFeatures, types::Types};
 
 use crate::error::{LoadError, Refusal};
-use crate::limits::{DETAIL_BYTES, MEMORIES_MAX, ShapeLimits};
+use crate::limits::{DETAIL_BYTES, ShapeLimits};
 use crate::log::printable;
+use crate::shape::measure;
 
 /// The package and the version of the contract that this host speaks. Patch versions are compatible.
 const PACKAGE: &str = "pelton:guest/";
 const VERSION: &str = "0.1.";
 
-/// What counting through a module gives.
-#[derive(Default)]
-struct Shape<'a> {
-    functions: u32,
-    jump_targets: u32,
-    custom_bytes: usize,
-    core_modules: u32,
-    memories: u32,
-    /// Names of the outermost component.
-    imports: Vec<&'a str>,
-    exports: Vec<&'a str>,
-}
-
 /// Refuses `bytes` or says which world they implement.
 pub(crate) fn verify(bytes: &[u8], limits: &ShapeLimits) -> Result<World, LoadError> {
-    kind(bytes, limits)?;
+    size(bytes, limits)?;
+    kind(bytes)?;
     let shape = measure(bytes, limits)?;
     let types = Validator::new_with_features(features()).validate_all(bytes).map_err(invalid)?;
     imports(&shape.imports, &types)?;
@@ -50,12 +39,17 @@ fn features() -> WasmFeatures {
         | WasmFeatures::COMPONENT_MODEL
 }
 
-/// Size and outermost format.
-fn kind(bytes: &[u8], limits: &ShapeLimits) -> Result<(), LoadError> {
-    if bytes.len() > limits.module_bytes {
-        let (size, limit) = (mebibytes(bytes.len()), mebibytes(limits.module_bytes));
-        return Err(Refusal::Size.because(format!("module is {size}, limit {limit}")));
+/// An error when the whole is too large to be looked at.
+pub(crate) fn size(bytes: &[u8], limits: &ShapeLimits) -> Result<(), LoadError> {
+    if bytes.len() <= limits.module_bytes {
+        return Ok(());
     }
+    let (size, limit) = (mebibytes(bytes.len()), mebibytes(limits.module_bytes));
+    Err(Refusal::Size.because(format!("module is {size}, limit {limit}")))
+}
+
+/// The outermost format.
+fn kind(bytes: &[u8]) -> Result<(), LoadError> {
     if wasmtime::Engine::detect_precompiled(bytes).is_some() {
         return Err(Refusal::Precompiled.because("this is precompiled machine code; upload the .wasm it was made from"));
     }
@@ -83,93 +77,11 @@ fn mebibytes(bytes: usize) -> String {
 }
 
 /// On one line and without control characters: the message may hold lists over many lines, and names out of the module.
-fn invalid(error: wasmparser::Error) -> LoadError {
+pub(crate) fn invalid(error: wasmparser::Error) -> LoadError {
     let words: Vec<&str> = error.message().split_whitespace().collect();
     let message = words.join(" ");
     let message = printable(&message, DETAIL_BYTES);
     Refusal::Invalid.because(format!("not valid wasm: {message} at byte {}", error.offset()))
-}
-
-/// An error unless `count` is within `limit`.
-fn bound(what: &str, count: usize, limit: usize) -> Result<(), LoadError> {
-    if count <= limit {
-        return Ok(());
-    }
-    Err(Refusal::Shape.because(format!("module has {count} {what}, limit {limit}")))
-}
-
-/// Walks all nested modules and components once.
-fn measure<'a>(bytes: &'a [u8], limits: &ShapeLimits) -> Result<Shape<'a>, LoadError> {
-    let mut shape = Shape::default();
-    let mut depth = 0_u32;
-    for payload in Parser::new(0).parse_all(bytes) {
-        match payload.map_err(invalid)? {
-            Payload::Version { encoding: Encoding::Module, .. } => {
-                depth += 1;
-                shape.core_modules += 1;
-                bound("core modules", shape.core_modules as usize, limits.core_modules as usize)?;
-            }
-            Payload::Version { encoding: Encoding::Component, .. } => depth += 1,
-            Payload::End(_) => depth = depth.saturating_sub(1),
-            Payload::FunctionSection(section) => {
-                shape.functions = shape.functions.saturating_add(section.count());
-                bound("functions", shape.functions as usize, limits.functions as usize)?;
-            }
-            Payload::MemorySection(section) => {
-                shape.memories = shape.memories.saturating_add(section.count());
-                bound("memories", shape.memories as usize, MEMORIES_MAX)?;
-            }
-            Payload::CustomSection(section) => {
-                shape.custom_bytes += section.data().len();
-                bound("bytes of custom sections", shape.custom_bytes, limits.custom_bytes)?;
-            }
-            Payload::CodeSectionEntry(body) => function(&body, limits, &mut shape.jump_targets)?,
-            Payload::ComponentImportSection(section) if depth == 1 => {
-                for import in section {
-                    shape.imports.push(import.map_err(invalid)?.name.name);
-                }
-            }
-            Payload::ComponentExportSection(section) if depth == 1 => {
-                for export in section {
-                    shape.exports.push(export.map_err(invalid)?.name.name);
-                }
-            }
-            _ => {}
-        }
-    }
-    Ok(shape)
-}
-
-/// Bounds of one function: what makes a compiler slow.
-fn function(body: &FunctionBody<'_>, limits: &ShapeLimits, jump_targets: &mut u32) -> Result<(), LoadError> {
-    let size = body.range().len();
-    if size > limits.body_bytes {
-        let limit = limits.body_bytes;
-        return Err(Refusal::Shape.because(format!("module has a function of {size} bytes, limit {limit} bytes")));
-    }
-    let mut locals = 0_u32;
-    for group in body.get_locals_reader().map_err(invalid)? {
-        locals = locals.saturating_add(group.map_err(invalid)?.0);
-    }
-    bound("local variables in one function", locals as usize, limits.locals_per_function as usize)?;
-    let (mut calls, mut nesting) = (0_u32, 0_u32);
-    let mut operators = body.get_operators_reader().map_err(invalid)?;
-    while !operators.eof() {
-        match operators.read().map_err(invalid)? {
-            Operator::Call { .. } | Operator::CallIndirect { .. } => calls += 1,
-            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => {
-                nesting += 1;
-                bound("nested blocks in one function", nesting as usize, limits.nesting as usize)?;
-            }
-            Operator::End => nesting = nesting.saturating_sub(1),
-            Operator::BrTable { targets } => {
-                *jump_targets = jump_targets.saturating_add(targets.len());
-                bound("jump table targets", *jump_targets as usize, limits.jump_targets as usize)?;
-            }
-            _ => {}
-        }
-    }
-    bound("calls in one function", calls as usize, limits.calls_per_function as usize)
 }
 
 /// Only `log`, and instances that hold nothing but types.

@@ -178,6 +178,17 @@ pub struct Limits {
     pub epoch_events: u32,
     /// Age of an epoch at which it is cut.
     pub epoch_time: Span,
+    /// What modules may look like, and what compiling them may take.
+    pub shape: Shape,
+}
+
+/// What kind of module the bounds of its bytes and of its compilation are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Machine code of its own, as of Rust, C or Go.
+    Compiled,
+    /// An interpreter with the program it runs, as of Python or JavaScript.
+    Interpreter,
 }
 
 impl Default for Limits {
@@ -192,6 +203,7 @@ impl Default for Limits {
             state_per_key: 64 << 10,
             epoch_events: 16_384,
             epoch_time: Span(50),
+            shape: Shape::Compiled,
         }
     }
 }

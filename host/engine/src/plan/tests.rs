@@ -171,6 +171,7 @@ payload = "64KiB"
 state_per_key = "1KiB"
 epoch_events = 900
 epoch_time = "1s"
+shape = "interpreter"
 "#;
 
 #[test]
@@ -200,6 +201,7 @@ fn every_key_arrives() {
         state_per_key: 1 << 10,
         epoch_events: 900,
         epoch_time: Span(1000),
+        shape: Shape::Interpreter,
     };
     assert_eq!(plan.limits, limits);
     let reads = plan.reads(&modules);

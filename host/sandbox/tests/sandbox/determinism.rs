@@ -22,7 +22,7 @@ fn limits(fuel_per_event: u64) -> Limits {
 
 fn pooled() -> Sandbox {
     let cache_dir = Some(std::path::PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("compiled-modules"));
-    Sandbox::new(&Options { cache_dir, pooling: true }).unwrap()
+    Sandbox::new(&Options { cache_dir, pooling: true, ..Options::default() }).unwrap()
 }
 
 /// Runs `call` on guests of all kinds; its reply must be the same each time.

@@ -4,6 +4,7 @@
 //! One test binary, because linking wasmtime takes longer than all the tests.
 
 mod behaving;
+mod compiler;
 mod determinism;
 mod generated;
 mod misbehaving;

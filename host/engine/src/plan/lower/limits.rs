@@ -1,11 +1,11 @@
 //! `[limits]`: bounds of time, fuel, memory and state. Every one has a default.
 
-use crate::plan::Limits;
 use crate::plan::raw::{Reader, Section, size_text};
+use crate::plan::{Limits, Shape};
 use crate::problem::code;
 use crate::time::Span;
 
-const KEYS: [&str; 9] = [
+const KEYS: [&str; 10] = [
     "time_per_batch",
     "fuel_per_event",
     "memory",
@@ -15,7 +15,9 @@ const KEYS: [&str; 9] = [
     "state_per_key",
     "epoch_events",
     "epoch_time",
+    "shape",
 ];
+const SHAPES: [(&str, Shape); 2] = [("compiled", Shape::Compiled), ("interpreter", Shape::Interpreter)];
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
@@ -51,6 +53,9 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Limits {
     }
     if let Some(events) = reader.integer(&section, "epoch_events", 1..=1_000_000) {
         limits.epoch_events = events as u32;
+    }
+    if let Some(shape) = reader.choice(&section, "shape", "shape of modules", &SHAPES) {
+        limits.shape = shape;
     }
     if limits.state_per_key > limits.state {
         let place = reader.key_place(&section, "state_per_key");

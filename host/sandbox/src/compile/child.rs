@@ -1,0 +1,227 @@
+//! Our side of a compiler in a child process: asks it, waits with a deadline, and says what its end means.
+//!
+//! The question is a line of JSON and the module's bytes, on stdin; the answer a line of JSON and machine code, on
+//! stdout ([`super::serve`]). The child limits itself before it reads the module.
+
+use std::ffi::OsString;
+use std::io::{Read, Write as _};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::PathBuf;
+use std::process::{Command, ExitStatus, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use pelton_engine::guest::World;
+use rustix::process::Signal;
+use serde::{Deserialize, Serialize};
+
+use super::Compiled;
+use crate::error::{LoadError, Refusal};
+use crate::limits::{CompileLimits, DETAIL_BYTES, Limits, ShapeLimits};
+use crate::log::printable;
+use crate::verify;
+
+/// The first line of an answer is not longer.
+const HEAD_BYTES_MAX: usize = 64 << 10;
+/// Machine code of one module, both builds.
+const CODE_BYTES_MAX: usize = 256 << 20;
+/// What is kept of the child's stderr.
+const STDERR_BYTES_MAX: u64 = 16 << 10;
+/// Threads of one child: each takes address space for its stack and its heap, whatever it compiles.
+const THREADS_MAX: usize = 4;
+
+/// The program that compiles: started anew for each module, it calls [`serve`](crate::serve).
+#[derive(Clone, Debug)]
+pub struct Child {
+    pub program: PathBuf,
+    pub arguments: Vec<OsString>,
+}
+
+/// The head of a question.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Question {
+    pub(super) shape: ShapeLimits,
+    pub(super) limits: CompileLimits,
+}
+
+/// The head of an answer.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Answer {
+    Refused {
+        refusal: String,
+        message: String,
+    },
+    /// Followed by so many bytes of each build.
+    Compiled {
+        world: String,
+        fast: usize,
+        judge: usize,
+    },
+}
+
+/// What a child left behind.
+struct Ended {
+    /// `None` when it was killed at the deadline.
+    status: Option<ExitStatus>,
+    answer: Vec<u8>,
+    stderr: Vec<u8>,
+}
+
+impl Child {
+    pub(super) fn compile(&self, bytes: &[u8], limits: &Limits) -> Result<Compiled, LoadError> {
+        // Before anything is started for it, or sent to it.
+        verify::size(bytes, &limits.shape)?;
+        let question = Question { shape: limits.shape.clone(), limits: limits.compile.clone() };
+        let mut head = serde_json::to_vec(&question).map_err(|error| broken(&error.to_string()))?;
+        head.push(b'\n');
+        let ended = self.ask(&head, bytes, limits.compile.deadline)?;
+        match parse(&ended.answer) {
+            Some(answer) => answer,
+            None => Err(explain(&ended, &limits.compile)),
+        }
+    }
+
+    fn ask(&self, head: &[u8], bytes: &[u8], deadline: Duration) -> Result<Ended, LoadError> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
+        let started = Command::new(&self.program)
+            .args(&self.arguments)
+            // Whatever secrets our environment has are none of the compiler's business.
+            .env_clear()
+            .env("RAYON_NUM_THREADS", threads.to_string())
+            .env("MALLOC_ARENA_MAX", "2")
+            .current_dir("/")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = started.map_err(|error| {
+            Refusal::Host.because(format!("cannot start the compiler `{}`: {error}", self.program.display()))
+        })?;
+        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else { return Err(broken("it has no pipes")) };
+        let (done, is_done) = mpsc::channel();
+        std::thread::scope(|scope| {
+            // A child that has ended does not read, which its status explains.
+            scope.spawn(move || stdin.write_all(head).and_then(|()| stdin.write_all(bytes)));
+            let said = scope.spawn(move || read(stderr, STDERR_BYTES_MAX));
+            let answered = scope.spawn(move || {
+                let answer = read(stdout, (HEAD_BYTES_MAX + CODE_BYTES_MAX) as u64);
+                let _ = done.send(());
+                answer
+            });
+            let in_time = is_done.recv_timeout(deadline).is_ok();
+            if !in_time {
+                let _ = child.kill();
+            }
+            let status = child.wait().map_err(|error| broken(&error.to_string()))?;
+            let answer = answered.join().map_err(|_| broken("nobody reads its answer"))?;
+            let stderr = said.join().map_err(|_| broken("nobody reads what it says"))?;
+            Ok(Ended { status: in_time.then_some(status), answer, stderr })
+        })
+    }
+}
+
+/// Reads to the end and keeps at most `limit` bytes. A pipe that breaks has ended as well.
+fn read(mut from: impl Read, limit: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let _ = from.by_ref().take(limit).read_to_end(&mut bytes);
+    let _ = std::io::copy(&mut from, &mut std::io::sink());
+    bytes
+}
+
+/// A whole answer; `None` for anything else.
+fn parse(answer: &[u8]) -> Option<Result<Compiled, LoadError>> {
+    let end = answer.iter().take(HEAD_BYTES_MAX).position(|byte| *byte == b'\n')?;
+    let (head, code) = (&answer[..end], &answer[end + 1..]);
+    match serde_json::from_slice(head).ok()? {
+        Answer::Refused { refusal, message } => {
+            let refusal = Refusal::ALL.into_iter().find(|one| one.name() == refusal)?;
+            Some(Err(refusal.because(message)))
+        }
+        Answer::Compiled { world, fast, judge } => {
+            if fast.checked_add(judge)? != code.len() {
+                return None;
+            }
+            let world = World::ALL.into_iter().find(|one| one.name() == world)?;
+            let (fast, judge) = code.split_at(fast);
+            Some(Ok(Compiled { world, fast: fast.to_vec(), judge: judge.to_vec() }))
+        }
+    }
+}
+
+/// Why there is no answer. What the module would bring about each time is its fault; what came from outside is not.
+fn explain(ended: &Ended, limits: &CompileLimits) -> LoadError {
+    let Some(status) = ended.status else {
+        return Refusal::Host.because(format!(
+            "the compiler gave no answer within {} s, of which it has used less than {} s of processor time: is this \
+             machine overloaded?",
+            limits.deadline.as_secs(),
+            limits.processor_time.as_secs(),
+        ));
+    };
+    let said = String::from_utf8_lossy(&ended.stderr);
+    let said = printable(said.trim(), DETAIL_BYTES);
+    let signal = status.signal().map(Signal::from_named_raw);
+    match signal {
+        Some(Some(Signal::XCPU)) => Refusal::Compile.because(format!(
+            "module takes more than {} s of processor time to compile",
+            limits.processor_time.as_secs()
+        )),
+        // From outside: by the kernel, when memory is short, or by a person.
+        Some(Some(Signal::KILL | Signal::TERM | Signal::INT | Signal::HUP)) => {
+            Refusal::Host.because(format!("the compiler was killed: {status}"))
+        }
+        _ if said.contains("memory allocation of") || said.contains("Cannot allocate memory") => {
+            Refusal::Compile.because(format!("module takes more than {} MiB to compile", limits.memory_bytes >> 20))
+        }
+        _ => Refusal::Compile.because(format!("the compiler failed over this module: {status}: {said}")),
+    }
+}
+
+fn broken(what: &str) -> LoadError {
+    Refusal::Host.because(format!("the compiler cannot be asked: {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> CompileLimits {
+        CompileLimits { memory_bytes: 512 << 20, ..CompileLimits::default() }
+    }
+
+    #[track_caller]
+    fn check(status: Option<i32>, stderr: &str, refusal: Refusal, message: &str) {
+        let status = status.map(ExitStatus::from_raw);
+        let error = explain(&Ended { status, answer: Vec::new(), stderr: stderr.into() }, &limits());
+        assert_eq!(error.refusal, refusal, "{error}");
+        assert!(error.message.contains(message), "{error}");
+    }
+
+    #[test]
+    fn an_end_without_an_answer_is_the_modules_fault_or_the_machines() {
+        check(Some(24), "", Refusal::Compile, "s of processor time");
+        check(Some(6), "memory allocation of 64 bytes failed\n", Refusal::Compile, "more than 512 MiB");
+        check(Some(101 << 8), "thread 'main' panicked at x\x1b[2J", Refusal::Compile, "panicked at x\\u{1b}[2J");
+        check(Some(11), "", Refusal::Compile, "signal: 11");
+        check(Some(9), "", Refusal::Host, "killed");
+        check(None, "", Refusal::Host, "overloaded");
+    }
+
+    #[test]
+    fn half_an_answer_is_none() {
+        let whole = b"{\"compiled\":{\"world\":\"reducer\",\"fast\":2,\"judge\":1}}\nabc";
+        let compiled = parse(whole).expect("an answer").expect("accepted");
+        assert_eq!(compiled, Compiled { world: World::Reducer, fast: b"ab".into(), judge: b"c".into() });
+        for cut in 0..whole.len() {
+            assert!(parse(&whole[..cut]).is_none(), "{cut}");
+        }
+        assert!(parse(&[whole.as_slice(), b"x"].concat()).is_none());
+        let refused = b"{\"refused\":{\"refusal\":\"shape\",\"message\":\"m\"}}\n";
+        assert_eq!(parse(refused).expect("an answer"), Err(Refusal::Shape.because("m")));
+        let huge = format!("{{\"compiled\":{{\"world\":\"reducer\",\"fast\":{},\"judge\":2}}}}\nabc", usize::MAX);
+        assert!(parse(huge.as_bytes()).is_none());
+        assert!(parse(&vec![b' '; 1 << 20]).is_none());
+    }
+}

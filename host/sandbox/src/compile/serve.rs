@@ -1,0 +1,68 @@
+//! The child's side: limits itself, reads a module, answers.
+
+use std::io::{self, BufRead as _, Read as _, Write as _};
+use std::process::ExitCode;
+
+use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+
+use super::Compiled;
+use super::child::{Answer, Question};
+use crate::error::LoadError;
+use crate::limits::CompileLimits;
+
+/// Answers the one question on stdin: what a process that was started as a [`Child`](crate::Child) does, and nothing else.
+#[must_use]
+pub fn serve() -> ExitCode {
+    match answer() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn answer() -> io::Result<()> {
+    let mut stdin = io::stdin().lock();
+    let mut head = Vec::new();
+    stdin.read_until(b'\n', &mut head)?;
+    let question: Question = serde_json::from_slice(&head)?;
+    limit(&question.limits)?;
+    let mut bytes = Vec::new();
+    stdin.take(question.shape.module_bytes as u64 + 1).read_to_end(&mut bytes)?;
+    write(&super::compile(&bytes, &question.shape))
+}
+
+/// Takes from this process what a compiler does not need.
+fn limit(limits: &CompileLimits) -> io::Result<()> {
+    let set = |resource, soft: u64, hard: u64| setrlimit(resource, Rlimit { current: Some(soft), maximum: Some(hard) });
+    let seconds = limits.processor_time.as_secs().max(1);
+    // At the soft limit comes a signal that says why; the hard one is for those who would catch it.
+    set(Resource::Cpu, seconds, seconds + 1)?;
+    set(Resource::As, limits.memory_bytes, limits.memory_bytes)?;
+    // No file is written, and no image of memory when it ends.
+    set(Resource::Fsize, 0, 0)?;
+    set(Resource::Core, 0, 0)?;
+    // Nobody would read the answer.
+    #[cfg(target_os = "linux")]
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    Ok(())
+}
+
+fn write(result: &Result<Compiled, LoadError>) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    let (answer, code) = match result {
+        Err(LoadError { refusal, message }) => {
+            (Answer::Refused { refusal: refusal.name().to_owned(), message: message.clone() }, [&[][..], &[]])
+        }
+        Ok(Compiled { world, fast, judge }) => {
+            let head = Answer::Compiled { world: world.name().to_owned(), fast: fast.len(), judge: judge.len() };
+            (head, [fast.as_slice(), judge])
+        }
+    };
+    let mut head = serde_json::to_vec(&answer)?;
+    head.push(b'\n');
+    out.write_all(&head)?;
+    code.iter().try_for_each(|code| out.write_all(code))?;
+    out.flush()
+}
