@@ -1,6 +1,6 @@
 //! Columns of accumulators, one row per key of a slice, and their merging into panes.
 
-use crate::distinct::Distinct;
+use crate::distinct::{Distinct, HashKey};
 use crate::sum::{IntegerSum, NumberSum};
 use crate::top::{Top, TopItem, TopMerge};
 use crate::value::Value;
@@ -89,12 +89,12 @@ impl Accumulators {
         }
     }
 
-    /// Adds one value to row `row`; returns by how many bytes the variable part of the row grew.
+    /// Adds one value to row `row`, texts of distinct counts by a hash with `key`; returns by how many bytes the variable part of the row grew.
     ///
     /// # Panics
     /// When there is no such row.
     #[inline]
-    pub fn add(&mut self, row: usize, shape: Shape, value: Value<'_>) -> isize {
+    pub fn add(&mut self, row: usize, shape: Shape, value: Value<'_>, key: HashKey) -> isize {
         let value = value.counted();
         match (self, value) {
             (_, Value::Missing) => 0,
@@ -120,7 +120,7 @@ impl Accumulators {
             }
             (Accumulators::Distinct(rows), value) => {
                 let before = rows[row].bytes();
-                rows[row].add(value, shape.limit);
+                rows[row].add(value, shape.limit, key);
                 grown(before, rows[row].bytes())
             }
             (Accumulators::Tops(rows), value) => add_top(&mut rows[row], shape.limit, value),

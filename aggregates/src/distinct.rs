@@ -2,6 +2,10 @@
 
 use std::collections::BTreeSet;
 
+use std::hash::Hasher as _;
+
+use siphasher::sip::SipHasher13;
+
 use crate::value::Value;
 
 /// So many fingerprints are kept in a sorted list; to insert into a longer one would cost more than a tree.
@@ -79,9 +83,10 @@ impl Distinct {
         }
     }
 
-    /// Adds a value as long as there are fewer than `limit`.
-    pub fn add(&mut self, value: Value<'_>, limit: u32) {
-        let fingerprint = fingerprint(value);
+    /// Adds a value as long as there are fewer than `limit`. `key` is the same for all values of a set and of those that it
+    /// is merged with.
+    pub fn add(&mut self, value: Value<'_>, limit: u32, key: HashKey) {
+        let fingerprint = fingerprint(value, key);
         let is_full = self.len() >= limit as usize;
         match &mut self.0 {
             Fingerprints::Few(all) if all.is_empty() && !is_full => self.0 = Fingerprints::One(fingerprint),
@@ -120,23 +125,24 @@ impl Distinct {
     }
 }
 
-/// The fingerprint by which values are told apart. Integers never share one; of other values, two of a million of one key
-/// do with probability 3e-8.
+/// Key of the hash by which texts are told apart. Who knows it can make texts that count as one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HashKey(pub [u8; 16]);
+
+/// The fingerprint by which values of one kind are told apart. Integers and numbers never share one; of texts, two of a
+/// million of one set do with probability 3e-8, and nobody who does not know the key can choose texts that do
+/// (SipHash-1-3; Aumasson, Bernstein 2012).
 #[must_use]
-pub fn fingerprint(value: Value<'_>) -> u64 {
+pub fn fingerprint(value: Value<'_>, key: HashKey) -> u64 {
     match value {
         Value::Missing => 0,
-        Value::Boolean(value) => fingerprint(Value::Integer(i64::from(value))),
+        Value::Boolean(value) => fingerprint(Value::Integer(i64::from(value)), key),
         Value::Integer(value) => mix(value as u64 ^ 0x9e37_79b9_7f4a_7c15),
         Value::Number(value) => mix((value + 0.0).to_bits() ^ 0xc2b2_ae3d_27d4_eb4f),
         Value::Text(bytes) => {
-            let mut acc = mix(bytes.len() as u64 ^ 0x1656_67b1_9e37_79f9);
-            for chunk in bytes.chunks(8) {
-                let mut word = [0; 8];
-                word[..chunk.len()].copy_from_slice(chunk);
-                acc = mix(acc ^ u64::from_le_bytes(word));
-            }
-            acc
+            let mut hasher = SipHasher13::new_with_key(&key.0);
+            hasher.write(bytes);
+            hasher.finish()
         }
     }
 }
@@ -157,7 +163,7 @@ mod tests {
         for limit in [1, 2, FEW_MAX as u32, FEW_MAX as u32 + 1, 3000] {
             let mut distinct = Distinct::default();
             for value in (0..5000).chain(0..5000) {
-                distinct.add(Value::Integer(value), limit);
+                distinct.add(Value::Integer(value), limit, HashKey::default());
                 let expected = (value + 1).min(i64::from(limit)) as usize;
                 assert!(distinct.len() == expected || distinct.len() == limit as usize);
             }
@@ -173,9 +179,40 @@ mod tests {
 
     #[test]
     fn the_zeros_are_one_value_and_kinds_have_fingerprints_of_their_own() {
+        let fingerprint = |value| fingerprint(value, HashKey([7; 16]));
         assert_eq!(fingerprint(Value::Number(0.0)), fingerprint(Value::Number(-0.0)));
         let all = [Value::Integer(0), Value::Number(0.0), Value::Text(b""), Value::Text(b"\0"), Value::Integer(1)];
         let fingerprints: BTreeSet<u64> = all.map(fingerprint).into();
         assert_eq!(fingerprints.len(), all.len());
+    }
+
+    #[test]
+    fn texts_that_collide_under_one_key_do_not_under_another() {
+        // What can be found without the key is a collision for a key that is guessed: 32 bits of it are found quickly.
+        let (guessed, real) = (HashKey([0; 16]), HashKey(*b"0123456789abcdef"));
+        let mut seen = std::collections::BTreeMap::new();
+        let mut pairs = Vec::new();
+        for number in 0_u32.. {
+            let text = number.to_string();
+            let short = fingerprint(Value::Text(text.as_bytes()), guessed) as u32;
+            if let Some(other) = seen.insert(short, text.clone()) {
+                pairs.push((other, text));
+                if pairs.len() == 3 {
+                    break;
+                }
+            }
+        }
+        for (one, other) in pairs {
+            let short = |text: &str| fingerprint(Value::Text(text.as_bytes()), real) as u32;
+            assert_ne!(short(&one), short(&other), "{one} {other}");
+        }
+    }
+
+    #[test]
+    fn fingerprints_are_those_of_the_published_algorithm() {
+        // Stored with the state: they must never change.
+        let key = HashKey(std::array::from_fn(|at| at as u8));
+        let all = [&b""[..], b"a", b"0123456789abcdef0"].map(|text| fingerprint(Value::Text(text), key));
+        assert_eq!(all, [12370263754033579228, 2028475444892426807, 14483654403721763188]);
     }
 }

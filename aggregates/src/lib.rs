@@ -19,7 +19,7 @@ mod top;
 mod value;
 
 pub use column::{Accumulators, Finished, Merged, Operator, Shape};
-pub use distinct::{Distinct, fingerprint};
+pub use distinct::{Distinct, HashKey, fingerprint};
 pub use sum::{IntegerSum, NumberSum};
 pub use top::{Counter, Top, TopItem, TopMerge, top_capacity};
 pub use value::Value;

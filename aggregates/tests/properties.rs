@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pelton_aggregates::{
-    Accumulators, Finished, Merged, NumberSum, Operator, Shape, Top, TopMerge, Value, top_capacity,
+    Accumulators, Finished, HashKey, Merged, NumberSum, Operator, Shape, Top, TopMerge, Value, top_capacity,
 };
 use proptest::prelude::*;
 
@@ -11,7 +11,7 @@ use proptest::prelude::*;
 fn slice(shape: Shape, values: &[Value<'_>]) -> Accumulators {
     let mut accumulators = Accumulators::new(shape);
     accumulators.push_empty();
-    let grown: isize = values.iter().map(|value| accumulators.add(0, shape, *value)).sum();
+    let grown: isize = values.iter().map(|value| accumulators.add(0, shape, *value, HashKey::default())).sum();
     assert_eq!(grown, accumulators.variable_bytes(0) as isize, "the growth of a row adds up to its size");
     accumulators
 }

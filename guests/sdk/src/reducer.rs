@@ -56,7 +56,8 @@ impl<S: State> Kept<'_, S> {
     }
 
     /// Calls `timer` when the watermark reaches `at`: after the event that moves it there, of whatever key, and before the
-    /// next one. The end of a file fires all timers. Setting a timer that is set changes nothing.
+    /// next one. Setting a timer that is set changes nothing. The end of a file fires the timers that are set then; what
+    /// they set does not fire.
     pub fn set_timer(&mut self, at: i64) {
         let timer = Timer { group: self.group, at };
         self.cancels.retain(|cancel| *cancel != timer);

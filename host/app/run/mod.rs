@@ -25,7 +25,7 @@ use pelton_engine::effects::{Origin, Room};
 use pelton_engine::guest::Guest;
 use pelton_engine::judge::StepError;
 use pelton_engine::plan::Plan;
-use pelton_engine::step::{Engine, Envelope, Options};
+use pelton_engine::step::{Engine, Envelope, HashKey, Options};
 use pelton_engine::store::StoreError;
 use pelton_store::SledStore;
 
@@ -56,7 +56,7 @@ fn engine(
     envelope: Envelope,
 ) -> Result<Engine, StepError> {
     let origin = Origin { pipeline: plan.name.clone(), partition, source: source.to_owned() };
-    Engine::new(plan.clone(), guests, Options { origin, room, envelope })
+    Engine::new(plan.clone(), guests, Options { origin, room, envelope, hash_key: HashKey(rand::random()) })
 }
 
 /// Opens the working store of one partition; `outbox` keeps the last epochs, to publish them again.

@@ -119,9 +119,17 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// At the end of the bytes.
     pub fn f64(&mut self) -> Result<f64, Damaged> {
-        let (bytes, rest) = self.rest.split_first_chunk::<8>().ok_or_else(|| Damaged("ends early".into()))?;
+        self.array().map(f64::from_le_bytes)
+    }
+
+    /// So many bytes as they are.
+    ///
+    /// # Errors
+    /// At the end of the bytes.
+    pub fn array<const N: usize>(&mut self) -> Result<[u8; N], Damaged> {
+        let (bytes, rest) = self.rest.split_first_chunk().ok_or_else(|| Damaged("ends early".into()))?;
         self.rest = rest;
-        Ok(f64::from_le_bytes(*bytes))
+        Ok(*bytes)
     }
 }
 

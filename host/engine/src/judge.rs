@@ -4,6 +4,8 @@
 //! A missed deadline is only a suspicion: the rows run again one by one under fuel, whose verdict does not depend on
 //! how busy the machine is.
 
+use std::ops::ControlFlow;
+
 use crate::guest::{Fault, Metering};
 
 /// The step did not happen; the state in memory is no longer valid and must be recovered.
@@ -27,56 +29,85 @@ pub(crate) struct Verdict {
 
 /// A call of the module over some rows.
 pub(crate) type Call<'a, R> = dyn FnMut(Metering, &[u32]) -> Result<R, Fault> + 'a;
-/// Takes what became of some rows.
-pub(crate) type Done<'a, R> = dyn FnMut(&[u32], Result<R, Verdict>) + 'a;
+/// Takes what became of some rows; breaks off when no more replies can be held.
+pub(crate) type Done<'a, R> = dyn FnMut(&[u32], Result<R, Verdict>) -> ControlFlow<()> + 'a;
+
+/// How a judgement ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Judgement {
+    pub(crate) faults: u64,
+    /// Rows that were handed on, from the first one; fewer than all when `done` broke off. At least one where there is one.
+    pub(crate) taken: usize,
+}
 
 /// Runs `call` over `rows`, in order, and hands every row to `done` exactly once: with the reply of the call that took
-/// it, or with a verdict when it is alone and guilty. Returns how many faults there were.
+/// it, or with a verdict when it is alone and guilty.
 pub(crate) fn judge<R>(
     stage: &str,
     rows: &[u32],
     call: &mut Call<'_, R>,
     done: &mut Done<'_, R>,
-) -> Result<u64, StepError> {
-    if rows.is_empty() {
-        return Ok(0);
-    }
-    match call(Metering::Deadline, rows) {
-        Ok(reply) => {
-            done(rows, Ok(reply));
-            Ok(0)
-        }
-        Err(Fault::Timeout) => {
-            let mut faults = 1;
-            for row in rows.chunks(1) {
-                faults += alone(stage, row, call, done)?;
-            }
-            Ok(faults)
-        }
-        Err(fault) if rows.len() == 1 => {
-            verdict(stage, fault)?;
-            Ok(1 + alone(stage, rows, call, done)?)
-        }
-        Err(fault) => {
-            verdict(stage, fault)?;
-            let (left, right) = rows.split_at(rows.len() / 2);
-            Ok(1 + judge(stage, left, call, done)? + judge(stage, right, call, done)?)
-        }
-    }
+) -> Result<Judgement, StepError> {
+    let mut court = Court { stage, call, done, judgement: Judgement::default() };
+    // Where it was broken off is known by what was taken.
+    let _ = court.together(rows)?;
+    Ok(court.judgement)
 }
 
-/// The last try of a single row, always under fuel: the same event gets the same verdict on any machine.
-fn alone<R>(stage: &str, row: &[u32], call: &mut Call<'_, R>, done: &mut Done<'_, R>) -> Result<u64, StepError> {
-    match call(Metering::Fuel, row) {
-        Ok(reply) => {
-            done(row, Ok(reply));
-            Ok(0)
+/// A judgement under way.
+struct Court<'c, 'a, R> {
+    stage: &'c str,
+    call: &'c mut Call<'a, R>,
+    done: &'c mut Done<'a, R>,
+    judgement: Judgement,
+}
+
+impl<R> Court<'_, '_, R> {
+    fn together(&mut self, rows: &[u32]) -> Result<ControlFlow<()>, StepError> {
+        if rows.is_empty() {
+            return Ok(ControlFlow::Continue(()));
         }
-        Err(fault) => {
-            let verdict = verdict(stage, fault)?;
-            done(row, Err(verdict));
-            Ok(1)
+        match (self.call)(Metering::Deadline, rows) {
+            Ok(reply) => Ok(self.hand_on(rows, Ok(reply))),
+            Err(Fault::Timeout) => {
+                self.judgement.faults += 1;
+                for row in rows.chunks(1) {
+                    if self.alone(row)?.is_break() {
+                        return Ok(ControlFlow::Break(()));
+                    }
+                }
+                Ok(ControlFlow::Continue(()))
+            }
+            Err(fault) => {
+                verdict(self.stage, fault)?;
+                self.judgement.faults += 1;
+                if rows.len() == 1 {
+                    return self.alone(rows);
+                }
+                let (left, right) = rows.split_at(rows.len() / 2);
+                match self.together(left)? {
+                    ControlFlow::Continue(()) => self.together(right),
+                    broken => Ok(broken),
+                }
+            }
         }
+    }
+
+    /// The last try of a single row, always under fuel: the same event gets the same verdict on any machine.
+    fn alone(&mut self, row: &[u32]) -> Result<ControlFlow<()>, StepError> {
+        match (self.call)(Metering::Fuel, row) {
+            Ok(reply) => Ok(self.hand_on(row, Ok(reply))),
+            Err(fault) => {
+                let verdict = verdict(self.stage, fault)?;
+                self.judgement.faults += 1;
+                Ok(self.hand_on(row, Err(verdict)))
+            }
+        }
+    }
+
+    fn hand_on(&mut self, rows: &[u32], result: Result<R, Verdict>) -> ControlFlow<()> {
+        self.judgement.taken += rows.len();
+        (self.done)(rows, result)
     }
 }
 
@@ -121,6 +152,7 @@ mod tests {
                 if let Err(verdict) = reply {
                     dead.push(format!("{} {}", rows[0], verdict.code));
                 }
+                ControlFlow::Continue(())
             },
         );
         match result {
@@ -141,5 +173,26 @@ mod tests {
         check(9, 9, &Fault::Timeout, "");
         check(9, 3, &Fault::Retry("busy".into()), "stage `s` cannot work now: busy");
         check(9, 3, &Fault::Halt("sum".into()), "stage `s` refuses to go on: sum");
+    }
+
+    #[test]
+    fn rows_behind_what_can_be_held_are_not_judged() {
+        // Row 5 traps, so that the call over all is bisected; each reply weighs its rows.
+        for (held_max, expected) in [(100, 8), (4, 4), (3, 4), (5, 5), (0, 4)] {
+            let (mut held, mut calls) = (0, 0);
+            let judgement = judge(
+                "s",
+                &(0..8).collect::<Vec<_>>(),
+                &mut |_, rows| {
+                    calls += 1;
+                    if rows.contains(&5) { Err(Fault::Trap("boom".into())) } else { Ok(rows.len()) }
+                },
+                &mut |_, reply| {
+                    held += reply.unwrap_or(0);
+                    if held < held_max { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+                },
+            );
+            assert_eq!(judgement.expect("no fault of the host").taken, expected, "{held_max}: {calls} calls");
+        }
     }
 }

@@ -9,7 +9,7 @@ use pelton_engine::epoch::Channel;
 use pelton_engine::event::{Column, Kind, RawBatch, Values};
 use pelton_engine::guest::{Guest, World};
 use pelton_engine::plan::{FieldRead, Plan, parse};
-use pelton_engine::step::{Engine, Envelope, Input, Options, Progress};
+use pelton_engine::step::{Engine, Envelope, HashKey, Input, Options, Progress};
 use pelton_engine::time::WallTime;
 
 use crate::bytes::Bytes;
@@ -147,7 +147,7 @@ fn check_column(column: &Column, rows: usize) {
 /// The whole engine gives one record: the payload as it came, forwarded or buried.
 fn step(source: &Source, event: &Event, taken: bool) {
     let origin = Origin { pipeline: "p".into(), partition: 0, source: "S".into() };
-    let options = Options { origin, room: Room::default(), envelope: Envelope::Headers };
+    let options = Options { origin, room: Room::default(), envelope: Envelope::Headers, hash_key: HashKey::default() };
     let guests: Vec<Box<dyn Guest>> = vec![Box::new(source.guest.clone())];
     let mut engine = Engine::new(Arc::clone(&source.plan), guests, options).expect("a transform has no plan");
     let mut effects = Effects::default();

@@ -8,7 +8,7 @@ use pelton_engine::event::{Kind, RawBatch};
 use pelton_engine::guest::{Aggregate, Descriptor, Guest, Operator, World};
 use pelton_engine::plan::{Plan, WindowKind, parse};
 use pelton_engine::problem::{Problem, page};
-use pelton_engine::step::{Engine, Envelope, Input, Options};
+use pelton_engine::step::{Engine, Envelope, HashKey, Input, Options};
 use pelton_engine::time::WallTime;
 
 use crate::kit::{NOW, Native};
@@ -107,7 +107,7 @@ fn is_json_object(config: &str) -> bool {
 fn check_works(plan: Plan, guests: Vec<Native>) {
     let guests = guests.into_iter().map(|guest| Box::new(guest) as Box<dyn Guest>).collect();
     let origin = Origin { pipeline: plan.name.clone(), partition: 0, source: plan.source.stream.clone() };
-    let options = Options { origin, room: Room::default(), envelope: Envelope::Headers };
+    let options = Options { origin, room: Room::default(), envelope: Envelope::Headers, hash_key: HashKey::default() };
     let mut engine = Engine::new(Arc::new(plan), guests, options).expect("an accepted plan makes an engine");
     let mut effects = Effects::default();
     let mut batch = RawBatch::default();

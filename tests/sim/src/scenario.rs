@@ -8,7 +8,7 @@ use pelton_engine::judge::StepError;
 use pelton_engine::log::Request;
 use pelton_engine::partition::Config;
 use pelton_engine::plan::{Key, Limits, Output, Plan, Source, Stage, Time, TimeUnit, Watermark, Window, WindowKind};
-use pelton_engine::step::{Engine, Envelope, Options};
+use pelton_engine::step::{Engine, Envelope, HashKey, Options};
 use pelton_engine::time::Span;
 
 use crate::guests::{SimGuest, Temper};
@@ -193,7 +193,11 @@ impl Scenario {
         let guests =
             self.worlds.iter().map(|&world| Box::new(SimGuest::new(world, temper.clone())) as Box<dyn Guest>).collect();
         let origin = Origin { pipeline: self.plan.name.clone(), partition, source: self.plan.source.stream.clone() };
-        Engine::new(self.plan.clone(), guests, Options { origin, room: self.room, envelope: Envelope::Headers })
+        Engine::new(
+            self.plan.clone(),
+            guests,
+            Options { origin, room: self.room, envelope: Envelope::Headers, hash_key: HashKey::default() },
+        )
     }
 }
 

@@ -10,7 +10,7 @@
 //!   given.
 //! - `{"watermark":{"delay_ms":5000}}` for reducers: how far the watermark stays behind the newest event; 10000 unless
 //!   given, as in a pipeline that says nothing of it.
-//! - `{"end":true}` for reducers, as the last line: the input ends, and the timers that are left fire. Without it more
+//! - `{"end":true}` for reducers, as the last line: the input ends, and the timers that are left fire, once. Without it more
 //!   may come, and they do not fire.
 //!
 //! Output lines:

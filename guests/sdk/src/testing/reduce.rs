@@ -84,7 +84,16 @@ impl<M: Reducer> Run<'_, M> {
             let sources = Sources { arena: Vec::new(), rows: vec![(key.clone(), Vec::new())] };
             self.tell(&reduced.output, &sources, Cause::Timers(&due))?;
             entry.timers.retain(|at| watermark < *at);
-            self.keep(key, entry, reduced);
+            self.keep(key.clone(), entry, reduced);
+            // At the end of the input a timer fires only if it was set before.
+            if watermark == i64::MAX
+                && let Some(mut entry) = self.entries.remove(&key)
+            {
+                entry.timers.clear();
+                if !entry.state.is_empty() {
+                    self.entries.insert(key, entry);
+                }
+            }
         }
         Ok(())
     }

@@ -1,10 +1,9 @@
 //! A unit of events through the decoder and the transforms: column-wise, before any of its effects are kept.
 
-use std::ops::Range;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use crate::decode::{DecodeFault, Decoded, Decoder};
-use crate::effects::Effects;
 use crate::event::{Events, RawBatch, RawEvent, TextColumn};
 use crate::flow::Flow;
 use crate::guest::{Descriptor, Fault, Guest, Metering, OF_SOURCE, Output};
@@ -12,6 +11,7 @@ use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 
 use super::Context;
+use super::held::Held;
 
 /// Up to [`super::UNIT_EVENTS`] events and everything the stateless stages made of them.
 #[derive(Default)]
@@ -24,6 +24,11 @@ pub(crate) struct Unit {
     pub(crate) arena: Vec<u8>,
     pub(crate) refused: Vec<DecodeFault>,
     pub(crate) letters: Vec<Letter>,
+    /// Faults of modules, by stage.
+    pub(crate) faults: Vec<(usize, u64)>,
+    pub(crate) held: Held,
+    /// The stage at which the unit became too large to be held; the rest of it was not computed.
+    pub(crate) too_much: Option<usize>,
     /// What each event brings about, ordered by event.
     pub(crate) acts: Vec<Act>,
     /// Next event to account for, and its first act.
@@ -151,19 +156,21 @@ impl Chain {
         self.spare.push(unit);
     }
 
-    /// Decodes and transforms one unit.
+    /// Decodes and transforms one unit, unless it becomes too large.
     pub(crate) fn compute(
         &mut self,
         context: &Context,
         batch: &RawBatch,
         range: Range<usize>,
-        effects: &mut Effects,
     ) -> Result<Unit, StepError> {
         let mut unit = self.spare.pop().unwrap_or_default();
         unit.reset(&batch.events[range]);
         self.decode(&mut unit, batch);
         for stage in 0..self.stages.len() {
-            self.transform(context, stage, &mut unit, batch, effects)?;
+            self.transform(context, stage, &mut unit, batch)?;
+            if unit.too_much.is_some() {
+                return Ok(unit);
+            }
         }
         if self.has_tail {
             let flow = unit.flows.last().expect("decoding made one");
@@ -174,6 +181,19 @@ impl Chain {
         // Each stage appended its acts in order of events; stable, so that stages keep their order within an event.
         unit.acts.sort_by_key(|act| act.origin);
         Ok(unit)
+    }
+
+    /// Makes a dead letter of the only event of a unit that became too large.
+    pub(crate) fn refuse(&mut self, context: &Context, unit: &mut Unit, batch: &RawBatch, stage: usize) {
+        let (events, faults) = (std::mem::take(&mut unit.events), std::mem::take(&mut unit.faults));
+        unit.reset(&events);
+        unit.faults = faults;
+        self.decode(unit, batch);
+        let name = &context.plan.stages[stage].name;
+        let message = format!("the stages up to `{name}` make more of this event than can be held, {}", Held::limit());
+        let letter =
+            Letter { stage: Some(stage), digest: None, class: "limit", code: "too-many-records".into(), message };
+        unit.bury(0, letter);
     }
 
     fn decode(&mut self, unit: &mut Unit, batch: &RawBatch) {
@@ -204,7 +224,6 @@ impl Chain {
         stage: usize,
         unit: &mut Unit,
         batch: &RawBatch,
-        effects: &mut Effects,
     ) -> Result<(), StepError> {
         let goes_on = stage + 1 < self.stages.len() || self.has_tail;
         let Transform { guest, columns, digest, .. } = &mut self.stages[stage];
@@ -215,7 +234,8 @@ impl Chain {
         let (events, output, raw) = (&mut self.events, &mut self.output, &unit.events);
         // The replies of all calls of this stage, in order of rows.
         let mut replies: Vec<Reply> = Vec::with_capacity(1);
-        let faults = judge(
+        let held = &mut unit.held;
+        let judgement = judge(
             &context.plan.stages[stage].name,
             &rows,
             &mut |metering, rows| {
@@ -225,16 +245,23 @@ impl Chain {
                 Ok((std::mem::take(output), events.data.len(), input))
             },
             &mut |rows, reply| {
-                replies.push(match reply {
-                    Ok((output, input_len, input)) => {
-                        Reply { rows: rows.to_vec(), result: Ok((output, input_len, input)) }
+                let more = match &reply {
+                    Ok((output, _, input)) => {
+                        let more = held.add(0, input.len());
+                        if more.is_break() { more } else { held.add_output(output) }
                     }
-                    Err(verdict) => Reply { rows: rows.to_vec(), result: Err(verdict) },
-                });
+                    Err(_) => ControlFlow::Continue(()),
+                };
+                replies.push(Reply { rows: rows.to_vec(), result: reply });
+                more
             },
         )?;
-        effects.count_faults(stage, faults);
+        unit.faults.push((stage, judgement.faults));
         unit.flows.push(flow);
+        if unit.held.is_too_much() {
+            unit.too_much = Some(stage);
+            return Ok(());
+        }
         let digest = *digest;
         let mut onward = Vec::new();
         for reply in replies {
@@ -341,6 +368,8 @@ impl Unit {
         self.refused.clear();
         self.letters.clear();
         self.acts.clear();
+        self.faults.clear();
+        (self.held, self.too_much) = (Held::default(), None);
         (self.next, self.next_act) = (0, 0);
         self.samples.clear();
     }

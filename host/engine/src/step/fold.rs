@@ -1,6 +1,7 @@
 //! A window-fold as the last stage: the module owns the accumulators' shape, the host keeps their bytes.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::effects::{DeadLetter, Effects};
@@ -15,6 +16,7 @@ use crate::window::Windows;
 use super::Context;
 use super::chain::{Unit, columns_of};
 use super::emit::{Fate, Judged, PaneResult, keep_row, split_output};
+use super::held::Held;
 use super::rule::pick;
 use super::run::{self, Run};
 
@@ -128,7 +130,7 @@ impl FoldTail {
             &self.columns,
             self.state_max,
         );
-        let faults = judge(
+        let judgement = judge(
             &self.name,
             &rows,
             &mut |metering, rows| {
@@ -151,13 +153,16 @@ impl FoldTail {
                     for (idx, &start) in places.iter().enumerate() {
                         windows.borrow_mut().replace(keys.get(idx), start, states.get(idx), before);
                     }
+                    // It is part of the state now, and has its limit there.
+                    ControlFlow::Continue(())
                 }
                 Err(verdict) => {
                     fates.insert(rows[0], RowFate::Guilty(verdict));
+                    ControlFlow::Continue(())
                 }
             },
         )?;
-        effects.count_faults(self.stage, faults);
+        effects.count_faults(self.stage, judgement.faults);
         Ok(fates)
     }
 
@@ -185,15 +190,25 @@ impl FoldTail {
     }
 
     fn finish(&mut self, mut panes: Panes, effects: &mut Effects) -> Result<(), StepError> {
-        let rows: Vec<u32> = (0..panes.len() as u32).collect();
+        let mut held = Held::default();
+        let mut parts: Vec<Vec<Vec<u8>>> = Vec::new();
+        for row in 0..panes.len() {
+            let part = self.windows.accumulators_of(panes.ends[row], panes.keys.get(row));
+            let bytes = part.iter().map(Vec::len).sum();
+            parts.push(part);
+            if held.add(0, bytes).is_break() {
+                break;
+            }
+        }
+        let rows: Vec<u32> = (0..parts.len() as u32).collect();
+        if rows.len() < panes.len() {
+            panes = pick(&panes, &rows);
+        }
         let mut results: Vec<PaneResult> = rows.iter().map(|_| PaneResult::Records(Vec::new())).collect();
-        let parts: Vec<Vec<Vec<u8>>> = rows
-            .iter()
-            .map(|&row| self.windows.accumulators_of(panes.ends[row as usize], panes.keys.get(row as usize)))
-            .collect();
+        let mut held = Held::default();
         let (guest, output) = (&mut self.guest, &mut self.output);
         let keys = panes.keys.data.clone();
-        let faults = judge(
+        let judgement = judge(
             &self.name,
             &rows,
             &mut |metering, rows| {
@@ -207,11 +222,19 @@ impl FoldTail {
                 Ok((std::mem::take(output), some.keys.data))
             },
             &mut |rows, reply| match reply {
-                Ok((output, input)) => split_output(rows, &output, &input, &mut results),
-                Err(verdict) => results[rows[0] as usize] = PaneResult::of_verdict(&verdict),
+                Ok((output, input)) => {
+                    split_output(rows, &output, &input, &mut results);
+                    held.add_output(&output)
+                }
+                Err(verdict) => {
+                    results[rows[0] as usize] = PaneResult::of_verdict(&verdict);
+                    ControlFlow::Continue(())
+                }
             },
         )?;
-        effects.count_faults(self.stage, faults);
+        effects.count_faults(self.stage, judgement.faults);
+        // Those behind stay due.
+        results.truncate(judgement.taken);
         self.judged = Judged { panes, results, next: 0 };
         Ok(())
     }

@@ -7,6 +7,7 @@
 mod chain;
 mod emit;
 mod fold;
+mod held;
 mod output;
 mod reduce;
 mod rule;
@@ -18,6 +19,8 @@ use std::sync::Arc;
 use chain::{Chain, Unit};
 pub use emit::Envelope;
 pub use trial::{Trial, try_rule};
+
+pub use pelton_aggregates::HashKey;
 
 use crate::codec::{Damaged, Reader, put_i64};
 use crate::effects::{DeadLetter, Effects, Origin, Room};
@@ -61,6 +64,8 @@ pub struct Options {
     pub origin: Origin,
     pub room: Room,
     pub envelope: Envelope,
+    /// Random, for a state that begins here; one that is restored brings its own. No result depends on it.
+    pub hash_key: HashKey,
 }
 
 /// The computation of one partition: stages, windows, keyed state, position.
@@ -75,6 +80,8 @@ pub struct Engine {
     /// Next event of `batch`.
     next: usize,
     unit: Option<Unit>,
+    /// How many events the next unit has: fewer while modules make much of each.
+    unit_events: usize,
     digests: Vec<[u8; 32]>,
     layout: u64,
 }
@@ -113,7 +120,9 @@ impl Engine {
                 let guest = guests.pop().expect("there is a last descriptor");
                 let idx = guests.len();
                 match world {
-                    World::WindowRule => Tail::Rule(Box::new(rule::RuleTail::new(guest, idx, &plan, &fields)?)),
+                    World::WindowRule => {
+                        Tail::Rule(Box::new(rule::RuleTail::new(guest, idx, &plan, &fields, options.hash_key)?))
+                    }
                     World::WindowFold => Tail::Fold(Box::new(fold::FoldTail::new(guest, idx, &plan, &fields))),
                     World::Reducer | World::Transform => {
                         Tail::Reduce(Box::new(reduce::ReduceTail::new(guest, idx, &plan, &fields)))
@@ -124,7 +133,7 @@ impl Engine {
         let layout = layout_of(&plan, descriptors.last(), &tail);
         let watermark = Watermark::new(plan.source.watermark.delay);
         let chain = Chain::new(&plan, options.origin.partition, guests, fields, &descriptors);
-        let Options { origin, room, envelope } = options;
+        let Options { origin, room, envelope, hash_key: _ } = options;
         let is_keyed = |publish: &Publish| publish.subject.contains("{key}");
         let keyed = plan.outputs.iter().map(|output| output.publish.as_ref().is_some_and(is_keyed)).collect();
         let context = Context { plan, origin, room, envelope, keyed };
@@ -138,6 +147,7 @@ impl Engine {
             batch: RawBatch::default(),
             next: 0,
             unit: None,
+            unit_events: UNIT_EVENTS,
             digests,
             layout,
         })
@@ -267,11 +277,8 @@ impl Engine {
             if self.next == self.batch.events.len() {
                 return Ok(Progress::NeedInput);
             }
-            let end = self.batch.events.len().min(self.next + UNIT_EVENTS);
-            let mut unit = self.chain.compute(&self.context, &self.batch, self.next..end, effects)?;
-            if let Tail::Rule(tail) = &mut self.tail {
-                tail.extract(&mut unit, &self.batch, effects)?;
-            }
+            let mut unit = self.compute()?;
+            unit.faults.drain(..).for_each(|(stage, faults)| effects.count_faults(stage, faults));
             emit::weigh_unit(&self.context, &self.digests, &mut unit, &self.batch);
             self.unit = Some(unit);
         }
@@ -284,6 +291,28 @@ impl Engine {
             self.chain.recycle(unit);
         }
         Ok(if done { Progress::More } else { Progress::Full })
+    }
+
+    /// The next unit, as large as it may be: what the stages make of its events has to be held at one time. An event of
+    /// which they make too much alone is refused.
+    fn compute(&mut self) -> Result<Unit, StepError> {
+        loop {
+            let end = self.batch.events.len().min(self.next + self.unit_events);
+            let mut unit = self.chain.compute(&self.context, &self.batch, self.next..end)?;
+            if let (Tail::Rule(tail), None) = (&mut self.tail, unit.too_much) {
+                tail.extract(&mut unit, &self.batch)?;
+            }
+            let Some(stage) = unit.too_much else {
+                self.unit_events = (2 * self.unit_events).min(UNIT_EVENTS);
+                return Ok(unit);
+            };
+            if unit.events.len() == 1 {
+                self.chain.refuse(&self.context, &mut unit, &self.batch, stage);
+                return Ok(unit);
+            }
+            self.unit_events = unit.events.len() / 2;
+            self.chain.recycle(unit);
+        }
     }
 
     /// Accounts for the unit's events one after the other; false when the epoch is full.
@@ -356,7 +385,7 @@ impl Engine {
         put_i64(out, self.watermark.current().0);
         match &mut self.tail {
             Tail::None => {}
-            Tail::Rule(tail) => tail.windows.encode(all, self.watermark.current(), out),
+            Tail::Rule(tail) => tail.encode(all, self.watermark.current(), out),
             Tail::Fold(tail) => tail.windows.encode(all, self.watermark.current(), out),
             Tail::Reduce(tail) => tail.encode(all, out),
         }
@@ -372,7 +401,7 @@ impl Engine {
         self.watermark.restore(newest, current);
         match &mut self.tail {
             Tail::None => {}
-            Tail::Rule(tail) => tail.windows.apply(&mut reader, current)?,
+            Tail::Rule(tail) => tail.apply(&mut reader, current)?,
             Tail::Fold(tail) => tail.windows.apply(&mut reader, current)?,
             Tail::Reduce(tail) => tail.apply(&mut reader)?,
         }
@@ -394,11 +423,15 @@ impl Engine {
 fn layout_of(plan: &Plan, last: Option<&Descriptor>, tail: &Tail) -> u64 {
     let Some(last) = last.filter(|last| last.world != World::Transform) else { return 0 };
     let window = plan.stages.last().and_then(|stage| stage.window);
-    let shapes = match tail {
-        Tail::Rule(tail) => tail.layout(),
-        Tail::None | Tail::Fold(_) | Tail::Reduce(_) => String::new(),
+    let (version, shapes) = match tail {
+        Tail::Rule(tail) => (3, tail.layout()),
+        Tail::None | Tail::Fold(_) | Tail::Reduce(_) => (2, String::new()),
     };
-    let text =
-        format!("2 {} {} {:?} {shapes}", last.world.name(), last.state_version, window.map(|window| window.kind));
+    let text = format!(
+        "{version} {} {} {:?} {shapes}",
+        last.world.name(),
+        last.state_version,
+        window.map(|window| window.kind)
+    );
     fingerprint(0, text.as_bytes())
 }

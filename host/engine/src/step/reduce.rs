@@ -1,6 +1,7 @@
 //! A reducer as the last stage: state bytes and event-time timers per key.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::codec::{Damaged, Reader, put_bytes, put_i64, put_u64};
@@ -16,6 +17,7 @@ use super::Context;
 use super::chain::{Unit, columns_of};
 use super::emit::{Fate, keep_row, refuse_row};
 use super::fold::guilty;
+use super::held::Held;
 use super::output::{Cause, Outgoing, Refusal, Scale};
 use super::run::{self, Run};
 
@@ -72,6 +74,9 @@ struct Outcome {
     guilty: BTreeMap<u32, Verdict>,
     rejected: BTreeMap<u32, Vec<(String, String)>>,
     earliest_timer: Option<i64>,
+    held: Held,
+    /// Timer groups that were judged, from the first one.
+    taken: usize,
     faults: u64,
 }
 
@@ -155,6 +160,10 @@ impl ReduceTail {
             };
             let events = run.end - unit.next;
             let outcome = self.reduce(unit, batch, &run.rows)?;
+            if outcome.held.is_too_much() && events > 1 {
+                limit = events / 2;
+                continue;
+            }
             if let Some(timer) = outcome.earliest_timer {
                 let due_after = run.after.iter().position(|mark| timer <= mark.0).map_or(events, |idx| idx + 1);
                 if due_after < events {
@@ -163,7 +172,10 @@ impl ReduceTail {
                     continue;
                 }
             }
-            let weight = match self.weigh(context, unit, batch, &run, &outcome) {
+            let weight = match outcome
+                .too_much()
+                .map_or_else(|| self.weigh(context, unit, batch, &run, &outcome), |refusal| Err((0, refusal)))
+            {
                 Ok(weight) => weight,
                 // What comes before the event goes its way, then it is alone.
                 Err((before, _)) if events > 1 => {
@@ -264,7 +276,7 @@ impl ReduceTail {
         let (guest, events, columns, entries, state_max) =
             (&mut self.guest, &mut self.events, &self.columns, &self.entries, self.state_max);
         let outcome = std::cell::RefCell::new(Outcome::default());
-        let faults = judge(
+        let judgement = judge(
             &self.name,
             rows,
             &mut |metering, rows| {
@@ -280,11 +292,12 @@ impl ReduceTail {
                 }
                 Err(verdict) => {
                     outcome.borrow_mut().guilty.insert(rows[0], verdict);
+                    ControlFlow::Continue(())
                 }
             },
         )?;
         let mut outcome = outcome.into_inner();
-        outcome.faults = faults;
+        outcome.faults = judgement.faults;
         Ok(outcome)
     }
 
@@ -348,7 +361,7 @@ impl ReduceTail {
         self.bytes += added;
     }
 
-    /// Fires due timers in order of time and key; false when the epoch is full before all have fired.
+    /// Fires due timers in order of time and key, at the end of the input each key's once; false when the epoch is full before all have fired.
     /// `sequence` is the event that has made them due.
     pub(crate) fn drain_due(
         &mut self,
@@ -364,7 +377,8 @@ impl ReduceTail {
             }
             let mut outcome = self.fire(&due)?;
             effects.count_faults(self.stage, outcome.faults);
-            for (idx, (key, timers)) in due.iter().enumerate() {
+            // Those behind what could be held stay due.
+            for (idx, (key, timers)) in due.iter().enumerate().take(outcome.taken) {
                 // A timer that has just been set may come before the rest.
                 if self.timers.first().is_some_and(|(at, first)| (*at, first) < (timers[0], key)) {
                     break;
@@ -387,7 +401,12 @@ impl ReduceTail {
                     let records = outcome.records.get(&idx).map_or(&[][..], Vec::as_slice);
                     self.fired(context, &firing, records).for_each(|record| record.push(context, effects));
                 }
-                let entry = outcome.overlay.remove(key).unwrap_or_else(|| self.without_timers(key, timers));
+                let mut entry = outcome.overlay.remove(key).unwrap_or_else(|| self.without_timers(key, timers));
+                if watermark == EventTime::MAX {
+                    // All timers of the key have fired together. One that is set now would be for a time that never
+                    // comes; a module that looks again every hour would do so for millions of years.
+                    entry.timers.clear();
+                }
                 self.put(key, entry);
                 self.changed.insert(key.clone());
             }
@@ -462,7 +481,7 @@ impl ReduceTail {
         let (entries, state_max) = (&self.entries, self.state_max);
         let mut outcome = Outcome::default();
         let mut guilty = BTreeMap::new();
-        let faults = judge(
+        let judgement = judge(
             &self.name,
             &rows,
             &mut |metering, rows| {
@@ -488,10 +507,11 @@ impl ReduceTail {
             &mut |rows, reply| match reply {
                 Ok(reduced) => {
                     let keys: Vec<Vec<u8>> = rows.iter().map(|&row| due[row as usize].0.clone()).collect();
-                    outcome.take(entries, &keys, reduced, &[], &|source| rows[source as usize]);
+                    outcome.take(entries, &keys, reduced, &[], &|source| rows[source as usize])
                 }
                 Err(verdict) => {
                     guilty.insert(rows[0], verdict);
+                    ControlFlow::Continue(())
                 }
             },
         )?;
@@ -502,7 +522,7 @@ impl ReduceTail {
                 });
             }
         }
-        (outcome.guilty, outcome.faults) = (guilty, faults);
+        (outcome.guilty, outcome.faults, outcome.taken) = (guilty, judgement.faults, judgement.taken);
         Ok(outcome)
     }
 
@@ -543,7 +563,7 @@ impl Outcome {
         reduced: Reduced,
         input: &[u8],
         row_of: &dyn Fn(u32) -> u32,
-    ) {
+    ) -> ControlFlow<()> {
         for (idx, key) in keys.iter().enumerate() {
             let entry =
                 self.overlay.entry(key.clone()).or_insert_with(|| entries.get(key).cloned().unwrap_or_default());
@@ -581,6 +601,17 @@ impl Outcome {
         for reject in &output.rejects {
             self.rejected.entry(row_of(reject.source)).or_default().push((reject.code.clone(), reject.detail.clone()));
         }
+        let states = self.held.add(keys.len() + reduced.timers.len(), reduced.states.data.len());
+        if states.is_break() { states } else { self.held.add_output(output) }
+    }
+
+    /// Why a run of one event cannot be kept.
+    fn too_much(&self) -> Option<Refusal> {
+        self.held.is_too_much().then(|| Refusal {
+            code: "too-many-records",
+            stage: None,
+            message: format!("the module makes more of this event than can be held, {}", Held::limit()),
+        })
     }
 }
 

@@ -1,7 +1,9 @@
 //! A window rule as the last stage: the host keeps the aggregates, the module judges panes.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use crate::codec::{Damaged, Reader};
 use crate::effects::Effects;
 use crate::event::{Column, Events, Kind, RawBatch, TextColumn, Values};
 use crate::flow::{append_column, empty_columns};
@@ -12,10 +14,12 @@ use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
 use crate::window::{Placed, Shape, Value, Windows, column};
+use pelton_aggregates::HashKey;
 
 use super::Context;
 use super::chain::{Letter, Unit, columns_of, letter_of};
 use super::emit::{Fate, Judged, PaneResult, split_output, take_row};
+use super::held::Held;
 
 /// Panes that are judged in one call.
 const PANES_PER_CALL: usize = 1024;
@@ -72,6 +76,7 @@ impl RuleTail {
         stage: usize,
         plan: &Arc<Plan>,
         fields: &[FieldRead],
+        key: HashKey,
     ) -> Result<RuleTail, StepError> {
         let name = plan.stages[stage].name.clone();
         let halt = |reason: String| StepError::Halt { stage: name.clone(), reason };
@@ -91,12 +96,14 @@ impl RuleTail {
             )));
         }
         let window = plan.stages[stage].window.as_ref().expect("the plan gives every rule a window");
+        let mut windows = Windows::new(window, shapes, at_least, false);
+        windows.hash_key = key;
         Ok(RuleTail {
             columns: columns_of(guest.as_ref(), fields),
             digest: guest.digest(),
             guest,
             stage,
-            windows: Windows::new(window, shapes, at_least, false),
+            windows,
             name,
             plan: rule,
             inputs,
@@ -112,13 +119,20 @@ impl RuleTail {
         format!("{:?} {:?}", self.windows.shapes(), self.kinds)
     }
 
+    /// Appends the state: the key of its hashes, which makes no difference but to who would forge counts, and the windows.
+    pub(crate) fn encode(&mut self, all: bool, watermark: EventTime, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.windows.hash_key.0);
+        self.windows.encode(all, watermark, out);
+    }
+
+    /// Applies what [`RuleTail::encode`] wrote; the key counts that the state began with.
+    pub(crate) fn apply(&mut self, reader: &mut Reader<'_>, watermark: EventTime) -> Result<(), Damaged> {
+        self.windows.hash_key = HashKey(reader.array()?);
+        self.windows.apply(reader, watermark)
+    }
+
     /// Lets the module derive samples from a fresh unit, when its plan says so.
-    pub(crate) fn extract(
-        &mut self,
-        unit: &mut Unit,
-        batch: &RawBatch,
-        effects: &mut Effects,
-    ) -> Result<(), StepError> {
+    pub(crate) fn extract(&mut self, unit: &mut Unit, batch: &RawBatch) -> Result<(), StepError> {
         if !self.plan.extracts() {
             return Ok(());
         }
@@ -131,7 +145,8 @@ impl RuleTail {
         let descriptor = guest.descriptor().clone();
         let (stage, digest) = (self.stage, self.digest);
         let mut letters: Vec<(u32, Letter)> = Vec::new();
-        let faults = judge(
+        let held = &mut unit.held;
+        let judgement = judge(
             &self.name,
             &flow.rows(),
             &mut |metering, rows| {
@@ -147,14 +162,19 @@ impl RuleTail {
                     for reject in &reply.rejects {
                         letters.push((rows[reject.source as usize], letter_of(stage, digest, reject)));
                     }
+                    held.add(reply.sources.len() + reply.rejects.len(), reply.columns.iter().map(column_bytes).sum())
                 }
                 Err(Verdict { class, code, message }) => {
                     let (stage, digest) = (Some(stage), Some(digest));
                     letters.push((rows[0], Letter { stage, digest, class, code: code.into(), message }));
+                    ControlFlow::Continue(())
                 }
             },
         )?;
-        effects.count_faults(stage, faults);
+        unit.faults.push((stage, judgement.faults));
+        if unit.held.is_too_much() {
+            unit.too_much = Some(stage);
+        }
         let buried: Vec<(u32, Letter)> =
             letters.into_iter().map(|(row, letter)| (flow.origins[row as usize], letter)).collect();
         let any = !buried.is_empty();
@@ -246,7 +266,8 @@ impl RuleTail {
         let mut results: Vec<PaneResult> = rows.iter().map(|_| PaneResult::Records(Vec::new())).collect();
         let (guest, output) = (&mut self.guest, &mut self.output);
         let keys = panes.keys.data.clone();
-        let faults = judge(
+        let mut held = Held::default();
+        let judgement = judge(
             &self.name,
             &rows,
             &mut |metering, rows| {
@@ -259,11 +280,19 @@ impl RuleTail {
                 Ok((std::mem::take(output), some.keys.data))
             },
             &mut |rows, reply| match reply {
-                Ok((output, input)) => split_output(rows, &output, &input, &mut results),
-                Err(verdict) => results[rows[0] as usize] = PaneResult::of_verdict(&verdict),
+                Ok((output, input)) => {
+                    split_output(rows, &output, &input, &mut results);
+                    held.add_output(&output)
+                }
+                Err(verdict) => {
+                    results[rows[0] as usize] = PaneResult::of_verdict(&verdict);
+                    ControlFlow::Continue(())
+                }
             },
         )?;
-        effects.count_faults(self.stage, faults);
+        effects.count_faults(self.stage, judgement.faults);
+        // Those behind stay due.
+        results.truncate(judgement.taken);
         self.judged = Judged { panes, results, next: 0 };
         Ok(())
     }
@@ -319,6 +348,15 @@ fn pick_values(all: &AggregateColumn, rows: &[u32]) -> AggregateColumn {
         }
     };
     AggregateColumn { missing: among(&all.missing), clipped: among(&all.clipped), data }
+}
+
+fn column_bytes(column: &Column) -> usize {
+    match &column.values {
+        Values::Text(texts) => texts.data.len() + 4 * texts.ends.len(),
+        Values::Integers(values) => 8 * values.len(),
+        Values::Numbers(values) => 8 * values.len(),
+        Values::Booleans(values) => values.len(),
+    }
 }
 
 /// One value of a column.

@@ -102,13 +102,7 @@ fn total(reader: &mut Reader<'_>) -> Result<Option<i128>, Damaged> {
     match reader.byte()? {
         MISSING => Ok(None),
         SEEN => Ok(Some(i128::from(reader.i64()?))),
-        WIDE => {
-            let mut bytes = [0; 16];
-            for byte in &mut bytes {
-                *byte = reader.byte()?;
-            }
-            Ok(Some(i128::from_le_bytes(bytes)))
-        }
+        WIDE => Ok(Some(i128::from_le_bytes(reader.array()?))),
         other => Err(Damaged(format!("a sum begins with {other}, expected {MISSING}, {SEEN} or {WIDE}"))),
     }
 }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 pub(crate) use aggregate::{column, column_of_nothing};
 use keys::Keys;
-use pelton_aggregates::{Accumulators, IntegerSum, Merged};
+use pelton_aggregates::{Accumulators, HashKey, IntegerSum, Merged};
 pub(crate) use pelton_aggregates::{Shape, Value};
 use slices::Slice;
 
@@ -50,6 +50,8 @@ pub(crate) struct Windows {
     lateness: i64,
     global: bool,
     shapes: Vec<Shape>,
+    /// Of the hash by which texts are counted.
+    pub(crate) hash_key: HashKey,
     fold: bool,
     at_least: Vec<(usize, i64)>,
     keys: Keys,
@@ -98,6 +100,7 @@ impl Windows {
             lateness: window.lateness.0,
             global,
             shapes,
+            hash_key: HashKey::default(),
             fold,
             at_least,
             keys: Keys::default(),
@@ -158,7 +161,7 @@ impl Windows {
         let row = slice.touch(key, &mut self.keys);
         let mut grown = 0;
         for (idx, (column, &shape)) in slice.accumulators.iter_mut().zip(shapes).enumerate() {
-            grown += column.add(row, shape, value(idx));
+            grown += column.add(row, shape, value(idx), self.hash_key);
         }
         slice.grow(grown);
         Placed::Counted

@@ -116,6 +116,19 @@ fn nothing_seen_and_a_sum_beyond_64_bits_reach_the_guest() {
 }
 
 #[test]
+fn different_texts_are_counted_across_restarts_of_hosts_with_other_hash_keys() {
+    let setup = Setup::new(vec![rule(&[(Operator::Distinct, Some("s"), 100)], &[])]).window(SLIDING, 0, 0);
+    let text = |time: i64, text: usize| event("k", time, &format!(r#","s":"text {text}""#));
+    let events: Vec<String> = (0..60).map(|number| text(number as i64, number % 20)).collect();
+    let whole = drive(&setup, &events, &Cuts::default()).unwrap();
+    for restart in [Restart::FromDeltas, Restart::FromSnapshot] {
+        let cuts = Cuts { batches: vec![7], steps: vec![1], restarts: vec![restart] };
+        assert_eq!(drive(&setup, &events, &cuts).unwrap().rows, whole.rows, "{restart:?}");
+    }
+    assert!(whole.rows.iter().any(|row| row.ends_with(" 20")), "{:?}", whole.rows);
+}
+
+#[test]
 fn a_threshold_takes_the_value_that_is_shown_and_is_not_reached_by_nothing() {
     use Operator::*;
     let all = [(Sum, Some("i"), 0), (Min, Some("i"), 0)];

@@ -109,6 +109,7 @@ fn damaged_ids_take_bounded_memory() {
     let with_ids = |ids: &[u64]| {
         let mut delta = Vec::new();
         (0..2).for_each(|_| put_i64(&mut delta, NOW));
+        delta.extend([7; 16]);
         put_u64(&mut delta, 0);
         put_u64(&mut delta, ids.len() as u64);
         for &id in ids {

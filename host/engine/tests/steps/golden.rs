@@ -10,7 +10,7 @@ use pelton_engine::effects::Effects;
 use pelton_engine::event::{Events, Kind, RawBatch};
 use pelton_engine::guest::*;
 use pelton_engine::plan::WindowKind;
-use pelton_engine::step::{Input, Progress};
+use pelton_engine::step::{HashKey, Input, Progress};
 use pelton_engine::time::{Span, WallTime};
 
 use crate::kit::{Native, Setup, push};
@@ -151,6 +151,7 @@ fn states() -> Vec<(&'static str, Setup)> {
 fn state_is_stored_so() {
     let mut got = String::new();
     for (name, setup) in states() {
+        let setup = Setup { hash_key: Some(HashKey(*b"0123456789abcdef")), ..setup };
         let (_, delta, snapshot) = run(&setup, &samples(), false);
         writeln!(got, "{name}\n  delta    {delta}\n  snapshot {snapshot}").unwrap();
     }

@@ -3,6 +3,7 @@
 //! Also part of `tests/fuzz`, so there is no test framework in here.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pelton_engine::effects::{Effects, Origin, Room};
 use pelton_engine::epoch::{Channel, Position};
@@ -10,7 +11,7 @@ use pelton_engine::event::{Events, Field, Kind, RawBatch};
 use pelton_engine::guest::*;
 use pelton_engine::judge::StepError;
 use pelton_engine::plan::{self, Key, Limits, Plan, Source, Stage, Time, TimeUnit, Watermark, Window, WindowKind};
-use pelton_engine::step::{Engine, Envelope, Input, Options, Progress};
+use pelton_engine::step::{Engine, Envelope, HashKey, Input, Options, Progress};
 use pelton_engine::time::{Span, WallTime};
 use pelton_engine::totals::Totals;
 
@@ -134,12 +135,14 @@ pub(crate) struct Setup {
     pub(crate) delay: i64,
     pub(crate) room: Room,
     pub(crate) limits: Limits,
+    /// Each engine gets another one when nothing is said: no result depends on it, and the one that is restored counts.
+    pub(crate) hash_key: Option<HashKey>,
 }
 
 impl Setup {
     pub(crate) fn new(guests: Vec<Native>) -> Setup {
         let limits = Limits { state_per_key: 100, ..Limits::default() };
-        Setup { guests, window: None, delay: 0, room: Room::default(), limits }
+        Setup { guests, window: None, delay: 0, room: Room::default(), limits, hash_key: None }
     }
 
     pub(crate) fn window(mut self, kind: WindowKind, lateness: i64, delay: i64) -> Setup {
@@ -184,7 +187,10 @@ impl Setup {
     pub(crate) fn engine(&self) -> Engine {
         let guests = self.guests.iter().map(|guest| Box::new(guest.clone()) as Box<dyn Guest>).collect();
         let origin = Origin { pipeline: "p".into(), partition: 0, source: "S".into() };
-        let options = Options { origin, room: self.room, envelope: Envelope::Headers };
+        static ENGINES: AtomicU64 = AtomicU64::new(1);
+        let number = ENGINES.fetch_add(1, Ordering::Relaxed);
+        let hash_key = self.hash_key.unwrap_or(HashKey(u128::from(number).to_le_bytes()));
+        let options = Options { origin, room: self.room, envelope: Envelope::Headers, hash_key };
         Engine::new(Arc::new(self.plan()), guests, options).unwrap()
     }
 }

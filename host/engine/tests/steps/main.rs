@@ -5,6 +5,7 @@ mod chain;
 mod codec;
 mod cuts;
 mod golden;
+mod held;
 mod kit;
 mod oracle;
 mod reduce;

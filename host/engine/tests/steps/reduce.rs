@@ -220,6 +220,9 @@ fn oracle(events: &[Event], delay: i64, records_max: usize) -> Vec<String> {
             }
             rows.extend(did.records.iter().map(|text| format!("out.0-0 {text}")));
             apply(&key, state, &did, &mut states, &mut timers);
+            if event.is_none() {
+                timers.retain(|(_, of)| *of != key);
+            }
         }
     }
     rows
@@ -270,6 +273,41 @@ proptest! {
             prop_assert_eq!(got, expected);
         }
         prop_assert_eq!(outcome.rows.len(), expected.len());
+    }
+}
+
+/// A module that looks again every hour would keep a file run busy until the end of time.
+#[test]
+fn a_timer_that_is_set_at_the_end_of_the_input_does_not_fire() {
+    let mut native = Native::new(World::Reducer, &[]);
+    native.reduce = Some(Arc::new(|events, groups, reduced| {
+        *reduced = Reduced::default();
+        let (mut member, mut timer) = (0, 0);
+        for group in 0..groups.member_ends.len() {
+            let members = &groups.members[member..groups.member_ends[group] as usize];
+            member = groups.member_ends[group] as usize;
+            let due = &groups.timers[timer..groups.timer_ends[group] as usize];
+            timer = groups.timer_ends[group] as usize;
+            reduced.changes.push(Change::Keep);
+            reduced.states.push(b"");
+            let times = members.iter().map(|&row| events.timestamps[row as usize]).chain(due.last().copied());
+            reduced.timers.extend(times.map(|time| (group as u32, time + 1000)));
+            if !due.is_empty() {
+                let (source, text) = ((events.len() + group) as u32, format!("{}", due[due.len() - 1] - NOW));
+                push(&mut reduced.output, events.data.len(), source, 0, text.as_bytes());
+            }
+        }
+        Ok(())
+    }));
+    let setup = Setup::new(vec![native]);
+    let event = |key: &str, time: i64| format!(r#"{{"k":"{key}","t":{}}}"#, NOW + time);
+    let events = [event("a", 0), event("b", 500), event("a", 2600)];
+    for restart in [crate::kit::Restart::No, crate::kit::Restart::FromDeltas, crate::kit::Restart::FromSnapshot] {
+        let cuts = Cuts { restarts: vec![restart], steps: vec![1], ..Cuts::default() };
+        let rows = drive(&setup, &events, &cuts).unwrap().rows;
+        let times: Vec<&str> = rows.iter().map(|row| row.split_once(' ').unwrap().1).collect();
+        // Every second while there are events, then what is left of either key, once.
+        assert_eq!(times, ["1000", "1500", "2000", "2500", "3600", "3500"], "{restart:?}");
     }
 }
 
