@@ -142,7 +142,7 @@ fn a_file_of_the_store_is_never_written_through_a_link() {
     }
     symlink(&victim, &path).unwrap();
     assert!(RealDisk.sync_file(&path).is_err());
-    fs::write(&path.with_file_name("left"), "of a kill").unwrap();
+    fs::write(path.with_file_name("left"), "of a kill").unwrap();
     RealDisk.write(&path.with_file_name("left"), b"new").unwrap();
 }
 
