@@ -8,5 +8,8 @@ mod pipeline;
 mod run;
 
 fn main() -> std::process::ExitCode {
+    // Before anything is created: state, results, caches and generated events hold what events hold, so they are for
+    // their owner alone. Only here are all of them covered, those that sled and wasmtime create by themselves as well.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     cli::main()
 }

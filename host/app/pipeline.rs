@@ -7,12 +7,15 @@ use pelton_engine::guest::{Descriptor, Guest, World};
 use pelton_engine::plan::{self, Draft, DraftStage, Plan, Shape};
 use pelton_engine::problem::Problem;
 use pelton_engine::step::{Trial, try_rule};
+use pelton_files::{Links, ReadError};
 use pelton_sandbox::{Child, CompileLimits, Compiler, LoadError, Module, Sandbox, ShapeLimits};
 
 use crate::cli::failure::{Exit, Failure};
 
 /// The hidden command that compiles one module.
 pub(crate) const COMPILE: &str = "compile-module";
+/// Most bytes of a pipeline file: a hundred times more than anybody writes.
+const PIPELINE_BYTES_MAX: usize = 1 << 20;
 
 /// A pipeline that was checked against its modules; cheap to clone.
 #[derive(Clone)]
@@ -85,7 +88,7 @@ impl Pipeline {
 
 /// Reads the text of a pipeline file without loading its modules.
 pub(crate) fn read(path: &Path) -> Result<Draft, Failure> {
-    let text = std::fs::read(path).map_err(|error| {
+    let text = pelton_files::read(path, PIPELINE_BYTES_MAX, Links::Follow).map_err(|error| {
         Failure::new(Exit::Usage, error).context(format!("cannot read the pipeline file {}", path.display()))
     })?;
     let text = String::from_utf8(text)
@@ -102,9 +105,10 @@ fn load_stage(
     limits: &pelton_sandbox::Limits,
 ) -> Result<Result<(Module, Descriptor), Problem>, Failure> {
     let path = folder.join(&stage.stage.module);
-    let bytes = match std::fs::read(&path) {
+    let bytes = match pelton_files::read(&path, limits.shape.module_bytes, Links::Follow) {
         Ok(bytes) => bytes,
-        Err(error) => return Ok(Err(stage.not_loaded(&error.to_string().to_lowercase()))),
+        Err(error @ ReadError::Io(_)) => return Ok(Err(stage.not_loaded(&error.to_string().to_lowercase()))),
+        Err(error) => return Ok(Err(stage.not_loaded(&error.to_string()))),
     };
     let refused = |error: LoadError, problem: Problem| match error.refusal {
         pelton_sandbox::Refusal::Host => Err(Failure::new(Exit::Environment, error)),

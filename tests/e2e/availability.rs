@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::broker::Broker;
 use crate::dump::Dump;
-use crate::process::{Process, Said, finish, pelton, until};
+use crate::process::{Process, Said, finish, pelton, shell, until};
 use crate::scene::Scene;
 
 const PORTION: u64 = 1_000;
@@ -90,13 +90,17 @@ impl Site {
     }
 }
 
-/// What a host serves under this path: status line and body.
-fn get(host: &Process, path: &str) -> (String, String) {
+/// Where a host serves its metrics.
+fn address(host: &Process) -> String {
     let words = host.stderr();
     let (_, rest) = words.split_once("metrics on http://").expect("a host says where it serves");
-    let (address, _) = rest.split_once('/').expect("an address and a path");
-    let mut stream = TcpStream::connect(address).expect("a host serves");
-    let request = format!("GET {path} HTTP/1.1\r\nhost: pelton\r\nconnection: close\r\n\r\n");
+    rest.split_once('/').expect("an address and a path").0.to_owned()
+}
+
+/// What a host serves under this path: status line and body.
+fn get(host: &Process, path: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address(host)).expect("a host serves");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).expect("a request is taken");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
@@ -124,7 +128,7 @@ struct Volume<'a>(&'a Path);
 impl Volume<'_> {
     fn mount<'a>(path: &'a Path, size: &str) -> Option<Volume<'a>> {
         std::fs::create_dir_all(path).expect("a temporary folder is writable");
-        let done = run("mount", &["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"], path);
+        let done = run("mount", &["-t", "tmpfs", "-o", &format!("size={size},mode=700"), "tmpfs"], path);
         if !done {
             println!("skipped: no small file system can be mounted here");
         }
@@ -286,4 +290,32 @@ fn a_signal_ends_a_host_well_before_it_has_found_its_broker() {
         let said: Said = host.wait();
         said.code(0).says(&["stopped before the broker was found"]);
     }
+}
+
+/// More clients than the host may have files hold half a request each, while the broker goes away and comes back.
+#[test]
+fn clients_of_the_metrics_cannot_keep_a_host_from_its_work() {
+    const FILES: usize = 256;
+    let mut site = Site::new("4s");
+    let command = site.command(&site.scene.path("state"), &[]);
+    let mut host = Process::start(&mut shell(&format!("ulimit -n {FILES}"), &command));
+    host.wait_for("running");
+    let before = host.open_files();
+    let half = |_| {
+        let mut stream = TcpStream::connect(address(&host)).ok()?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nx: ").ok()?;
+        Some(stream)
+    };
+    let held: Vec<_> = (0..FILES + 50).map_while(half).collect();
+    assert!(held.len() > 32, "only {} connections were made", held.len());
+    let taken = host.open_files().saturating_sub(before);
+    assert!(taken <= 32 + 8, "{taken} files are open for them");
+    site.publish();
+    site.work_off(&[&host]);
+    site.broker.kill_and_restart(500);
+    site.publish();
+    site.work_off(&[&host]);
+    // They are cut one after the other, and whoever waits behind them is served.
+    assert!(get(&host, "/healthz").0.contains("200"));
+    drop(held);
 }

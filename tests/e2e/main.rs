@@ -14,6 +14,7 @@ mod kit;
 mod network;
 mod outputs;
 mod poison;
+mod private;
 mod process;
 mod proxy;
 mod recount;

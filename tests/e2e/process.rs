@@ -28,6 +28,20 @@ pub(crate) fn pelton(args: &[&str]) -> Command {
     command
 }
 
+/// The command, started by a shell that does something to itself before, such as `umask 000`.
+pub(crate) fn shell(before: &str, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(format!("{before} && exec \"$0\" \"$@\""));
+    shell.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
+}
+
 /// A running process; it dies with this value.
 pub(crate) struct Process {
     child: Child,
@@ -60,6 +74,11 @@ impl Process {
     /// The pipe to its input, once, if it was started with one.
     pub(crate) fn stdin(&mut self) -> std::process::ChildStdin {
         self.child.stdin.take().expect("started with a pipe as input")
+    }
+
+    /// How many files and connections it has open.
+    pub(crate) fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).expect("a process that runs").count()
     }
 
     /// Sends a signal by its name, such as `INT`.

@@ -27,7 +27,7 @@ use super::output::{self, InputFiles, Lengths, Sink, Target};
 use super::progress::Progress;
 use super::restore::{Begun, restore, start_over};
 use super::summary::{Process, Summary};
-use super::{Stop, engine, guests, open_store, session};
+use super::{Stop, engine, guests, open_store, session, state_folder};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::run::FileOptions;
 
@@ -36,6 +36,8 @@ const ROOM: Room = Room { records: 1 << 16, bytes: 32 << 20, record_bytes: usize
 const EPOCH_EVENTS: u64 = 1 << 17;
 /// An epoch that is older than this is cut, for pipes that trickle.
 const EPOCH_AGE: Duration = Duration::from_secs(1);
+/// Name of the state in the output folder, when no other is named.
+const STATE: &str = ".state";
 /// Delta bytes after which the store is written anew.
 const COMPACT_BYTES: u64 = 64 << 20;
 /// Epochs that may wait for their commit.
@@ -51,7 +53,7 @@ struct Cut {
 }
 
 /// Runs a pipeline over a file until it ends, or a signal comes.
-pub(crate) fn run(options: FileOptions) -> Result<(), Failure> {
+pub(crate) fn run(mut options: FileOptions) -> Result<(), Failure> {
     let plan = Arc::new(options.pipeline.plan.clone());
     if let Target::Folder(dir) = &options.output {
         refuse_same_folder(&options.input, dir)?;
@@ -67,6 +69,10 @@ pub(crate) fn run(options: FileOptions) -> Result<(), Failure> {
         // Before the state's folder is made: what is refused leaves nothing behind.
         let may_hold = options.fresh || options.state.exists();
         output::check_new(dir, &plan, &files, may_hold)?;
+        // A link that the user has named is followed, one that lies in the output folder is not.
+        if options.state != dir.join(STATE) {
+            options.state = state_folder(&options.state)?;
+        }
     }
     let (mut store, folder): (Box<dyn Store>, String) = match &options.output {
         Target::Folder(dir) => (Box::new(Watched(open_store(&options.state, false)?)), absolute(dir)),

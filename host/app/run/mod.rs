@@ -18,7 +18,7 @@ mod stream;
 mod summary;
 mod timed;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pelton_engine::effects::{Origin, Room};
@@ -27,7 +27,8 @@ use pelton_engine::judge::StepError;
 use pelton_engine::plan::Plan;
 use pelton_engine::step::{Engine, Envelope, HashKey, Options};
 use pelton_engine::store::StoreError;
-use pelton_store::SledStore;
+use pelton_files::FolderError;
+use pelton_store::{SledStore, Unsafe};
 
 pub(crate) use file::run as file;
 pub(crate) use output::Target;
@@ -59,8 +60,36 @@ fn engine(
     Engine::new(plan.clone(), guests, Options { origin, room, envelope, hash_key: HashKey(rand::random()) })
 }
 
+/// A folder for state as the user has named it, links followed; it may not be there yet.
+///
+/// # Errors
+/// When it belongs to somebody else, or others may write to it.
+fn state_folder(named: &Path) -> Result<PathBuf, Failure> {
+    pelton_files::check_private(named).map_err(|error| refused_folder(&error).context("the state"))?;
+    Ok(named.canonicalize().unwrap_or_else(|_| named.to_path_buf()))
+}
+
+/// A folder that is not to be trusted is for a person to correct; one that cannot be looked at may heal.
+fn refused_folder(error: &FolderError) -> Failure {
+    let failure = match error {
+        FolderError::Io { .. } => Failure::environment(error.to_string()),
+        _ => Failure::usage(error.to_string()),
+    };
+    match error.way_out() {
+        Some(way_out) => failure.hint(way_out),
+        None => failure,
+    }
+}
+
 /// Opens the working store of one partition; `outbox` keeps the last epochs, to publish them again.
 fn open_store(dir: &Path, outbox: bool) -> Result<SledStore, Failure> {
+    pelton_store::check_folder(dir).map_err(|error| {
+        let failure = match &error {
+            Unsafe::Folder(error) => refused_folder(error),
+            Unsafe::Link(_) => Failure::usage(error.to_string()).hint(error.way_out().unwrap_or_default()),
+        };
+        failure.context("the state")
+    })?;
     SledStore::open(dir, pelton_store::Options { outbox, ..Default::default() }).map_err(|error| {
         let hint = match &error {
             StoreError::InUse(_) => {

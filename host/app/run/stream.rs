@@ -23,7 +23,7 @@ use super::failpoint::{Watched, bound, pass};
 use super::notices::Notices;
 use super::seat::{Seat, Task};
 use super::timed::{Spent, Timed};
-use super::{engine, guests, keeper, lag, open_store, session};
+use super::{engine, guests, keeper, lag, open_store, session, state_folder};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::run::{Listen, StreamOptions};
 use crate::pipeline::Pipeline;
@@ -55,7 +55,8 @@ enum Ended {
 }
 
 /// Runs until the input is drained, a signal comes or every partition has halted.
-pub(crate) fn run(options: StreamOptions) -> Result<(), Failure> {
+pub(crate) fn run(mut options: StreamOptions) -> Result<(), Failure> {
+    options.state = state_folder(&options.state)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let plan = Arc::new(options.pipeline.plan.clone());
     let Some(broker) = runtime.block_on(connect(&options, &plan))? else {
@@ -190,9 +191,7 @@ fn serve(
     let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
     let board = board.clone();
     runtime.spawn(async move {
-        if let Err(error) = server.run(board, async { drop(receiver.await) }).await {
-            error!(%error, "metrics are no longer served");
-        }
+        server.run(board, async { drop(receiver.await) }).await;
     });
     Ok(Some(sender))
 }

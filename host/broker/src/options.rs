@@ -3,11 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use pelton_files::Links;
+
 use crate::connect::{API_TIMEOUT, BrokerError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const RECONNECT_MIN: Duration = Duration::from_millis(100);
+/// Most bytes of a file with credentials, a key or certificates: a bundle of all authorities has a quarter of it.
+const FILE_BYTES_MAX: usize = 1 << 20;
 const RECONNECT_MAX: Duration = Duration::from_secs(5);
 
 /// Where the servers are and who we are. Empty `servers` means `nats://127.0.0.1:4222`.
@@ -51,10 +55,9 @@ pub(crate) async fn client_options(options: &ConnectOptions) -> Result<async_nat
         client = client.custom_inbox_prefix(check_prefix(prefix)?);
     }
     if let Some(path) = &options.creds {
-        client = client
-            .credentials_file(path)
-            .await
-            .map_err(|error| BrokerError::Options(format!("credentials {}: {error}", path.display())))?;
+        let fail = |cause: String| BrokerError::Options(format!("credentials {}: {cause}", path.display()));
+        let text = read_text(path).map_err(fail)?;
+        client = client.credentials(&text).map_err(|error| fail(error.to_string()))?;
     }
     if let Some(nkey) = &options.nkey {
         client = client.nkey(read_seed(nkey)?);
@@ -92,10 +95,15 @@ fn add_tls(mut client: async_nats::ConnectOptions, tls: &Tls) -> Result<async_na
 /// The client opens the files late and does not name them; so they are looked at first.
 fn check_pem(what: &str, path: &Path, kind: &str) -> Result<(), BrokerError> {
     let fail = |cause: String| BrokerError::Options(format!("{what} {}: {cause}", path.display()));
-    let bytes = std::fs::read(path).map_err(|error| fail(error.to_string()))?;
-    let text = String::from_utf8_lossy(&bytes);
+    let text = read_text(path).map_err(fail)?;
     let is_begin = |line: &str| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&format!("{kind}-----"));
     if text.lines().any(is_begin) { Ok(()) } else { Err(fail(format!("holds no PEM block `{kind}`"))) }
+}
+
+/// The text of a file; the error is its cause.
+fn read_text(path: &Path) -> Result<String, String> {
+    let bytes = pelton_files::read(path, FILE_BYTES_MAX, Links::Follow).map_err(|error| error.to_string())?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Answers come on `PREFIX.…`: it has to be the beginning of a literal subject.
@@ -114,7 +122,7 @@ fn read_seed(nkey: &str) -> Result<String, BrokerError> {
     if nkey.starts_with('S') && !nkey.contains(['/', '.']) {
         return Ok(nkey.to_string());
     }
-    let text = std::fs::read_to_string(nkey).map_err(|error| {
+    let text = read_text(Path::new(nkey)).map_err(|error| {
         BrokerError::Options(format!("the nkey is neither a seed nor a file that can be read: {error}"))
     })?;
     text.lines()

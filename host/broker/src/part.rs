@@ -43,7 +43,8 @@ struct Chunk {
     payload: bytes::Bytes,
 }
 
-/// The bytes of the state from `offset` on: at least one, at most a part. `Damaged` when a chunk is not there.
+/// The bytes of the state from `offset` on: at least one, at most a part. `Damaged` when a chunk is not there, or goes
+/// on behind the end that the head claims.
 pub(crate) async fn read(
     broker: &Broker,
     target: &Target,
@@ -65,12 +66,13 @@ pub(crate) async fn read(
         let chunks = reader.chunks(from, count, start).await?;
         let first = chunks.first().ok_or_else(|| reader.missing(offset))?;
         let length = (first.payload.len() as u64).max(1);
+        // Offsets and sequences are whatever somebody has stored: no sum of them may overflow.
         if first.offset > offset {
             return Err(reader.missing(offset));
         }
-        if first.offset + length <= offset {
+        if first.offset.saturating_add(length) <= offset {
             // Every chunk but the last is as long as this one.
-            from = first.sequence + (offset - first.offset) / length;
+            from = first.sequence.saturating_add((offset - first.offset) / length);
             continue;
         }
         if count == 1 {
@@ -79,7 +81,12 @@ pub(crate) async fn read(
             continue;
         }
         let (bytes, sequence) = reader.join(&chunks, offset)?;
-        let next = Place { object: found.object.clone(), offset: offset + bytes.len() as u64, sequence: sequence + 1 };
+        let end = offset.saturating_add(bytes.len() as u64);
+        if end > found.bytes {
+            let (id, claimed) = (&found.object, found.bytes);
+            return Err(Fault::Damaged(format!("snapshot {id} claims {claimed} bytes and goes on to {end}")));
+        }
+        let next = Place { object: found.object.clone(), offset: end, sequence: sequence.saturating_add(1) };
         *place.lock().unwrap_or_else(PoisonError::into_inner) = next;
         return Ok(bytes);
     }
@@ -101,7 +108,7 @@ impl Reader<'_> {
         let mut bytes = Vec::with_capacity(chunks.iter().map(|chunk| chunk.payload.len()).sum());
         let mut sequence = 0;
         for chunk in chunks {
-            let expected = offset + bytes.len() as u64;
+            let expected = offset.saturating_add(bytes.len() as u64);
             let rest = expected.checked_sub(chunk.offset).and_then(|skipped| usize::try_from(skipped).ok());
             match rest.and_then(|skipped| chunk.payload.get(skipped..)) {
                 Some(rest) if !rest.is_empty() => bytes.extend_from_slice(rest),

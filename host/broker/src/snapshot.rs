@@ -118,7 +118,7 @@ pub(crate) async fn find(broker: &Broker, target: &Target, epoch_max: u64) -> Re
     for (epoch, subject) in listing.heads.iter().rev().filter(|(epoch, _)| *epoch <= epoch_max) {
         let head = bucket.head(*epoch, subject).await?;
         let checked = match head {
-            Ok(head) => check(head, &listing),
+            Ok(head) => check(head, &listing, target.snapshot_bytes_max),
             Err(reason) => Err(reason),
         };
         let reason = match checked {
@@ -136,9 +136,13 @@ pub(crate) async fn find(broker: &Broker, target: &Target, epoch_max: u64) -> Re
     Ok(None)
 }
 
-/// What the head says against what is there. Whoever reads it may rely on the length then.
-fn check(head: Head, listing: &Listing) -> Result<FoundSnapshot, String> {
+/// What the head says against what may be and what is there. Whoever reads it may rely on the length then: memory for
+/// the state grows with what is read, up to it.
+fn check(head: Head, listing: &Listing, bytes_max: u64) -> Result<FoundSnapshot, String> {
     let Head { found, chunks } = head;
+    if found.bytes > bytes_max {
+        return Err(format!("it claims {} bytes, and with `limits.state` it may have {bytes_max}", found.bytes));
+    }
     let there = listing.chunks.get(&found.object).copied().unwrap_or(0);
     if there != chunks {
         return Err(format!("{there} of its {chunks} chunks are there"));

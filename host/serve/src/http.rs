@@ -1,18 +1,49 @@
-//! The server: two routes, loopback only.
+//! The server: two routes, loopback only, bounded in everything that a client can take.
+//!
+//! It stands beside the work: whoever connects takes at most 32 file descriptors, the memory of so
+//! many requests and answers, and neither for longer than 10 s.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{self, HeaderValue};
+use hyper::http::uri::Authority;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::board::{Board, Health, PartitionStatus};
+
+/// What a client may take.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// Connections at once. Further ones wait in the kernel's queue, where they cost us nothing, until one ends: closed
+    /// at once, a scraper would see a failure where it now waits for some seconds.
+    connections: usize,
+    /// How long a client may take to say what it wants.
+    header_time: Duration,
+    /// How long a connection may last, from the first byte to the last: an answer nobody reads is given up.
+    connection_time: Duration,
+}
+
+const BOUNDS: Bounds =
+    Bounds { connections: 32, header_time: Duration::from_secs(5), connection_time: Duration::from_secs(10) };
+/// Bytes of a request's line and headers; hyper reads no less.
+const HEADER_BYTES_MAX: usize = 8 << 10;
+/// After a failed accept that is not the client's fault, such as no free file descriptor.
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +61,7 @@ pub enum StartError {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    bounds: Bounds,
 }
 
 impl Server {
@@ -43,7 +75,7 @@ impl Server {
         }
         let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
         let address = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
-        Ok(Server { listener, address })
+        Ok(Server { listener, address, bounds: BOUNDS })
     }
 
     /// The bound address, with the real port.
@@ -52,27 +84,125 @@ impl Server {
         self.address
     }
 
-    /// Serves until `stop` is ready.
-    ///
-    /// # Errors
-    /// When accepting connections fails for good.
-    pub async fn run(self, board: Board, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
-        let routes = Router::new().route("/metrics", get(metrics)).route("/healthz", get(healthz)).with_state(board);
+    /// Serves until `stop` is ready; connections that are open then are cut.
+    pub async fn run(self, board: Board, stop: impl Future<Output = ()> + Send + 'static) {
         tracing::debug!(address = %self.address, "serving metrics and health");
-        axum::serve(self.listener, routes).with_graceful_shutdown(stop).await
+        tokio::select! {
+            () = self.accept_all(board) => {}
+            () = stop => {}
+        }
     }
+
+    async fn accept_all(self, board: Board) {
+        let free = Arc::new(Semaphore::new(self.bounds.connections));
+        // Dropped with this future, and every connection with it.
+        let mut connections = JoinSet::new();
+        loop {
+            let Ok(place) = free.clone().acquire_owned().await else { return };
+            while connections.try_join_next().is_some() {}
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    let (board, bounds) = (board.clone(), self.bounds);
+                    connections.spawn(async move {
+                        serve(stream, board, bounds).await;
+                        drop(place);
+                    });
+                }
+                // It went away before it was accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => {
+                    tracing::debug!(%error, "no connection for metrics could be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// One request and its answer. What goes wrong is the client's affair.
+async fn serve(stream: TcpStream, board: Board, bounds: Bounds) {
+    let answer = service_fn(move |request| {
+        let answer = answer(&request, &board);
+        async move { Ok::<_, Infallible>(answer) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(bounds.header_time)
+        .max_buf_size(HEADER_BYTES_MAX)
+        // A scrape comes once in many seconds, and a connection that stays would hold one of few places.
+        .keep_alive(false)
+        .serve_connection(TokioIo::new(stream), answer);
+    match tokio::time::timeout(bounds.connection_time, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a connection to the metrics ended early"),
+        Err(_) => tracing::debug!("a connection to the metrics was cut: it took too long"),
+    }
+}
+
+type Reply = Response<Full<Bytes>>;
+
+/// The answer to a request; its body is not read.
+fn answer(request: &Request<Incoming>, board: &Board) -> Reply {
+    if !is_for_us(request) {
+        return text(StatusCode::FORBIDDEN, "asked for under another name than localhost or a loopback address\n");
+    }
+    // hyper leaves out the body of an answer to HEAD.
+    if ![Method::GET, Method::HEAD].contains(request.method()) {
+        let mut answer = text(StatusCode::METHOD_NOT_ALLOWED, "GET and HEAD only\n");
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("GET, HEAD"));
+        return answer;
+    }
+    match request.uri().path() {
+        "/metrics" => metrics(board),
+        "/healthz" => healthz(board),
+        _ => text(StatusCode::NOT_FOUND, "there are /metrics and /healthz\n"),
+    }
+}
+
+/// Whether the client means this machine. A web page cannot connect to it under another name than its own, but it can
+/// let its name point here (DNS rebinding), and then its host stands in the request.
+fn is_for_us<B>(request: &Request<B>) -> bool {
+    let mut hosts = request.headers().get_all(header::HOST).iter().peekable();
+    // Clients before HTTP/1.1 need not say it, and no browser is one.
+    let is_said = hosts.peek().is_some() || request.version() <= Version::HTTP_10;
+    let target_is_local = request.uri().authority().is_none_or(is_local);
+    let said_is_local = |host: &HeaderValue| Authority::try_from(host.as_bytes()).is_ok_and(|host| is_local(&host));
+    is_said && target_is_local && hosts.all(said_is_local)
+}
+
+/// Whether it names this machine, with any port. Names are not resolved.
+fn is_local(host: &Authority) -> bool {
+    if host.as_str().contains('@') {
+        return false;
+    }
+    let name = host.host();
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Content type of the OpenMetrics text format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+const JSON: &str = "application/json";
+const TEXT: &str = "text/plain; charset=utf-8";
 
-async fn metrics(State(board): State<Board>) -> Response {
-    let mut text = String::new();
-    match prometheus_client::encoding::text::encode(&mut text, board.registry()) {
-        Ok(()) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
+fn respond(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Reply {
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
+fn text(status: StatusCode, body: &'static str) -> Reply {
+    respond(status, TEXT, body)
+}
+
+fn metrics(board: &Board) -> Reply {
+    let mut body = String::new();
+    match prometheus_client::encoding::text::encode(&mut body, board.registry()) {
+        Ok(()) => respond(StatusCode::OK, OPEN_METRICS, body),
         Err(error) => {
             tracing::error!(%error, "metrics could not be written");
-            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+            text(StatusCode::INTERNAL_SERVER_ERROR, "metrics could not be written\n")
         }
     }
 }
@@ -85,21 +215,26 @@ struct HealthBody {
 
 /// 503 as soon as one partition has halted or is stuck, so that a supervisor notices; others that are degraded heal by
 /// themselves.
-async fn healthz(State(board): State<Board>) -> Response {
+fn healthz(board: &Board) -> Reply {
     let partitions = board.statuses();
     let status = partitions.iter().map(|entry| entry.status.health).max().unwrap_or_default();
     let needs_help = partitions.iter().any(|entry| entry.status.needs_help());
     let code = if needs_help { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
-    (code, Json(HealthBody { status, partitions })).into_response()
+    match serde_json::to_vec(&HealthBody { status, partitions }) {
+        Ok(body) => respond(code, JSON, body),
+        Err(error) => {
+            tracing::error!(%error, "health could not be written");
+            text(StatusCode::INTERNAL_SERVER_ERROR, "health could not be written\n")
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::Instant;
 
     use pelton_engine::totals::Totals;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
 
     use super::*;
     use crate::{Answer, Partition, Shape};
@@ -107,7 +242,11 @@ mod tests {
     const SHAPE: Shape<'static> = Shape { pipeline: "fraud", partition: 3, stages: &["farm"], outputs: &["alerts"] };
 
     async fn start(board: &Board) -> SocketAddr {
-        let server = Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+        start_with(board, BOUNDS).await
+    }
+
+    async fn start_with(board: &Board, bounds: Bounds) -> SocketAddr {
+        let server = Server { bounds, ..Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap() };
         let address = server.address();
         tokio::spawn(server.run(board.clone(), std::future::pending()));
         address
@@ -115,8 +254,11 @@ mod tests {
 
     /// Status line and headers, body.
     async fn get(address: SocketAddr, path: &str) -> (String, String) {
+        ask(address, &format!("GET {path} HTTP/1.1\r\nhost: {address}\r\n\r\n")).await
+    }
+
+    async fn ask(address: SocketAddr, request: &str) -> (String, String) {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nhost: pelton\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
@@ -261,6 +403,113 @@ mod tests {
         let lines: Vec<&str> = body.lines().filter(|line| line.starts_with("pelton_dead_letters_total")).collect();
         assert_eq!(lines.len(), 65);
         assert!(lines.iter().any(|line| line.contains("code=\"other\"} 36")), "{lines:?}");
+    }
+
+    #[tokio::test]
+    async fn only_this_machine_is_asked_for() {
+        let address = start(&Board::new()).await;
+        let port = address.port();
+        let lines = |host: &str| format!("GET /healthz HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        for good in [
+            lines("localhost"),
+            lines(&format!("LocalHost:{port}")),
+            lines("127.0.0.1"),
+            lines(&format!("127.0.0.1:{port}")),
+            lines(&format!("[::1]:{port}")),
+            format!("GET http://localhost:{port}/healthz HTTP/1.1\r\nhost: localhost\r\n\r\n"),
+            "GET /healthz HTTP/1.0\r\n\r\n".to_owned(),
+        ] {
+            let (head, body) = ask(address, &good).await;
+            assert!(head.contains(" 200 ") && body.contains("ok"), "{good}: {head}");
+        }
+        for bad in [
+            lines("evil.example"),
+            lines(&format!("evil.example:{port}")),
+            lines("localhost.evil.example"),
+            lines("127.0.0.1.evil.example"),
+            lines("evil.example@localhost"),
+            lines("192.168.1.1"),
+            lines("[::2]"),
+            lines(""),
+            lines("localhost\r\nhost: evil.example"),
+            "GET http://evil.example/healthz HTTP/1.1\r\nhost: localhost\r\n\r\n".to_owned(),
+            "GET /healthz HTTP/1.1\r\n\r\n".to_owned(),
+            "GET /healthz HTTP/1.0\r\nhost: evil.example\r\n\r\n".to_owned(),
+        ] {
+            let (head, body) = ask(address, &bad).await;
+            assert!(!head.contains(" 200 ") && !body.contains("partitions"), "{bad}: {head}");
+        }
+    }
+
+    #[tokio::test]
+    async fn two_pages_are_read_and_nothing_is_taken() {
+        let address = start(&Board::new()).await;
+        let length = get(address, "/healthz").await.1.len();
+        let (head, body) = ask(address, "HEAD /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await;
+        assert!(head.contains(" 200 ") && head.contains(&format!("content-length: {length}")), "{head}");
+        assert_eq!(body, "");
+        assert!(get(address, "/").await.0.contains(" 404 "));
+        for method in ["POST", "PUT", "DELETE", "OPTIONS", "CONNECT", "BREW"] {
+            let target = if method == "CONNECT" { "localhost:80" } else { "/metrics" };
+            let (head, _) = ask(address, &format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\n\r\n")).await;
+            assert!(head.contains(" 405 ") && head.contains("allow: GET, HEAD"), "{method}: {head}");
+        }
+        // One answer per connection.
+        let twice = "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(2);
+        let (head, body) = ask(address, &twice).await;
+        assert!(head.contains("connection: close") && !body.contains("HTTP/1.1"), "{head}\n{body}");
+    }
+
+    #[tokio::test]
+    async fn a_header_without_end_is_refused() {
+        let address = start(&Board::new()).await;
+        let long = "x".repeat(HEADER_BYTES_MAX + 1);
+        for request in [format!("GET /{long}"), format!("GET /metrics HTTP/1.1\r\nhost: localhost\r\nx: {long}")] {
+            let (head, _) = ask(address, &request).await;
+            assert!(head.contains(" 431 ") || head.contains(" 414 "), "{head}");
+        }
+    }
+
+    #[tokio::test]
+    async fn clients_that_do_not_ask_are_cut_and_others_wait_their_turn() {
+        let bounds = Bounds {
+            connections: 4,
+            header_time: Duration::from_millis(200),
+            connection_time: Duration::from_millis(400),
+        };
+        let address = start_with(&Board::new(), bounds).await;
+        let began = Instant::now();
+        let mut held = Vec::new();
+        for _ in 0..20 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nx: ").await.unwrap();
+            held.push(stream);
+        }
+        let (head, _) = get(address, "/healthz").await;
+        assert!(head.contains(" 200 "), "{head}");
+        // Twenty before it, four at a time.
+        assert!(began.elapsed() >= bounds.header_time * 5, "more than four were held at once: {:?}", began.elapsed());
+        for mut stream in held {
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).await.unwrap();
+            assert!(!answer.starts_with(b"HTTP/1.1 200"));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_nobody_reads_is_given_up() {
+        let bounds = Bounds { connections: 1, connection_time: Duration::from_millis(300), ..BOUNDS };
+        let board = Board::new();
+        // More than the buffers of a connection hold.
+        let evidence = "x".repeat(16 << 20);
+        board.partition(&SHAPE).halted(evidence);
+        let address = start_with(&board, bounds).await;
+        let mut idle = TcpStream::connect(address).await.unwrap();
+        idle.write_all(b"GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n").await.unwrap();
+        let next =
+            tokio::time::timeout(Duration::from_secs(5), get(address, "/metrics")).await.expect("its turn comes");
+        assert!(next.0.contains(" 200 "), "{}", next.0);
+        drop(idle);
     }
 
     #[tokio::test]

@@ -5,8 +5,11 @@
 
 use std::fmt::Debug;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+
+use rustix::fs::OFlags;
 
 /// Operations on the files of a store. Each one either is done or answers with the reason why not.
 pub trait Disk: Debug + Send + Sync {
@@ -16,7 +19,7 @@ pub trait Disk: Debug + Send + Sync {
     /// As of the file system.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
 
-    /// Makes or replaces a file. It survives a power cut after [`Disk::sync_file`] and a sync of its folder.
+    /// Makes or replaces a file; a link of this name is replaced, not followed. It survives a power cut after [`Disk::sync_file`] and a sync of its folder.
     ///
     /// # Errors
     /// As of the file system.
@@ -69,11 +72,21 @@ impl Disk for RealDisk {
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        fs::write(path, bytes)
+        // Never into something that is there: it may be a link, or what a kill has left.
+        let create = || File::options().write(true).create_new(true).open(path);
+        let mut file = match create() {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                fs::remove_file(path)?;
+                create()?
+            }
+            created => created?,
+        };
+        file.write_all(bytes)
     }
 
     fn sync_file(&self, path: &Path) -> io::Result<()> {
-        File::open(path)?.sync_data()
+        let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        File::options().read(true).custom_flags(flags.bits().cast_signed()).open(path)?.sync_data()
     }
 
     fn sync_dir(&self, path: &Path) -> io::Result<()> {

@@ -8,7 +8,8 @@
 //! gen-000003/                a sled; the current one and the one before
 //! bad.1.checksum-of-a-value/ generations that were set aside for people to look at; the newest two are kept
 //! ```
-//! The pointer is switched by rename, so it names the old or the new generation.
+//! The pointer is switched by rename, so it names the old or the new generation. Nothing here is a link: the folder is
+//! refused when something is, or when others may write to it.
 
 use std::fs;
 use std::io;
@@ -17,8 +18,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use pelton_engine::store::StoreError;
+use pelton_files::{Links, ReadError};
 
 use crate::disk::Disk;
+use crate::folder::check_folder;
 use crate::guard::io_error;
 use crate::identity::Identity;
 use crate::lock::Lock;
@@ -31,6 +34,8 @@ const ID: &str = "id";
 const MAKING: &str = "making";
 /// Files are written under such a name first.
 const UNFINISHED: &str = ".new";
+/// Most bytes of the pointer and the id file: each is one line.
+const LINE_BYTES_MAX: usize = 4 << 10;
 const REASON_CHARS_MAX: usize = 40;
 /// How many of the `bad.*` are kept: enough to compare two, not enough to fill a disk.
 const BAD_KEPT: usize = 2;
@@ -46,10 +51,14 @@ pub(crate) struct Layout {
 
 impl Layout {
     /// Makes the folder if needed and locks it.
+    ///
+    /// # Errors
+    /// `InUse`; `Environment`, also for a folder that is not ours alone.
     pub(crate) fn open(dir: &Path, disk: Arc<dyn Disk>) -> Result<Layout, StoreError> {
         let context = |error: io::Error| io_error(format_args!("folder {}", dir.display()), &error);
         let dir = std::path::absolute(dir).map_err(context)?;
         make_folder(&dir, &*disk)?;
+        insist_on_safe(&dir)?;
         let dir = dir.canonicalize().map_err(context)?;
         let device = fs::metadata(&dir).map_err(context)?.dev();
         let lock = Lock::take(&dir.join("lock"))?;
@@ -88,6 +97,7 @@ impl Layout {
             }
             make_folder(&self.dir, &*self.disk)?;
         }
+        insist_on_safe(&self.dir)?;
         self.lock = Lock::take(&self.dir.join("lock"))?;
         self.device = fs::metadata(&self.dir).map_err(context)?.dev();
         Ok(())
@@ -96,11 +106,7 @@ impl Layout {
     /// The id of this folder, made when there is none; `known` is what it had before it was deleted.
     pub(crate) fn id(&self, known: Option<u128>) -> Result<u128, StoreError> {
         let inode = self.lock.inode()?;
-        let stored = match fs::read(self.dir.join(ID)) {
-            Ok(bytes) => Identity::parse(&bytes),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(io_error("reading the id file", &error)),
-        };
+        let stored = self.read(ID)?.and_then(|bytes| Identity::parse(&bytes));
         if let Some(stored) = stored.filter(|stored| stored.inode == inode) {
             return Ok(stored.id);
         }
@@ -113,10 +119,16 @@ impl Layout {
 
     /// The pointer, `None` when there is no such file.
     pub(crate) fn pointer(&self) -> Result<Option<Pointer>, StoreError> {
-        match fs::read(self.dir.join(POINTER)) {
-            Ok(bytes) => Pointer::parse(&bytes).map(Some),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(io_error("reading the pointer file", &error)),
+        self.read(POINTER)?.map(|bytes| Pointer::parse(&bytes)).transpose()
+    }
+
+    /// A file of one line; `None` when there is no such file, no bytes when it is larger than any that we write.
+    fn read(&self, name: &str) -> Result<Option<Vec<u8>>, StoreError> {
+        match pelton_files::read(&self.dir.join(name), LINE_BYTES_MAX, Links::Refuse) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(ReadError::TooLarge { .. }) => Ok(Some(Vec::new())),
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(StoreError::Environment(format!("reading file `{name}`: {error}"))),
         }
     }
 
@@ -149,7 +161,7 @@ impl Layout {
 
     /// Whether the first generation was being made when everything stopped.
     pub(crate) fn is_making(&self) -> bool {
-        self.dir.join(MAKING).exists()
+        fs::symlink_metadata(self.dir.join(MAKING)).is_ok()
     }
 
     /// The first pointer is written. Has to be done before the first epoch is.
@@ -278,6 +290,10 @@ impl Layout {
         let numbers = self.generations()?;
         Ok(numbers.into_iter().map(|number| file_bytes(&self.generation_dir(number))).sum())
     }
+}
+
+fn insist_on_safe(dir: &Path) -> Result<(), StoreError> {
+    check_folder(dir).map_err(|error| StoreError::Environment(error.to_string()))
 }
 
 /// Makes a folder and those above it, each with its name made durable.

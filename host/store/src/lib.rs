@@ -11,13 +11,14 @@
 //!
 //! Reading order: [`codec`] (bytes of an epoch) → `record` (what else is stored) → `envelope` (how bytes become
 //! keys and values) → `generation` (one sled) → `scan` (what must hold before it is believed) → `disk`, `lock`,
-//! `layout` (the folder) → `sled_store` (the verbs).
+//! `folder`, `layout` (the folder) → `sled_store` (the verbs).
 #![forbid(unsafe_code)]
 
 mod build;
 pub mod codec;
 pub mod disk;
 mod envelope;
+mod folder;
 mod generation;
 #[cfg(test)]
 mod golden;
@@ -34,5 +35,6 @@ mod sled_store;
 mod space;
 mod working;
 
+pub use folder::{Unsafe, check_folder};
 pub use memory::MemoryStore;
 pub use sled_store::{Options, SledStore};

@@ -5,17 +5,21 @@
 
 use std::fs::{self, File, Metadata, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use pelton_engine::store::StoreError;
+use pelton_files::Links;
+use rustix::fs::OFlags;
 
 use crate::guard::io_error;
 
 /// A lock may outlive its handle for a moment: a process that dies, or one that is just being started by another thread
 /// and has a copy of every file until it runs its own program.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes of a lock file that are shown: one line of ours.
+const HOLDER_BYTES: usize = 256;
 
 /// A locked file; the lock is the kernel's and ends with the process.
 pub(crate) struct Lock {
@@ -49,7 +53,7 @@ impl Lock {
     /// `Environment`, with the folder and what became of it.
     pub(crate) fn check(&self) -> Result<(), StoreError> {
         let folder = self.path.parent().unwrap_or(&self.path).display();
-        match fs::metadata(&self.path) {
+        match fs::symlink_metadata(&self.path) {
             Ok(found) if self.is_same(&found) => Ok(()),
             Ok(_) => Err(StoreError::Environment(format!("folder {folder} was replaced by another one while in use"))),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Err(StoreError::Environment(format!(
@@ -60,7 +64,7 @@ impl Lock {
     }
 
     fn holds_its_path(&self) -> bool {
-        fs::metadata(&self.path).is_ok_and(|found| self.is_same(&found))
+        fs::symlink_metadata(&self.path).is_ok_and(|found| self.is_same(&found))
     }
 
     fn is_same(&self, found: &Metadata) -> bool {
@@ -79,7 +83,7 @@ impl Lock {
 
 fn lock(path: &Path, give_up: Instant) -> Result<File, StoreError> {
     let context = |error: io::Error| io_error(format_args!("opening the lock file {}", path.display()), &error);
-    let file = File::options().create(true).truncate(false).read(true).write(true).open(path).map_err(context)?;
+    let file = open(path).map_err(context)?;
     loop {
         match file.try_lock() {
             Ok(()) => return Ok(file),
@@ -87,10 +91,28 @@ fn lock(path: &Path, give_up: Instant) -> Result<File, StoreError> {
                 std::thread::sleep(Duration::from_millis(5));
             }
             Err(TryLockError::WouldBlock) => {
-                let holder = fs::read_to_string(path).unwrap_or_default();
+                let holder = pelton_files::read(path, HOLDER_BYTES, Links::Refuse).unwrap_or_default();
+                let holder = String::from_utf8_lossy(&holder);
                 return Err(StoreError::InUse(format!("{} is held by {}", path.display(), holder.trim())));
             }
             Err(TryLockError::Error(error)) => return Err(context(error)),
         }
     }
+}
+
+/// The file as it is, or a new one. A link is not followed: what is written into the file would go elsewhere.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = (OFlags::NOFOLLOW | OFlags::NONBLOCK).bits().cast_signed();
+    let mut options = File::options();
+    options.read(true).write(true).custom_flags(flags);
+    let file = match options.open(path) {
+        // Two may come here at once; the one that is too late opens what the other has made.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match options.clone().create_new(true).open(path) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => options.open(path)?,
+            created => created?,
+        },
+        opened => opened?,
+    };
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() { Ok(file) } else { Err(io::Error::other(format!("it is {}", pelton_files::kind(kind)))) }
 }

@@ -1,10 +1,12 @@
 //! The folder of a store: its lock, its format, its generations, its disk.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
 use pelton_engine::store::{Discard, Store, StoreError};
-use pelton_store::{Options, SledStore};
+use pelton_store::disk::{Disk as _, RealDisk};
+use pelton_store::{Options, SledStore, check_folder};
 use tempfile::TempDir;
 
 use crate::fixture::{Chain, options};
@@ -74,6 +76,74 @@ fn two_generations_are_kept_and_no_blobs() {
     }
     assert!(store.disk_bytes().unwrap() > 1 << 20);
     assert_eq!(store.quarantined(), 0);
+}
+
+/// Links where the store has files of its own, also below a generation, and the folder itself.
+#[test]
+fn folders_of_others_and_links_are_refused() {
+    let outside = TempDir::new().unwrap();
+    let victim = outside.path().join("victim");
+    fs::write(&victim, "precious").unwrap();
+    for name in ["lock", "id", "making", "CURRENT", "CURRENT.new", "gen-000001", "gen-000001/db", "gen-000001/blobs/1"]
+    {
+        let dir = TempDir::new().unwrap();
+        let link = dir.path().join(name);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        symlink(&victim, &link).unwrap();
+        let error = check_folder(dir.path()).unwrap_err();
+        assert!(error.to_string().contains(name) && error.way_out().is_some(), "{error}");
+        match SledStore::open(dir.path(), options()) {
+            Err(StoreError::Environment(text)) => assert!(text.contains("is a link"), "{text}"),
+            other => panic!("{name}: {:?}", other.map(drop)),
+        }
+        assert_eq!(fs::read(&victim).unwrap(), b"precious", "{name}");
+    }
+    let dir = TempDir::new().unwrap();
+    let (real, link) = (dir.path().join("real"), dir.path().join("link"));
+    drop(open(&real));
+    symlink(&real, &link).unwrap();
+    assert!(check_folder(&link).is_err() && check_folder(&real).is_ok());
+    // Above it, links are the user's own.
+    symlink(dir.path(), outside.path().join("above")).unwrap();
+    drop(open(&outside.path().join("above/real")));
+    fs::set_permissions(&real, Permissions::from_mode(0o770)).unwrap();
+    assert!(check_folder(&real).unwrap_err().to_string().contains("mode 0770"));
+    assert!(matches!(SledStore::open(&real, options()).map(drop), Err(StoreError::Environment(_))));
+}
+
+/// What is set aside may hold anything; it is moved and deleted, never followed.
+#[test]
+fn what_was_set_aside_is_deleted_and_not_what_it_leads_to() {
+    let (dir, outside) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+    fs::write(outside.path().join("precious"), "x").unwrap();
+    let mut chain = Chain::new(1_000);
+    let mut store = open(dir.path());
+    fill(&mut store, &mut chain, 1..=2);
+    fs::create_dir(dir.path().join("bad.1.old")).unwrap();
+    symlink(outside.path(), dir.path().join("bad.1.old/gen-000009")).unwrap();
+    for round in 1..=3 {
+        store.rebase(Some(&chain.snapshot(round * 10)), Discard::Damaged("x")).unwrap();
+    }
+    assert!(!dir.path().join("bad.1.old").exists());
+    assert!(outside.path().join("precious").exists());
+}
+
+/// A file is replaced by a new one, never written into: what has its name may be anything.
+#[test]
+fn a_file_of_the_store_is_never_written_through_a_link() {
+    let dir = TempDir::new().unwrap();
+    let (victim, path) = (dir.path().join("victim"), dir.path().join("CURRENT.new"));
+    fs::write(&victim, "precious").unwrap();
+    for is_hard in [false, true] {
+        if is_hard { fs::hard_link(&victim, &path) } else { symlink(&victim, &path) }.unwrap();
+        RealDisk.write(&path, b"new").unwrap();
+        assert_eq!((fs::read(&victim).unwrap(), fs::read(&path).unwrap()), (b"precious".into(), b"new".into()));
+        fs::remove_file(&path).unwrap();
+    }
+    symlink(&victim, &path).unwrap();
+    assert!(RealDisk.sync_file(&path).is_err());
+    fs::write(path.with_file_name("left"), "of a kill").unwrap();
+    RealDisk.write(&path.with_file_name("left"), b"new").unwrap();
 }
 
 #[test]
@@ -251,7 +321,7 @@ fn a_full_disk_is_survived() {
         let command = std::process::Command::new(args[0]).args(&args[1..]).arg(dir.path()).output();
         command.is_ok_and(|output| output.status.success())
     };
-    if !mount(&["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs"]) {
+    if !mount(&["mount", "-t", "tmpfs", "-o", "size=12m,mode=700", "tmpfs"]) {
         println!("skipped: no small file system can be mounted here; the reserve is tested above");
         return;
     }

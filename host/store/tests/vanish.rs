@@ -134,7 +134,7 @@ fn an_unmounted_volume_is_not_replaced_by_the_disk_below() {
         let command = std::process::Command::new(args[0]).args(&args[1..]).arg(&volume).output();
         command.is_ok_and(|output| output.status.success())
     };
-    if !run(&["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs"]) {
+    if !run(&["mount", "-t", "tmpfs", "-o", "size=64m,mode=700", "tmpfs"]) {
         println!("skipped: no file system can be mounted here");
         return;
     }

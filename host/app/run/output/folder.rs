@@ -89,6 +89,7 @@ impl Out {
             .open(&path)
             .map_err(context)?;
         let found = file.metadata().map_err(context)?;
+        guard::refuse_foreign(&path, &found)?;
         inputs.refuse(&path, &found)?;
         let tail = guard::tail_of(&mut file, wanted.bytes).map_err(context)?;
         let identity = (found.dev(), found.ino());

@@ -12,7 +12,7 @@ use tracing::info;
 
 use super::{Committed, Lengths, file_path};
 use crate::cli::failure::{Exit, Failure};
-use crate::run::START_OVER;
+use crate::run::{START_OVER, refused_folder};
 
 /// How much of the end of a file is remembered.
 pub(super) const TAIL_BYTES: u64 = 512;
@@ -77,6 +77,8 @@ pub(super) fn check(
         let message = format!("the output `{}` is a file, not a folder", dir.display());
         return Err(Failure::usage(message).hint("name a folder, or `-` for stdout"));
     }
+    // Somebody else's folder: whatever is written could be exchanged before the next run reads it back.
+    pelton_files::check_owner(dir).map_err(|error| refused_folder(&error).context("the output"))?;
     let mut seen: BTreeMap<(u64, u64), PathBuf> = BTreeMap::new();
     let mut foreign = Vec::new();
     for name in names {
@@ -90,6 +92,7 @@ pub(super) fn check(
             continue;
         };
         refuse_odd(&path, &found)?;
+        refuse_foreign(&path, &found)?;
         inputs.refuse(&path, &found)?;
         if let Some(other) = seen.insert((found.dev(), found.ino()), path.clone()) {
             let message = format!("the outputs `{}` and `{}` are one file", other.display(), path.display());
@@ -147,6 +150,15 @@ fn refuse_odd(path: &Path, found: &Metadata) -> Result<(), Failure> {
     };
     let message = format!("the output `{}` is {what}; expected a plain file or nothing", path.display());
     Err(Failure::usage(message).hint("remove it, or name another --output; `--output -` writes to stdout"))
+}
+
+/// Refuses a file that somebody else has made: it would be theirs with all that is written to it.
+pub(super) fn refuse_foreign(path: &Path, found: &Metadata) -> Result<(), Failure> {
+    if pelton_files::is_ours(found) {
+        return Ok(());
+    }
+    let message = format!("the output `{}` belongs to the user with id {}", path.display(), found.uid());
+    Err(Failure::usage(message).hint("remove it, or name another --output"))
 }
 
 /// Refuses a file that no longer begins with what was committed to it.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::Stream;
-use pelton_broker::{Log, LogOptions};
+use pelton_broker::{Log, LogOptions, Target};
 use pelton_engine::epoch::{Epoch, Records};
 use pelton_engine::log::{FoundSnapshot, Request, Response, Snapshot, StoredMarker};
 
@@ -178,12 +178,30 @@ async fn a_forged_length_is_not_believed() {
     let snapshots = save_all(&log, 2, 1_000).await;
     let bucket = bucket(&rig).await;
     let found = find(&log, u64::MAX).await.expect("found");
-    let subject = format!("$O.{BUCKET}.M.>");
-    let head = bucket.get_last_raw_message_by_subject(&subject).await.expect("the newest head");
+    let heads = format!("$O.{BUCKET}.M.>");
+    let head = bucket.get_last_raw_message_by_subject(&heads).await.expect("the newest head");
     let text = String::from_utf8(head.payload.to_vec()).expect("text");
-    let text = text.replace("\"size\":1001", "\"size\":4611686018427387904");
-    rig.broker.context().publish(head.subject, text.into()).await.expect("sent").await.expect("stored");
-    assert_eq!(load(&log, u64::MAX).await.as_ref(), Some(&*snapshots[0]));
+    let (subject, older) = (head.subject.clone(), Some(&*snapshots[0]));
+    let claim = async |size: &str| {
+        let text = text.replace("\"size\":1001", &format!("\"size\":{size}"));
+        rig.broker.context().publish(subject.clone(), text.into()).await.expect("sent").await.expect("stored");
+    };
+    let sizes = [1 << 40, 1 << 62, (1 << 63) - 1, u64::MAX].map(|size: u64| size.to_string());
+    for size in sizes.iter().map(String::as_str).chain(["-1", "1e30", "18446744073709551616", "\"1001\"", "null"]) {
+        claim(size).await;
+        assert_eq!(load(&log, u64::MAX).await.as_ref(), older, "{size}");
+    }
+    // Less than there is: what goes on behind the end is noticed before it is taken.
+    claim("500").await;
+    let short = find(&log, u64::MAX).await.expect("nothing speaks against it yet");
+    let response = part(&log, &short, 0).await;
+    assert!(matches!(&response, Response::Damaged(why) if why.contains("500")), "{response:?}");
+    claim("1001").await;
+    assert_eq!(load(&log, u64::MAX).await.as_ref(), Some(&*snapshots[1]));
+    // More than a state of this pipeline can be, and the bucket holds it indeed.
+    let target = Target { snapshot_bytes_max: 1000, ..Target::new(&rig.plan, 0) };
+    let strict = Log::new(&rig.broker, target, LogOptions::default());
+    assert_eq!(load(&strict, u64::MAX).await.as_ref(), older);
     // Whoever believes it all the same gets what is there, and no more.
     let believed = Arc::new(FoundSnapshot { bytes: 1 << 62, ..(*found).clone() });
     assert!(matches!(part(&log, &believed, 0).await, Response::SnapshotPart(part) if part.len() == 1001));
