@@ -18,5 +18,7 @@ mod process;
 mod proxy;
 mod recount;
 mod scene;
+mod secrets;
 mod stage;
 mod stream;
+mod terminal;
