@@ -1,11 +1,11 @@
 //! The exit: all text that this program writes for people leaves here, cleaned of what others may have put into it.
 //!
 //! Names, messages and payloads come from events, modules, pipeline files, arguments and servers. Cleaned is where text
-//! leaves, so nobody who hands it on has to think of it. Results and rows are data: on their way to files they stay as they
-//! are.
+//! leaves, so nobody who hands it on has to think of it. Rows are data: on their way to files and pipes they stay as they are.
 
+use std::borrow::Cow;
 use std::fmt;
-use std::io::{self, Write};
+use std::io::{self, IsTerminal as _, Write};
 
 use clap::error::ContextValue;
 use pelton_engine::text::{is_printable, printable, printable_json};
@@ -28,6 +28,18 @@ pub(crate) fn say_lines(clean: &str) -> io::Result<()> {
 pub(crate) fn say_json(value: &impl Serialize) -> io::Result<()> {
     let text = serde_json::to_string_pretty(value)?;
     writeln!(io::stdout().lock(), "{}", printable_json(&text))
+}
+
+/// Rows as stdout takes them: cleaned when it is a terminal.
+pub(crate) fn rows(rows: &[u8]) -> Cow<'_, [u8]> {
+    rows_for(io::stdout().is_terminal(), rows)
+}
+
+fn rows_for(is_terminal: bool, rows: &[u8]) -> Cow<'_, [u8]> {
+    if !is_terminal {
+        return Cow::Borrowed(rows);
+    }
+    Cow::Owned(printable_json(&String::from_utf8_lossy(rows)).into_owned().into_bytes())
 }
 
 /// Lines on stderr, each a text of its own. There is nowhere left to say that stderr is closed.
@@ -133,6 +145,14 @@ mod tests {
         ] {
             assert_eq!(without_credentials(text), shown);
         }
+    }
+
+    #[test]
+    fn rows_are_cleaned_for_a_terminal_only() {
+        let rows = "{\"a\":\"\u{202e}\"}\nu1\u{1b}[2J\n".as_bytes();
+        assert_eq!(&*rows_for(false, rows), rows);
+        assert_eq!(&*rows_for(true, rows), b"{\"a\":\"\\u202e\"}\nu1\\u001b[2J\n");
+        assert_eq!(&*rows_for(true, b"\xff"), "\u{fffd}".as_bytes());
     }
 
     #[test]

@@ -299,12 +299,12 @@ mod tests {
                 ConnectOptions { tls, ..ConnectOptions::default() },
                 ConnectOptions { tls: Tls { ca: Some(path.clone()), ..Tls::default() }, ..ConnectOptions::default() },
             ] {
-                let text = client_options(&options).err().expect("no file").to_string();
+                let text = client_options(&options).expect_err("no file").to_string();
                 assert!(!text.contains("S3CRET") && !text.contains(&SEED[..20]), "{text}");
             }
         }
         let options = ConnectOptions { creds: Some(PathBuf::from("/no/such-file.creds")), ..ConnectOptions::default() };
-        let text = client_options(&options).err().expect("no file").to_string();
+        let text = client_options(&options).expect_err("no file").to_string();
         assert!(text.contains("/no/such-file.creds"), "{text}");
     }
 
