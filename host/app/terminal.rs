@@ -4,6 +4,7 @@
 //! leaves, so nobody who hands it on has to think of it. Rows are data: on their way to files and pipes they stay as they are.
 
 use std::borrow::Cow;
+use std::ffi::OsStr;
 use std::fmt;
 use std::io::{self, IsTerminal as _, Write};
 
@@ -67,20 +68,34 @@ pub(crate) fn tell_usage(mut error: clap::Error) {
             ContextValue::Strings(texts) => {
                 error.insert(kind, ContextValue::Strings(texts.iter().map(|text| quotable(text)).collect()))
             }
+            // Suggestions, which quote as well; their colours go.
+            ContextValue::StyledStrs(texts) => {
+                let texts = texts.iter().map(|text| quotable(&text.to_string()).into());
+                error.insert(kind, ContextValue::StyledStrs(texts.collect()))
+            }
             _ => None,
         };
     }
-    let text = error.render().to_string();
-    if text.chars().all(|character| is_printable(character) || character == '\n') {
+    if is_all_given_printable() {
         // In colour where that is wanted; a closed pipe is none of our business.
         let _ = error.print();
-    } else if error.use_stderr() {
+        return;
+    }
+    let text = error.render().to_string();
+    if error.use_stderr() {
         tell(text.lines());
     } else {
-        // What cannot be printed came out of a variable.
         let lines: Vec<_> = text.lines().map(printable).collect();
         let _ = say_lines(&lines.join("\n"));
     }
+}
+
+/// Whether all that the command line is made of can be printed: its arguments, and the variables that stand for some.
+fn is_all_given_printable() -> bool {
+    let is_ours =
+        |name: &OsStr| ["PELTON_", "NATS_"].iter().any(|ours| name.as_encoded_bytes().starts_with(ours.as_bytes()));
+    let variables = std::env::vars_os().filter(|(name, _)| is_ours(name)).map(|(_, value)| value);
+    std::env::args_os().chain(variables).all(|text| text.to_string_lossy().chars().all(is_printable))
 }
 
 /// A text on one line, without what stands before an `@`.

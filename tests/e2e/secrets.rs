@@ -89,6 +89,7 @@ fn no_secret_among_wrong_arguments_is_shown() {
         &["up", "p.toml", "u:S3CRET@h"],
         &["up", "p.toml", "--servers", url],
         &["up", "p.toml", "--servers=nats://u:S3CRET@h"],
+        &["up", "p.toml", "--nats://u:S3CRET@h"],
         &["up", "p.toml", "--server", url, "--nonsense"],
         &["up", "p.toml", "--log-format", url],
         &["run", "p.toml", "--listen", url],
