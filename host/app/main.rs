@@ -1,11 +1,13 @@
 //! The `pelton` binary: everything starts in [`cli::main`].
 #![forbid(unsafe_code)]
+#![deny(clippy::print_stdout, clippy::print_stderr, reason = "text of others is cleaned in `terminal`")]
 
 mod cli;
 mod generate;
 mod payload;
 mod pipeline;
 mod run;
+mod terminal;
 
 fn main() -> std::process::ExitCode {
     // Before anything is created: state, results, caches and generated events hold what events hold, so they are for

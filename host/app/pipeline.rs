@@ -97,6 +97,13 @@ pub(crate) fn read(path: &Path) -> Result<Draft, Failure> {
     draft.ok_or_else(|| Failure::problems(path, &problems))
 }
 
+/// The file and those of its modules, as far as it can be read.
+pub(crate) fn files(path: &Path) -> Vec<PathBuf> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let modules = read(path).map(|draft| draft.stages().iter().map(|stage| folder.join(&stage.stage.module)).collect());
+    std::iter::once(path.to_path_buf()).chain(modules.unwrap_or_else(|_| Vec::new())).collect()
+}
+
 /// Loads one module and configures an instance. The outer error is the host's, the inner one the file's.
 fn load_stage(
     stage: &DraftStage,
@@ -179,7 +186,8 @@ fn this_program() -> Result<PathBuf, Failure> {
     })
 }
 
-fn default_cache() -> Option<PathBuf> {
+/// Where compiled modules are kept without `--cache`.
+pub(crate) fn default_cache() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))?;
     Some(cache.join("pelton"))

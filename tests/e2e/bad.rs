@@ -128,6 +128,32 @@ fn a_broker_that_is_not_there_is_said_so() {
 }
 
 #[test]
+fn who_answers_in_place_of_a_broker_is_left_soon() {
+    let scene = Scene::new();
+    let pipeline = scene.single("zoo", "echo", "");
+    // Silence, a first line without end, and some other service.
+    for (begin, more) in
+        [(&b""[..], &b""[..]), (b"INFO {", &[b'x'; 1 << 16]), (b"HTTP/1.0 400 Bad Request\r\n\r\n", b"")]
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().flatten() {
+                let mut sent = stream.write_all(begin);
+                while sent.is_ok() {
+                    std::thread::sleep(Duration::from_millis(10));
+                    sent = stream.write_all(more);
+                }
+            }
+        });
+        let began = Instant::now();
+        let said = finish(pelton(&["up", &pipeline]).env("NATS_URL", &url)).code(4);
+        assert!(said.stderr.contains(&format!("cannot connect to {url}")), "{}", said.stderr);
+        assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
+    }
+}
+
+#[test]
 fn a_running_host_can_be_watched_and_is_alone() {
     let scene = Scene::new();
     let broker = Broker::start();

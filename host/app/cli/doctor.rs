@@ -1,15 +1,14 @@
 //! `pelton doctor`: is everything there that Pelton needs, and is it set as it should be?
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpStream, ToSocketAddrs as _};
+mod folders;
+mod monitor;
+mod tools;
+
 use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
 
 use clap::Args;
-use pelton_broker::{Broker, Checked, ConnectOptions, ProvisionOptions, VERSION_MIN};
+use pelton_broker::{Broker, Checked, ConnectOptions, ProvisionOptions};
 use serde::Serialize;
-use serde_json::Value;
 
 use super::connection::ConnectionArgs;
 use super::failure::{Exit, Failure};
@@ -24,10 +23,6 @@ Examples:
   pelton doctor
   pelton doctor pipelines/fraud.toml --monitor http://127.0.0.1:8222 --json";
 
-/// Free disk below which a run may stop soon.
-const DISK_MIN_KIB: u64 = 1 << 20;
-const MONITOR_TIMEOUT: Duration = Duration::from_millis(500);
-
 /// Check broker, streams, tools and disk
 #[derive(Debug, Args)]
 #[command(after_help = AFTER)]
@@ -35,11 +30,20 @@ pub(super) struct DoctorArgs {
     /// Pipeline file: also check its modules and streams
     pipeline: Option<PathBuf>,
     /// Monitoring address of the broker
-    #[arg(long, value_name = "URL", env = "NATS_MONITOR", default_value = "http://127.0.0.1:8222")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "NATS_MONITOR",
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:8222"
+    )]
     monitor: String,
     /// Folder of the working state [default: pelton in the user's state folder]
     #[arg(long, value_name = "DIR", env = "PELTON_STATE")]
     state: Option<PathBuf>,
+    /// Folder of compiled modules [default: the user's cache folder]
+    #[arg(long, value_name = "DIR", env = "PELTON_CACHE")]
+    cache: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -80,19 +84,22 @@ impl Finding {
 }
 
 pub(super) async fn run(args: DoctorArgs) -> Result<(), Failure> {
-    let mut findings = vec![rustc(), wasm_target(), nats_server()];
+    let mut findings = vec![tools::rustc(), tools::wasm_target(), tools::nats_server()];
     let state = match &args.state {
         Some(state) => state.clone(),
         None => run::state_home()?,
     };
-    findings.push(state_folder(&state));
-    findings.push(disk(&state));
+    findings.push(folders::state(&state));
+    findings.push(folders::disk(&state));
+    findings.extend(folders::private("state folder", &state));
+    let cache = args.cache.or_else(pipeline::default_cache);
+    findings.extend(cache.as_deref().and_then(|cache| folders::private("cache folder", cache)));
     let options = args.connection.options()?;
     let broker = connect(&options, &mut findings).await;
-    findings.push(sync_interval(&args.monitor));
-    findings.extend(broker_storage(&args.monitor));
+    findings.push(monitor::sync_interval(&args.monitor));
+    findings.extend(monitor::broker_storage(&args.monitor));
     if let Some(path) = &args.pipeline {
-        check_pipeline(path, broker.as_ref(), &mut findings).await;
+        check_pipeline(path, cache, broker.as_ref(), &mut findings).await;
     }
     show(&findings, args.json)?;
     let failed = findings.iter().filter(|finding| finding.grade == Grade::Fail).count();
@@ -119,79 +126,6 @@ fn show(findings: &[Finding], json: bool) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// First line that a program prints, if it runs.
-fn first_line(program: &Path, args: &[&str]) -> Option<String> {
-    let output = Command::new(program).args(args).output().ok().filter(|output| output.status.success())?;
-    String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned)
-}
-
-fn rustc() -> Finding {
-    match first_line(Path::new("rustc"), &["--version"]) {
-        Some(version) => Finding::ok("rustc", version),
-        None => Finding::note("rustc", "not found", "only needed to build modules: install it with rustup"),
-    }
-}
-
-fn wasm_target() -> Finding {
-    const TARGET: &str = "wasm32-unknown-unknown";
-    let root = first_line(Path::new("rustc"), &["--print", "sysroot"]);
-    match root.map(|root| Path::new(&root).join("lib/rustlib").join(TARGET).join("lib")) {
-        Some(folder) if folder.is_dir() => Finding::ok("wasm target", TARGET),
-        _ => Finding::note("wasm target", "not installed", "only needed to build modules: `just setup`"),
-    }
-}
-
-/// The server that our recipes would start.
-fn nats_server() -> Finding {
-    const REMEDY: &str = "only needed to run a broker here: `just setup` puts one into .tools";
-    let local = Path::new(".tools/bin/nats-server");
-    let program = if local.is_file() { local } else { Path::new("nats-server") };
-    let Some(text) = first_line(program, &["--version"]) else {
-        return Finding::note("nats-server", "not found", REMEDY);
-    };
-    let (major, minor) = VERSION_MIN;
-    if version(&text) < Some(VERSION_MIN) {
-        return Finding::note("nats-server", format!("{text}: older than {major}.{minor}"), REMEDY);
-    }
-    Finding::ok("nats-server", format!("{text} ({})", program.display()))
-}
-
-/// Major and minor number out of `nats-server: v2.15.1`.
-fn version(text: &str) -> Option<(u32, u32)> {
-    let text = text.rsplit([' ', 'v']).find(|part| !part.is_empty())?;
-    let mut parts = text.split('.');
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
-}
-
-/// Tries what the store does first: make the folder, write a file, remove it.
-fn state_folder(state: &Path) -> Finding {
-    let probe = state.join(format!(".doctor-{}", std::process::id()));
-    let tried = std::fs::create_dir_all(state)
-        .and_then(|()| std::fs::write(&probe, b"pelton"))
-        .and_then(|()| std::fs::remove_file(&probe));
-    match tried {
-        Ok(()) => Finding::ok("state folder", state.display().to_string()),
-        Err(error) => {
-            let found = format!("{} is not writable: {error}", state.display());
-            Finding::fail("state folder", found, "name another one with --state")
-        }
-    }
-}
-
-fn disk(state: &Path) -> Finding {
-    let output = Command::new("df").arg("-Pk").arg(state).output().ok();
-    let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
-    let available = text.lines().nth(1).and_then(|line| line.split_whitespace().nth(3)?.parse::<u64>().ok());
-    match available {
-        None => Finding::note("free disk", "unknown", "`df` did not say"),
-        Some(kib) if kib < DISK_MIN_KIB => {
-            let found = format!("{} MiB", kib >> 10);
-            Finding::fail("free disk", found, "state and cache need room: at least 1 GiB")
-        }
-        Some(kib) => Finding::ok("free disk", format!("{} GiB", kib >> 20)),
-    }
 }
 
 async fn connect(options: &ConnectOptions, findings: &mut Vec<Finding>) -> Option<Broker> {
@@ -229,58 +163,8 @@ async fn account(broker: &Broker) -> Finding {
     }
 }
 
-/// Without `sync_interval: always`, a power failure takes back what was acknowledged.
-fn sync_interval(monitor: &str) -> Finding {
-    const CHECK: &str = "sync interval";
-    const REMEDY: &str = "set `jetstream { sync_interval: always }`: else a power failure takes back stored epochs";
-    let Some(vars) = get_json(monitor, "/varz") else {
-        let found = format!("unknown: {monitor} does not answer");
-        return Finding::note(CHECK, found, "start nats-server with `-m 8222`, or name the port with --monitor");
-    };
-    let config = &vars["jetstream"]["config"];
-    match (config["sync_always"].as_bool(), config["sync_interval"].as_i64()) {
-        (Some(true), _) => Finding::ok(CHECK, "always"),
-        (_, Some(nanos)) => Finding::note(CHECK, format!("{} s", nanos / 1_000_000_000), REMEDY),
-        _ => Finding::note(CHECK, "not in the answer of the monitoring port", REMEDY),
-    }
-}
-
-/// Room that the server has for all accounts together; an account without a limit of its own does not tell.
-fn broker_storage(monitor: &str) -> Option<Finding> {
-    const CHECK: &str = "broker disk";
-    let jsz = get_json(monitor, "/jsz")?;
-    storage_finding(CHECK, jsz["storage"].as_u64()?, jsz["config"]["max_storage"].as_u64()?)
-}
-
-/// `None` without a limit.
-fn storage_finding(check: &'static str, used: u64, limit: u64) -> Option<Finding> {
-    const REMEDY: &str = "when it is full, pipelines pause: raise `max_file_store`, or delete what nobody needs";
-    if limit == 0 {
-        return None;
-    }
-    let found = format!("{} of {} MiB used", used >> 20, limit >> 20);
-    Some(match used.saturating_mul(100) / limit {
-        0..90 => Finding::ok(check, found),
-        90..99 => Finding::note(check, found, REMEDY),
-        _ => Finding::fail(check, found, REMEDY),
-    })
-}
-
-/// One plain HTTP request. A client library would be a large dependency for a single question.
-fn get_json(base: &str, path: &str) -> Option<Value> {
-    let host = base.strip_prefix("http://")?.trim_end_matches('/');
-    let address = host.to_socket_addrs().ok()?.next()?;
-    let mut stream = TcpStream::connect_timeout(&address, MONITOR_TIMEOUT).ok()?;
-    stream.set_read_timeout(Some(MONITOR_TIMEOUT)).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").ok()?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).ok()?;
-    let body = memchr::memmem::find(&answer, b"\r\n\r\n")? + 4;
-    serde_json::from_slice(&answer[body..]).ok()
-}
-
-async fn check_pipeline(path: &Path, broker: Option<&Broker>, findings: &mut Vec<Finding>) {
-    let loaded = pipeline::sandbox(None).and_then(|sandbox| Pipeline::load(path, &sandbox));
+async fn check_pipeline(path: &Path, cache: Option<PathBuf>, broker: Option<&Broker>, findings: &mut Vec<Finding>) {
+    let loaded = pipeline::sandbox(cache).and_then(|sandbox| Pipeline::load(path, &sandbox));
     let pipeline = match loaded {
         Ok(pipeline) => pipeline,
         Err(_) => {
@@ -290,6 +174,7 @@ async fn check_pipeline(path: &Path, broker: Option<&Broker>, findings: &mut Vec
         }
     };
     findings.push(Finding::ok("pipeline", path.display().to_string()));
+    findings.extend(folders::open_to_all(&pipeline::files(path)));
     let Some(broker) = broker else { return };
     match pelton_broker::rights(broker, &pipeline.plan).await {
         Ok(missing) if missing.is_empty() => findings.push(Finding::ok("permissions", "all that a host needs")),
@@ -309,27 +194,5 @@ async fn check_pipeline(path: &Path, broker: Option<&Broker>, findings: &mut Vec
         Err(error) => {
             findings.push(Finding::fail("streams", error.to_string(), "is this user allowed to ask for streams?"))
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_full_broker_is_told() {
-        let grade = |used, limit| storage_finding("x", used, limit).map(|finding| finding.grade);
-        assert_eq!(grade(5, 0), None);
-        assert_eq!(grade(89, 100), Some(Grade::Ok));
-        assert_eq!(grade(95, 100), Some(Grade::Note));
-        assert_eq!(grade(100, 100), Some(Grade::Fail));
-    }
-
-    #[test]
-    fn versions_are_read_from_what_servers_print() {
-        assert_eq!(version("nats-server: v2.15.1"), Some((2, 15)));
-        assert_eq!(version("nats-server: v2.9.25"), Some((2, 9)));
-        assert_eq!(version("nonsense"), None);
-        assert!(version("nonsense") < Some(VERSION_MIN));
     }
 }

@@ -10,6 +10,7 @@ use super::connection::ConnectionArgs;
 use super::failure::Failure;
 use super::{print, run};
 use crate::pipeline::{self, Pipeline};
+use crate::terminal;
 
 const AFTER: &str = "\
 The pipeline stream holds all results, dead letters and the state: after `down` they are gone. Remove the state folder as
@@ -54,10 +55,9 @@ pub(super) async fn run(args: DownArgs) -> Result<(), Failure> {
     if let Ok(state) = run::state_home().map(|home| home.join(name))
         && state.exists()
     {
-        eprintln!(
-            "note: the working state in {} belongs to the streams that are gone: remove it before the next run",
-            state.display()
-        );
+        let state = state.display();
+        let note = "belongs to the streams that are gone: remove it before the next run";
+        terminal::tell([format!("note: the working state in {state} {note}").as_str()]);
     }
     Ok(())
 }
@@ -66,7 +66,7 @@ fn confirm(name: &str) -> Result<(), Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::usage("down deletes all results and state, and there is nobody to ask").hint("add --yes"));
     }
-    eprint!("delete all results and state of pipeline `{name}`? type its name: ");
+    terminal::ask(&format!("delete all results and state of pipeline `{name}`? type its name: "));
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
     if answer.trim() == name { Ok(()) } else { Err(Failure::usage("nothing was deleted")) }

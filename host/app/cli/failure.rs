@@ -1,12 +1,14 @@
 //! How a command fails: one line with the whole chain, a hint on its own line, an exit code with a meaning.
 
 use std::fmt;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
 use pelton_broker::{BrokerError, Drift, Trouble};
 use pelton_engine::problem::Problem;
+
+use crate::terminal;
 
 /// What the exit code says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +36,7 @@ pub(crate) struct Failure {
     exit: Exit,
     error: anyhow::Error,
     hint: Option<String>,
-    /// Printed before the error, such as the problems of a pipeline file.
+    /// Lines printed before the error, such as the problems of a pipeline file.
     details: Vec<String>,
     problems: Vec<Problem>,
 }
@@ -63,7 +65,7 @@ impl Failure {
     /// Everything that is wrong with a pipeline file.
     pub(crate) fn problems(path: &Path, problems: &[Problem]) -> Failure {
         let path = path.display().to_string();
-        let details = problems.iter().map(|problem| problem.in_file(&path).to_string()).collect();
+        let details = problems.iter().flat_map(|problem| problem.in_file(&path)).collect();
         let count = problems.len();
         let noun = if count == 1 { "problem" } else { "problems" };
         Failure { details, problems: problems.to_vec(), ..Failure::usage(format!("{count} {noun} in {path}")) }
@@ -118,13 +120,9 @@ impl Failure {
         if self.error.chain().any(broken_pipe) {
             return ExitCode::SUCCESS;
         }
-        let mut text: String = self.details.iter().flat_map(|line| [line.as_str(), "\n"]).collect();
-        text.push_str(&format!("error: {self}\n"));
-        if let Some(hint) = &self.hint {
-            text.push_str(&format!("hint: {hint}\n"));
-        }
-        // There is nowhere left to say that stderr is closed.
-        let _ = io::stderr().write_all(text.as_bytes());
+        let error = format!("error: {self}");
+        let hint = self.hint.as_ref().map(|hint| format!("hint: {hint}"));
+        terminal::tell(self.details.iter().chain([&error]).chain(&hint).map(String::as_str));
         self.exit.into()
     }
 }

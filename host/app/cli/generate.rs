@@ -17,8 +17,9 @@ use super::failure::{Exit, Failure};
 use super::publish::Sender;
 use super::when::{format_time, parse_span, parse_time};
 use crate::generate::oracle::{self, Firing, Law, Verdict};
-use crate::generate::{Plays, Spec, record, user_id};
+use crate::generate::{EVENTS_MAX, Plays, Spec, record, user_id};
 use crate::pipeline::{self, Pipeline};
+use crate::terminal;
 
 const AFTER: &str = "\
 People cannot play two tracks at once, so even the most active account stays near 36 plays an hour; farms play a clip
@@ -34,6 +35,13 @@ Examples:
   pelton generate plays --pipeline pipelines/fraud.toml --publish --rate 20000 --truth truth.json
   pelton generate plays --publish plays --server nats://127.0.0.1:4222";
 
+/// Accounts and tracks are numbers of 32 bits, and each takes memory.
+const NAMES_MAX: i64 = 100_000_000;
+/// As in pipeline files.
+const PARTITIONS_MAX: i64 = 1024;
+/// Starts of windows that an event may belong to, as in pipeline files.
+const SLICES_MAX: i64 = 1024;
+
 /// Make events to try a pipeline with
 #[derive(Debug, Subcommand)]
 pub(super) enum GenerateCommand {
@@ -44,8 +52,8 @@ pub(super) enum GenerateCommand {
 #[derive(Debug, Args)]
 #[command(after_help = AFTER)]
 pub(super) struct PlaysArgs {
-    /// All records: people's, farms' and bad ones
-    #[arg(long, short = 'n', value_name = "N", default_value_t = 1_000_000)]
+    /// All records: people's, farms' and bad ones; each takes 32 bytes of memory
+    #[arg(long, short = 'n', value_name = "N", default_value_t = 1_000_000, value_parser = parse_events)]
     events: u64,
     /// The same seed gives the same bytes on every machine
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -57,10 +65,10 @@ pub(super) struct PlaysArgs {
     #[arg(long, value_name = "SPAN", default_value = "6h", value_parser = parse_span)]
     span: i64,
     /// Accounts of people
-    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..=NAMES_MAX))]
     users: u32,
     /// Tracks that people play
-    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..=NAMES_MAX))]
     tracks: u32,
     /// Exponent of Zipf's law for people and tracks
     #[arg(long, value_name = "S", default_value_t = 1.05, value_parser = parse_exponent)]
@@ -69,7 +77,7 @@ pub(super) struct PlaysArgs {
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(..=100_000))]
     farms: u32,
     /// How long each farm plays, from a random time on
-    #[arg(long, value_name = "HOURS", default_value_t = 2.5)]
+    #[arg(long, value_name = "HOURS", default_value_t = 2.5, value_parser = parse_hours)]
     farm_hours: f64,
     /// Share of people's plays that come after every window has closed
     #[arg(long, value_name = "SHARE", default_value_t = 0.001, value_parser = parse_share)]
@@ -103,7 +111,7 @@ pub(super) struct PlaysArgs {
 #[command(next_help_heading = "Truth, without --pipeline")]
 struct LawArgs {
     /// Partitions of the stream, each with a watermark of its own
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=PARTITIONS_MAX))]
     partitions: u32,
     /// How far the watermark stays behind
     #[arg(long, value_name = "SPAN", default_value = "2m", value_parser = parse_span)]
@@ -160,7 +168,7 @@ impl PlaysArgs {
             farm_time: (self.farm_hours * 3_600_000.0) as i64,
             late: self.late,
             // The events around it are up to ten minutes late themselves.
-            too_late: law.size + law.lateness + law.delay + 600_000,
+            too_late: law.size.saturating_add(law.lateness).saturating_add(law.delay).saturating_add(600_000),
             bad: self.bad,
         }
     }
@@ -177,6 +185,9 @@ impl LawArgs {
         };
         if law.every < 1 || law.size % law.every != 0 || law.size < 1 {
             return Err(Failure::usage("--every does not divide --window"));
+        }
+        if law.size / law.every > SLICES_MAX {
+            return Err(Failure::usage(format!("--every is less than one part in {SLICES_MAX} of --window")));
         }
         Ok(law)
     }
@@ -200,6 +211,17 @@ fn law_of(plan: &Plan) -> Result<Law, Failure> {
         size: size.0,
         every: every.0,
     })
+}
+
+fn parse_events(text: &str) -> Result<u64, String> {
+    let wrong = || format!("expected a number from 1 to {EVENTS_MAX}");
+    text.parse().ok().filter(|count| (1..=EVENTS_MAX).contains(count)).ok_or_else(wrong)
+}
+
+/// Up to a century, as spans are.
+fn parse_hours(text: &str) -> Result<f64, String> {
+    let wrong = || "expected hours from 0 to 876000".to_owned();
+    text.parse().ok().filter(|hours| (0.0..=876_000.0).contains(hours)).ok_or_else(wrong)
 }
 
 fn parse_share(text: &str) -> Result<f64, String> {
@@ -272,7 +294,8 @@ async fn publish(args: &PlaysArgs, plays: &Plays, ingest: &Ingest) -> Result<(),
     let stored = sender.flush().await?;
     bar.finish_and_clear();
     let seconds = start.elapsed().as_secs_f64();
-    eprintln!("{stored} events published in {seconds:.1} s, {:.0} per second", stored as f64 / seconds);
+    let rate = stored as f64 / seconds;
+    terminal::tell([format!("{stored} events published in {seconds:.1} s, {rate:.0} per second").as_str()]);
     Ok(())
 }
 
@@ -331,7 +354,7 @@ fn write_truth(path: &Path, spec: &Spec, law: &Law, plays: &Plays) -> Result<(),
     serde_json::to_writer_pretty(&mut out, &truth)?;
     out.write_all(b"\n")?;
     out.flush()?;
-    eprintln!("{}", summary(&verdict, plays));
+    terminal::tell([summary(&verdict, plays).as_str()]);
     Ok(())
 }
 
@@ -362,6 +385,18 @@ mod tests {
         let four = Ingest::ByPartition((0..4).map(|idx| format!("plays.{idx}")).collect());
         // 32-bit FNV-1a of "a" is 0xe40c292c.
         assert_eq!(four.subject("a"), "plays.0");
+    }
+
+    #[test]
+    fn counts_and_hours_are_bounded() {
+        assert_eq!(parse_events("4294967295"), Ok(EVENTS_MAX));
+        for text in ["0", "-1", "4294967296", "18446744073709551615", "1e6", ""] {
+            assert!(parse_events(text).is_err(), "{text}");
+        }
+        assert_eq!(parse_hours("2.5"), Ok(2.5));
+        for text in ["-1", "1e308", "inf", "NaN", "876001"] {
+            assert!(parse_hours(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use super::failure::Failure;
+use crate::terminal::{CleanFields, CleanJson};
 
 /// What is logged, and how.
 #[derive(Debug, Args)]
@@ -39,10 +40,12 @@ impl LogArgs {
         };
         let color =
             std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(color);
+        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color);
         match self.log_format {
-            LogFormat::Human => builder.with_target(false).init(),
-            LogFormat::Json => builder.json().flatten_event(true).init(),
+            LogFormat::Human => {
+                builder.fmt_fields(CleanFields).with_writer(std::io::stderr).with_target(false).init();
+            }
+            LogFormat::Json => builder.json().flatten_event(true).with_writer(CleanJson).init(),
         }
         Ok(())
     }

@@ -22,6 +22,8 @@ use clap::{Parser, Subcommand};
 use crate::pipeline;
 use failure::Failure;
 
+use crate::terminal;
+
 /// Exit codes, repeated in the help.
 const AFTER: &str = "\
 Exit codes:
@@ -70,9 +72,9 @@ pub(crate) fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version go to stdout and are a success; a closed pipe behind them is none of our business.
+            // Help and version go to stdout and are a success.
             let code = if error.use_stderr() { failure::Exit::Usage.into() } else { ExitCode::SUCCESS };
-            let _ = error.print();
+            terminal::tell_usage(error);
             return code;
         }
     };
@@ -116,6 +118,38 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_variable_with_a_secret_is_shown_in_the_help() {
+        fn check(command: &clap::Command) {
+            for arg in command.get_arguments() {
+                let variable = arg.get_env().map(|name| name.to_string_lossy()).unwrap_or_default();
+                assert!(!variable.starts_with("NATS_") || arg.is_hide_env_values_set(), "{variable}");
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+
+    #[test]
+    fn arguments_of_a_command_are_not_debugged_with_secrets() {
+        let url = "nats://u:S3CRET@h";
+        let words = [
+            "pelton",
+            "up",
+            "p.toml",
+            "--server",
+            url,
+            "--password",
+            "S3CRET",
+            "--token",
+            "S3CRET",
+            "--nkey",
+            "S3CRET",
+        ];
+        let shown = format!("{:?}", Cli::try_parse_from(words).expect("arguments"));
+        assert!(shown.contains("p.toml") && !shown.contains("S3CRET"), "{shown}");
     }
 
     #[test]

@@ -1,20 +1,21 @@
 //! Data on stdout.
 
-use std::io::{self, Write};
+use std::io;
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
+use pelton_engine::text::printable;
 use serde::Serialize;
+
+use crate::terminal;
 
 /// Pretty JSON and a newline.
 pub(super) fn json(value: &impl Serialize) -> io::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, value)?;
-    writeln!(out)
+    terminal::say_json(value)
 }
 
 /// One line of text.
 pub(super) fn line(text: &str) -> io::Result<()> {
-    writeln!(io::stdout().lock(), "{text}")
+    terminal::say(text)
 }
 
 /// A table without borders, readable without colour; columns named in `right` are right-aligned.
@@ -23,7 +24,7 @@ pub(super) fn table(header: &[&str], right: &[&str], rows: Vec<Vec<String>>) -> 
     table.load_style(presets::NOTHING);
     table.set_header(header.iter().map(Cell::new));
     for row in rows {
-        table.add_row(row);
+        table.add_row(row.iter().map(|cell| printable(cell)));
     }
     for (name, column) in header.iter().zip(table.column_iter_mut()) {
         column.set_padding((0, 2));
@@ -31,7 +32,7 @@ pub(super) fn table(header: &[&str], right: &[&str], rows: Vec<Vec<String>>) -> 
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    line(&table.trim_fmt())
+    terminal::say_lines(&table.trim_fmt())
 }
 
 /// 1234567 as `1,234,567`.

@@ -6,11 +6,13 @@ use std::path::PathBuf;
 
 use clap::Args;
 use pelton_broker::{Tailed, log_stream};
+use pelton_engine::text::{printable, printable_json};
 use serde::Serialize;
+use serde::de::IgnoredAny;
 
 use super::connection::ConnectionArgs;
 use super::failure::Failure;
-use crate::payload::{put_original, put_payload};
+use crate::payload::{put_on_one_line, put_original, put_payload};
 use crate::pipeline;
 
 const AFTER: &str = "\
@@ -147,7 +149,7 @@ fn write(out: &mut impl io::Write, subject: &Subject<'_>, record: &Tailed, args:
             put_payload(&record.payload, &mut text);
         }
         text.push(b'}');
-        out.write_all(&text)?;
+        out.write_all(printable_json(&String::from_utf8_lossy(&text)).as_bytes())?;
     } else {
         if args.dlq || args.late {
             let header = |name: &str| headers.get(name).map_or("", String::as_str);
@@ -156,20 +158,40 @@ fn write(out: &mut impl io::Write, subject: &Subject<'_>, record: &Tailed, args:
             } else {
                 (header("Pelton-Time"), header("Pelton-Sequence"))
             };
-            write!(out, "{}/{sequence} {}: {message}: ", subject.partition, subject.rest)?;
+            let from = format!("{}/{sequence} {}: {message}: ", subject.partition, subject.rest);
+            out.write_all(printable(&from).as_bytes())?;
         }
-        // What is not text must not reach a terminal as it is.
-        let text = String::from_utf8_lossy(&record.payload);
-        let clean = |char: char| if char.is_control() { '\u{fffd}' } else { char };
-        out.write_all(text.chars().map(clean).collect::<String>().as_bytes())?;
+        out.write_all(payload_line(&record.payload).as_bytes())?;
     }
     out.write_all(b"\n")?;
     Ok(())
 }
 
+/// A payload on one line with nothing unprintable: JSON stays the JSON that it is.
+fn payload_line(payload: &[u8]) -> String {
+    if serde_json::from_slice::<IgnoredAny>(payload).is_err() {
+        return printable(&String::from_utf8_lossy(payload)).into_owned();
+    }
+    let mut line = Vec::new();
+    put_on_one_line(payload, &mut line);
+    printable_json(&String::from_utf8_lossy(&line)).into_owned()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn payloads_are_one_clean_line() {
+        for (payload, line) in [
+            (&b"{\"a\":1.50}"[..], "{\"a\":1.50}"),
+            ("{\r\n\"a\": \"\u{202e}\u{9b}\"}".as_bytes(), "{  \"a\": \"\\u202e\\u009b\"}"),
+            ("u1\n0/7 dlq: \u{1b}[2J\u{200f}".as_bytes(), "u1\\u{a}0/7 dlq: \\u{1b}[2J\\u{200f}"),
+            (b"\xff{", "\u{fffd}{"),
+        ] {
+            assert_eq!(payload_line(payload), line);
+        }
+    }
 
     #[test]
     fn subjects_are_taken_apart() {

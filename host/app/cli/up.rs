@@ -11,6 +11,7 @@ use super::connection::ConnectionArgs;
 use super::failure::Failure;
 use super::{print, when};
 use crate::pipeline::{self, Pipeline};
+use crate::terminal;
 
 const AFTER: &str = "\
 Doing it twice changes nothing. What exists and differs from what the pipeline file needs is reported and left as it is;
@@ -95,7 +96,7 @@ pub(super) async fn run(args: UpArgs) -> Result<(), Failure> {
             print::line("nothing to do")?;
         }
         for note in &notes {
-            eprintln!("note: {note}");
+            terminal::tell([format!("note: {note}").as_str()]);
         }
     }
     match Failure::drift(&provisioned.drift) {

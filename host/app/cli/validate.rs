@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::failure::Failure;
 use super::print;
 use crate::pipeline::{self, Pipeline};
+use crate::terminal;
 
 const AFTER: &str = "\
 Examples:
@@ -92,7 +93,7 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
         return Ok(());
     }
     for warning in &report.warnings {
-        eprintln!("warning: {warning}");
+        terminal::tell([format!("warning: {warning}").as_str()]);
     }
     print::line(&format!("{}: {} is ok", args.pipeline.display(), report.name))?;
     let rows = report.stages.into_iter().map(|stage| {

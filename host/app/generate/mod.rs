@@ -24,6 +24,8 @@ pub(crate) use render::{Play, record, user_id};
 use bad::Bad;
 use random::{Dice, Zipf};
 
+/// Most events. Their times would have room for far more, memory has not: with 32 bytes each these take 128 GiB.
+pub(crate) const EVENTS_MAX: u64 = u32::MAX as u64;
 const HOUR_MS: i64 = 3_600_000;
 /// Mean length of a play of a person, with the pause after it: decides how many accounts are busy at a time.
 const BUSY_MS: i64 = 101_000;
@@ -68,25 +70,32 @@ impl Plays {
     /// two hours before `too_late`, so some of it before `start`.
     ///
     /// # Errors
-    /// When there are fewer events than farms alone would play, or too few users for so many plays.
+    /// When there are fewer events than farms alone would play, too few users for so many plays, or too little memory.
     pub(crate) fn new(spec: &Spec) -> Result<Plays> {
+        if spec.events > EVENTS_MAX {
+            bail!("{} events are more than {EVENTS_MAX}", spec.events);
+        }
         let mut dice = Dice::new(spec.seed);
         let farms = Farm::draw_all(spec, &mut dice);
-        let mut plays: Vec<Play> = Vec::with_capacity(spec.events as usize);
-        for farm in &farms {
-            farm.play(&mut dice, &mut plays);
-        }
-        let farmed = plays.len() as u64;
+        let farmed: u64 = farms.iter().map(|farm| farm.plays).sum();
         let Some(people) = spec.events.checked_sub(farmed).filter(|count| *count > 0) else {
             bail!("{} farms alone play {farmed} times, but only {} events were asked for", spec.farms, spec.events);
         };
-        let busy = people as i64 * BUSY_MS / spec.span;
-        if busy > i64::from(spec.users) / 2 {
+        let busy = i128::from(people) * i128::from(BUSY_MS) / i128::from(spec.span);
+        if busy > i128::from(spec.users / 2) {
             bail!(
                 "{people} plays in {} minutes need {busy} people listening at a time, but there are {} users",
                 spec.span / 60_000,
                 spec.users
             );
+        }
+        let mut plays: Vec<Play> = Vec::new();
+        if plays.try_reserve_exact(spec.events as usize).is_err() {
+            let mebibytes = (spec.events * size_of::<Play>() as u64) >> 20;
+            bail!("{} events need {mebibytes} MiB of memory", spec.events);
+        }
+        for farm in &farms {
+            farm.play(&mut dice, &mut plays);
         }
         People::new(spec).play(people, &mut dice, &mut plays);
         // Stable: equal arrivals keep the order in which they were made.

@@ -32,6 +32,19 @@ fn the_same_seed_gives_the_same_records() {
 }
 
 #[test]
+fn no_count_is_too_large_for_an_answer() {
+    let error = |spec: Spec| Plays::new(&spec).err().expect("refused").to_string();
+    for events in [u64::MAX, EVENTS_MAX + 1] {
+        assert!(error(Spec { events, ..spec() }).contains("more than"), "{events}");
+    }
+    // Refused before anything is made of them.
+    assert!(error(Spec { events: EVENTS_MAX, ..spec() }).contains("people listening at a time"));
+    let century = 36_500 * 24 * HOUR_MS;
+    let many = Spec { farms: 100_000, farm_time: century, span: century, ..spec() };
+    assert!(error(many).contains("farms alone"));
+}
+
+#[test]
 fn farms_are_found_and_people_are_not() {
     let plays = Plays::new(&spec()).unwrap();
     let verdict = judge(&plays, &LAW);

@@ -90,6 +90,7 @@ impl Broker {
     #[doc(hidden)]
     pub async fn connect_with_capacity(options: &ConnectOptions, capacity: usize) -> Result<Broker, BrokerError> {
         let (deaths, died) = mpsc::unbounded_channel();
+        let options = options.clone().take_credentials()?;
         let opener = Opener { options: options.clone(), capacity, watcher: Arc::new(Watcher::new()), deaths };
         let session = opener.open(0).await?;
         let server = session.client.server_info();
@@ -205,8 +206,7 @@ impl Opener {
             deaths: self.deaths.clone(),
         });
         let alive = Arc::downgrade(&life);
-        let client = client_options(&self.options)
-            .await?
+        let client = client_options(&self.options)?
             .event_callback(move |event| {
                 life.watcher.take(&event);
                 std::future::ready(())

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tracing::warn;
 
 use crate::connect::BrokerError;
-use crate::options::{ConnectOptions, Tls};
+use crate::options::{ConnectOptions, Tls, read_text};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -69,16 +69,16 @@ fn folder() -> Option<PathBuf> {
 fn load_from(folder: &Path, name: Option<&str>) -> Result<Option<ConnectOptions>, BrokerError> {
     let name = match name {
         Some(name) => name.to_string(),
-        None => match std::fs::read_to_string(folder.join("context.txt")) {
+        None => match read_text(&folder.join("context.txt")) {
             Ok(text) if !text.trim().is_empty() => text.trim().to_string(),
             _ => return Ok(None),
         },
     };
     let path = folder.join("context").join(format!("{name}.json"));
     let fail = |cause: String| BrokerError::Options(format!("context {name} ({}): {cause}", path.display()));
-    let text = std::fs::read(&path).map_err(|error| fail(error.to_string()))?;
+    let text = read_text(&path).map_err(|error| fail(error.to_string()))?;
     // The parser quotes what it does not like, and that may be a password.
-    let saved: Saved = serde_json::from_slice(&text)
+    let saved: Saved = serde_json::from_str(&text)
         .map_err(|error| fail(format!("line {}, column {}: not a context", error.line(), error.column())))?;
     let keys = saved.not_understood();
     if !keys.is_empty() {
@@ -86,8 +86,8 @@ fn load_from(folder: &Path, name: Option<&str>) -> Result<Option<ConnectOptions>
     }
     let some = |text: String| Some(text).filter(|text| !text.is_empty());
     let file = |text: String| some(text).map(|text| expand(&text));
-    Ok(Some(ConnectOptions {
-        servers: saved.url.split(',').map(str::trim).filter(|url| !url.is_empty()).map(str::to_string).collect(),
+    ConnectOptions {
+        servers: some(saved.url).into_iter().collect(),
         creds: file(saved.creds),
         nkey: file(saved.nkey).map(|path| path.to_string_lossy().into_owned()),
         user: some(saved.user),
@@ -97,7 +97,9 @@ fn load_from(folder: &Path, name: Option<&str>) -> Result<Option<ConnectOptions>
         domain: some(saved.jetstream_domain),
         inbox_prefix: some(saved.inbox_prefix),
         name: None,
-    }))
+    }
+    .take_credentials()
+    .map(Some)
 }
 
 /// `~/` at the start is the home folder.
@@ -127,11 +129,34 @@ mod tests {
             assert_eq!(options.tls.ca, Some(PathBuf::from("/c.pem")));
             assert_eq!(options.token, None);
         }
-        std::fs::write(folder.path().join("context/bad.json"), r#"{"password": 5318}"#).expect("write");
-        let error = load_from(folder.path(), Some("bad")).expect_err("no text").to_string();
-        assert!(error.contains("line 1") && !error.contains("5318"), "{error}");
         let error = load_from(folder.path(), Some("none")).expect_err("not there").to_string();
         assert!(error.contains("none"), "{error}");
+    }
+
+    #[test]
+    fn secrets_of_a_context_are_used_and_not_quoted() {
+        let folder = crate::testing::TempDir::new().expect("temp folder");
+        std::fs::create_dir_all(folder.path().join("context")).expect("folder");
+        let load = |json: &str| {
+            std::fs::write(folder.path().join("context/c.json"), json).expect("write");
+            load_from(folder.path(), Some("c"))
+        };
+        let options = load(r#"{"url":"nats://u:S3CRET@a:1,nats://b:2"}"#).expect("readable").expect("found");
+        assert_eq!(options.servers, ["nats://a:1", "nats://b:2"]);
+        assert_eq!((options.user.as_deref(), options.password.as_deref()), (Some("u"), Some("S3CRET")));
+        for wrong in [
+            r#"{"token": 5318008}"#,
+            r#"{"password": ["S3CRET"]}"#,
+            r#"{"token": "S3CRET" "user": 1}"#,
+            r#""S3CRET""#,
+            r#"{"url": {"S3CRET": 1}}"#,
+        ] {
+            let error = load(wrong).expect_err("no context").to_string();
+            assert!(error.contains("line 1, column "), "{error}");
+            assert!(!error.contains("S3CRET") && !error.contains("5318008"), "{error}");
+        }
+        let error = load(r#"{"url":"nats://u:S3CRET@a:x"}"#).expect_err("no port").to_string();
+        assert!(error.contains("server address 1") && !error.contains("S3CRET"), "{error}");
     }
 
     #[test]

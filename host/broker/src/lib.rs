@@ -11,6 +11,7 @@
 
 mod ack;
 mod ack_pending;
+mod address;
 mod api;
 mod batches;
 mod bucket;

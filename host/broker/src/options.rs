@@ -1,22 +1,30 @@
 //! How to connect: servers, credentials, TLS; everything that is a file is read here, before anything is opened.
+//!
+//! No message quotes what is or may be a secret: not a seed that is slightly wrong, nor a secret in place of a file's name.
 
+use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pelton_files::Links;
+use pelton_files::{Links, ReadError};
 
+use crate::address::{Login, take_apart};
 use crate::connect::{API_TIMEOUT, BrokerError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 const RECONNECT_MIN: Duration = Duration::from_millis(100);
-/// Most bytes of a file with credentials, a key or certificates: a bundle of all authorities has a quarter of it.
-const FILE_BYTES_MAX: usize = 1 << 20;
 const RECONNECT_MAX: Duration = Duration::from_secs(5);
+/// Most bytes of a file with credentials, certificates or a context: a bundle of all authorities has a quarter of it.
+const FILE_BYTES_MAX: usize = 1 << 20;
+/// Characters of an nkey seed.
+const SEED_LEN: usize = 58;
 
 /// Where the servers are and who we are. Empty `servers` means `nats://127.0.0.1:4222`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct ConnectOptions {
+    /// Addresses; credentials in them are used, and win over those below. See [`ConnectOptions::take_credentials`].
     pub servers: Vec<String>,
     /// Credentials file (JWT and seed).
     pub creds: Option<PathBuf>,
@@ -42,8 +50,49 @@ pub struct Tls {
     pub key: Option<PathBuf>,
 }
 
+impl ConnectOptions {
+    /// The same with the credentials of the addresses as `user`, `password` and `token`, and the addresses without them.
+    ///
+    /// As in the NATS tools, credentials of an address replace a user, password, token and nkey that were given apart.
+    ///
+    /// # Errors
+    /// When an address cannot be used, or two have different credentials.
+    pub fn take_credentials(mut self) -> Result<ConnectOptions, BrokerError> {
+        let (servers, login) = take_apart(&self.servers)?;
+        self.servers = servers;
+        if let Some(login) = login {
+            (self.user, self.password, self.token) = match login {
+                Login::Password { user, password } => (Some(user), Some(password), None),
+                Login::Token(token) => (None, None, Some(token)),
+            };
+            self.nkey = None;
+        }
+        Ok(self)
+    }
+}
+
+/// Which credentials there are, not what they are; an address may hold some, too.
+impl fmt::Debug for ConnectOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let hide = |secret: &Option<String>| secret.as_ref().map(|_| "hidden");
+        let servers: Vec<&str> =
+            self.servers.iter().map(|url| if url.contains(['@', '?']) { "hidden" } else { url }).collect();
+        f.debug_struct("ConnectOptions")
+            .field("servers", &servers)
+            .field("creds", &self.creds.as_ref().map(|_| "hidden"))
+            .field("nkey", &hide(&self.nkey))
+            .field("user", &hide(&self.user))
+            .field("password", &hide(&self.password))
+            .field("token", &hide(&self.token))
+            .field("domain", &self.domain)
+            .field("inbox_prefix", &self.inbox_prefix)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Options of the client library, without its event callback.
-pub(crate) async fn client_options(options: &ConnectOptions) -> Result<async_nats::ConnectOptions, BrokerError> {
+pub(crate) fn client_options(options: &ConnectOptions) -> Result<async_nats::ConnectOptions, BrokerError> {
     let mut client = async_nats::ConnectOptions::new()
         .name(options.name.as_deref().unwrap_or("pelton"))
         .connection_timeout(CONNECT_TIMEOUT)
@@ -55,8 +104,8 @@ pub(crate) async fn client_options(options: &ConnectOptions) -> Result<async_nat
         client = client.custom_inbox_prefix(check_prefix(prefix)?);
     }
     if let Some(path) = &options.creds {
-        let fail = |cause: String| BrokerError::Options(format!("credentials {}: {cause}", path.display()));
-        let text = read_text(path).map_err(fail)?;
+        let fail = |cause: String| BrokerError::Options(format!("credentials file{}: {cause}", shown(path)));
+        let text = read_text(path).map_err(|error| fail(error.to_string()))?;
         client = client.credentials(&text).map_err(|error| fail(error.to_string()))?;
     }
     if let Some(nkey) = &options.nkey {
@@ -94,16 +143,10 @@ fn add_tls(mut client: async_nats::ConnectOptions, tls: &Tls) -> Result<async_na
 
 /// The client opens the files late and does not name them; so they are looked at first.
 fn check_pem(what: &str, path: &Path, kind: &str) -> Result<(), BrokerError> {
-    let fail = |cause: String| BrokerError::Options(format!("{what} {}: {cause}", path.display()));
-    let text = read_text(path).map_err(fail)?;
+    let fail = |cause: String| BrokerError::Options(format!("{what}{}: {cause}", shown(path)));
+    let text = read_text(path).map_err(|error| fail(error.to_string()))?;
     let is_begin = |line: &str| line.starts_with("-----BEGIN ") && line.trim_end().ends_with(&format!("{kind}-----"));
     if text.lines().any(is_begin) { Ok(()) } else { Err(fail(format!("holds no PEM block `{kind}`"))) }
-}
-
-/// The text of a file; the error is its cause.
-fn read_text(path: &Path) -> Result<String, String> {
-    let bytes = pelton_files::read(path, FILE_BYTES_MAX, Links::Follow).map_err(|error| error.to_string())?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
 /// Answers come on `PREFIX.…`: it has to be the beginning of a literal subject.
@@ -117,19 +160,44 @@ fn check_prefix(prefix: &str) -> Result<&str, BrokerError> {
     Err(BrokerError::Options(format!("inbox prefix {prefix:?}: not a subject such as `_INBOX_app`")))
 }
 
-/// A seed starts with `S`; anything that names a file is read. What is neither is not quoted: it may be a secret.
+/// A seed itself, or the first one in a file. What is neither is not quoted: most likely it is a secret.
 fn read_seed(nkey: &str) -> Result<String, BrokerError> {
-    if nkey.starts_with('S') && !nkey.contains(['/', '.']) {
+    let nkey = nkey.trim();
+    if is_seed(nkey) {
         return Ok(nkey.to_string());
     }
     let text = read_text(Path::new(nkey)).map_err(|error| {
-        BrokerError::Options(format!("the nkey is neither a seed nor a file that can be read: {error}"))
+        BrokerError::Options(format!("the nkey (--nkey, NATS_NKEY) is neither a seed nor a file: {}", error.kind()))
     })?;
-    text.lines()
-        .map(str::trim)
-        .find(|line| line.starts_with('S'))
-        .map(str::to_string)
-        .ok_or_else(|| BrokerError::Options(format!("nkey {nkey}: no line holds a seed")))
+    let seed = text.lines().map(str::trim).find(|line| is_seed(line));
+    let none =
+        "the nkey (--nkey, NATS_NKEY) is a file without a seed: no line is 58 capital letters and digits, the first S";
+    seed.map(str::to_string).ok_or_else(|| BrokerError::Options(none.to_string()))
+}
+
+/// Whether this has the form of an nkey seed: base 32, the first letter `S`.
+fn is_seed(text: &str) -> bool {
+    text.len() == SEED_LEN && text.starts_with('S') && text.bytes().all(|b| matches!(b, b'A'..=b'Z' | b'2'..=b'7'))
+}
+
+/// The text of a small regular file; errors do not name it.
+pub(crate) fn read_text(path: &Path) -> io::Result<String> {
+    let bytes = pelton_files::read(path, FILE_BYTES_MAX, Links::Follow).map_err(|error| match error {
+        ReadError::Io(error) => error,
+        other => io::Error::new(io::ErrorKind::InvalidData, other.to_string()),
+    })?;
+    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "is not text"))
+}
+
+/// ` PATH`, or nothing when it looks like what should be in the file: a variable may hold the one for the other.
+fn shown(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    let is_secret = |word: &str| word.len() >= SEED_LEN - 8 && !word.contains(['-', '_']) || word.starts_with("eyJ");
+    let is_content = text.contains(['\n', '\r']) || text.contains("-----");
+    if is_content || text.split(|c: char| !c.is_ascii_alphanumeric() && c != '-' && c != '_').any(is_secret) {
+        return " (its name is not shown, for it looks like a secret)".to_string();
+    }
+    format!(" {}", path.display())
 }
 
 /// Doubles from 100 ms to 5 s, each with up to half of it left off at random.
@@ -164,33 +232,101 @@ mod tests {
         }
     }
 
-    #[tokio::test]
-    async fn tls_files_are_named_before_anything_is_opened() {
+    #[test]
+    fn tls_files_are_named_before_anything_is_opened() {
         let folder = crate::testing::TempDir::new().expect("temp folder");
         let missing = folder.path().join("missing.pem");
         let wrong = folder.path().join("wrong.pem");
         std::fs::write(&wrong, "-----BEGIN PRIVATE KEY-----\n").expect("written");
         let right = folder.path().join("right.pem");
         std::fs::write(&right, "text\n-----BEGIN CERTIFICATE-----\r\n").expect("written");
-        let error = async |tls: Tls| {
-            client_options(&ConnectOptions { tls, ..ConnectOptions::default() }).await.err().map(|e| e.to_string())
+        let error = |tls: Tls| {
+            client_options(&ConnectOptions { tls, ..ConnectOptions::default() }).err().map(|e| e.to_string())
         };
         let ca = |path: &Path| Tls { ca: Some(path.to_path_buf()), ..Tls::default() };
-        let text = error(ca(&missing)).await.expect("not there");
+        let text = error(ca(&missing)).expect("not there");
         assert!(text.contains("certificate authority") && text.contains("missing.pem"), "{text}");
-        let text = error(ca(&wrong)).await.expect("no certificate");
+        let text = error(ca(&wrong)).expect("no certificate");
         assert!(text.contains("wrong.pem") && text.contains("CERTIFICATE"), "{text}");
-        assert_eq!(error(ca(&right)).await, None);
+        assert_eq!(error(ca(&right)), None);
         let pair = Tls { cert: Some(right.clone()), key: Some(missing.clone()), ca: None };
-        let text = error(pair).await.expect("not there");
+        let text = error(pair).expect("not there");
         assert!(text.contains("key of the client certificate") && text.contains("missing.pem"), "{text}");
-        assert_eq!(error(Tls { cert: Some(right), key: Some(wrong), ca: None }).await, None);
+        assert_eq!(error(Tls { cert: Some(right), key: Some(wrong), ca: None }), None);
     }
+
+    const SEED: &str = "SUAOL2ZSWRL4PTWVVU5NW4T4MLQH4DQZ6PZMH4ZC3OXYB4PMEFHZZ6IISM";
 
     #[test]
     fn a_seed_that_is_slightly_wrong_is_not_printed() {
-        let secret = "\"SUAM5XGGRB4U7AKGX2WQXK4Q7LMK7C2KZ5UWQ2XKPQ2TIZQ\"";
-        let text = read_seed(secret).expect_err("neither seed nor file").to_string();
-        assert!(!text.contains("SUAM5"), "{text}");
+        let folder = crate::testing::TempDir::new().expect("temp folder");
+        let file = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path.to_string_lossy().into_owned()
+        };
+        for good in [SEED.to_string(), format!(" {SEED}\n"), file("seed", &format!("# of the host\n {SEED} \n"))] {
+            assert_eq!(read_seed(&good).expect("a seed"), SEED);
+        }
+        for wrong in [
+            SEED.to_lowercase(),
+            format!("\"{SEED}\""),
+            format!("{SEED}."),
+            format!("./{SEED}"),
+            SEED[..55].to_string(),
+            format!("{SEED}\n{SEED}"),
+            SEED.replace('2', "\0"),
+            file("none", &SEED.to_lowercase()),
+            folder.path().to_string_lossy().into_owned(),
+            String::new(),
+        ] {
+            let text = read_seed(&wrong).expect_err("neither seed nor file").to_string();
+            assert!(text.contains("the nkey (--nkey, NATS_NKEY)"), "{text}");
+            assert!(!text.to_uppercase().contains(&SEED[..20]), "{text}");
+        }
+        assert!(read_text(Path::new("/dev/zero")).is_err(), "no file is read without end");
+    }
+
+    #[test]
+    fn a_secret_in_place_of_a_file_is_not_printed() {
+        let jwt = "eyJ0eXAiOiJqd3QiLCJhbGciOiJlZDI1NTE5In0.S3CRET";
+        let creds = format!("-----BEGIN NATS USER JWT-----\nS3CRET\n------END\n{SEED}");
+        for secret in [SEED, jwt, &creds, "-----BEGIN PRIVATE KEY----- S3CRET"] {
+            let path = PathBuf::from(secret);
+            let tls = Tls { cert: Some(path.clone()), key: Some(path.clone()), ca: None };
+            for options in [
+                ConnectOptions { creds: Some(path.clone()), ..ConnectOptions::default() },
+                ConnectOptions { tls, ..ConnectOptions::default() },
+                ConnectOptions { tls: Tls { ca: Some(path.clone()), ..Tls::default() }, ..ConnectOptions::default() },
+            ] {
+                let text = client_options(&options).expect_err("no file").to_string();
+                assert!(!text.contains("S3CRET") && !text.contains(&SEED[..20]), "{text}");
+            }
+        }
+        let options = ConnectOptions { creds: Some(PathBuf::from("/no/such-file.creds")), ..ConnectOptions::default() };
+        let text = client_options(&options).expect_err("no file").to_string();
+        assert!(text.contains("/no/such-file.creds"), "{text}");
+    }
+
+    #[test]
+    fn credentials_of_an_address_win_and_are_hidden() {
+        let given = |url: &str| ConnectOptions {
+            servers: vec![url.to_string()],
+            user: Some("other".to_string()),
+            password: Some("S3CRET".to_string()),
+            nkey: Some(SEED.to_string()),
+            ..ConnectOptions::default()
+        };
+        let options = given("nats://u:S3CRET%40@h:1").take_credentials().expect("an address");
+        assert_eq!((options.user.as_deref(), options.password.as_deref()), (Some("u"), Some("S3CRET@")));
+        assert_eq!((options.servers, options.nkey, options.token), (vec!["nats://h:1".to_string()], None, None));
+        let options = given("S3CRET@h").take_credentials().expect("an address");
+        assert_eq!((options.user, options.password, options.token.as_deref()), (None, None, Some("S3CRET")));
+        let options = given("h").take_credentials().expect("an address");
+        assert_eq!((options.user.as_deref(), options.nkey.as_deref()), (Some("other"), Some(SEED)));
+        for options in [given("nats://u:S3CRET@h:1"), given("h").take_credentials().expect("an address")] {
+            let text = format!("{options:?}");
+            assert!(!text.contains("S3CRET") && !text.contains(SEED), "{text}");
+        }
     }
 }

@@ -27,6 +27,7 @@ pub mod plan;
 pub mod problem;
 pub mod step;
 pub mod store;
+pub mod text;
 pub mod time;
 pub mod totals;
 pub mod watermark;

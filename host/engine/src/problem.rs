@@ -54,10 +54,10 @@ impl Problem {
         Place { line: self.line, column: self.column }
     }
 
-    /// For printing: `path:line:column: code: message`, then `hint: …` on a line of its own.
-    #[must_use]
-    pub fn in_file<'a>(&'a self, path: &'a str) -> InFile<'a> {
-        InFile { problem: self, path }
+    /// For printing: the lines `path:line:column: code: message` and `  hint: …`.
+    pub fn in_file(&self, path: &str) -> impl Iterator<Item = String> {
+        let hint = self.hint.as_ref().map(|hint| format!("  hint: {hint}"));
+        std::iter::once(format!("{path}:{self}")).chain(hint)
     }
 }
 
@@ -65,23 +65,6 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}: {}", self.line, self.column, self.code, self.message)
-    }
-}
-
-/// A problem with the path of its file; see [`Problem::in_file`].
-#[derive(Clone, Copy, Debug)]
-pub struct InFile<'a> {
-    problem: &'a Problem,
-    path: &'a str,
-}
-
-impl fmt::Display for InFile<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.path, self.problem)?;
-        match &self.problem.hint {
-            Some(hint) => write!(f, "\n  hint: {hint}"),
-            None => Ok(()),
-        }
     }
 }
 
@@ -179,7 +162,8 @@ mod tests {
         let place = Place { line: 14, column: 9 };
         let problem = Problem::new(code::WINDOW_SHAPE, place, "slide `7s`".to_owned()).with_hint("`6s`");
         assert_eq!(problem.to_string(), "14:9: E0104: slide `7s`");
-        assert_eq!(problem.in_file("a.toml").to_string(), "a.toml:14:9: E0104: slide `7s`\n  hint: `6s`");
+        let lines: Vec<String> = problem.in_file("a.toml").collect();
+        assert_eq!(lines, ["a.toml:14:9: E0104: slide `7s`", "  hint: `6s`"]);
         assert_eq!(problem.place(), place);
     }
 }

@@ -2,6 +2,7 @@
 
 use pelton_engine::event::{Field, Kind};
 use pelton_engine::guest::{Descriptor, World};
+use pelton_engine::text::is_printable;
 
 use crate::bindings::exports::pelton::guest::meta;
 use crate::bindings::pelton::guest::types;
@@ -107,7 +108,7 @@ fn is_version(text: &str) -> bool {
 
 /// Anything that can be printed.
 pub(crate) fn is_text(text: &str) -> bool {
-    !text.chars().any(char::is_control)
+    text.chars().all(is_printable)
 }
 
 #[cfg(test)]
@@ -121,5 +122,16 @@ mod tests {
             assert_eq!(identifier("name", name, is_name).is_ok(), good, "{name}");
         }
         assert!(identifier("name", &"x".repeat(64), is_name).is_err());
+    }
+
+    #[test]
+    fn names_of_fields_can_be_seen() {
+        for (name, good) in
+            [("user_id", true), ("größe 東京", true), ("a\u{202e}b", false), ("a\u{200b}", false), ("a\n", false)]
+        {
+            assert_eq!(identifier("field", name, is_text).is_ok(), good, "{name:?}");
+        }
+        let error = unique("field", ["x", "x"].into_iter()).expect_err("twice");
+        assert!(error.contains("`x`"), "{error}");
     }
 }

@@ -1,11 +1,12 @@
-//! Log lines of guests: bounded per call and per second, free of control characters, written through `tracing`.
+//! Log lines of guests: bounded per call and per second, free of what cannot be printed, written through `tracing`.
 //!
 //! A guest cannot forge a line: newlines, escape sequences and other control characters are written as `\u{..}`.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use pelton_engine::text;
 
 use crate::bindings::pelton::guest::log::Level;
 use crate::limits::{LOG_LINE_BYTES, LOG_LINES_PER_CALL, LOG_LINES_PER_SECOND, LOG_SAMPLE};
@@ -96,30 +97,11 @@ fn write(level: Level, module: &str, suppressed: u64, message: &str) {
     }
 }
 
-/// `text` without control characters and not longer than about `bytes_max`.
+/// `text` without unprintable characters and not longer than about `bytes_max`.
 pub(crate) fn printable(text: &str, bytes_max: usize) -> Cow<'_, str> {
     let cut = text.floor_char_boundary(bytes_max);
-    let kept = &text[..cut];
-    if cut == text.len() && !kept.contains(is_unprintable) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(kept.len() + 32);
-    for character in kept.chars() {
-        if is_unprintable(character) {
-            out.extend(character.escape_unicode());
-        } else {
-            out.push(character);
-        }
-    }
-    if cut < text.len() {
-        let _ = write!(out, "… ({} bytes in all)", text.len());
-    }
-    Cow::Owned(out)
-}
-
-/// Control characters, and those that reorder the text around them on a screen.
-fn is_unprintable(character: char) -> bool {
-    character.is_control() || matches!(character, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    let kept = text::printable(&text[..cut]);
+    if cut == text.len() { kept } else { Cow::Owned(format!("{kept}… ({} bytes in all)", text.len())) }
 }
 
 #[cfg(test)]

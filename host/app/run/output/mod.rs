@@ -127,7 +127,7 @@ impl Sink {
                     self.lines.put(record.channel, headers, payload, places, &mut buffer);
                 }
                 let mut out = io::stdout().lock();
-                let written = out.write_all(&buffer).and_then(|()| out.flush());
+                let written = out.write_all(&crate::terminal::rows(&buffer)).and_then(|()| out.flush());
                 written.map_err(|error| io::Error::new(error.kind(), format!("stdout: {error}")))?;
                 Ok(Lengths::new())
             }

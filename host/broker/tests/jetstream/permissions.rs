@@ -173,6 +173,28 @@ async fn why_a_connection_fails_is_told_apart() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn credentials_in_an_address_are_used_and_not_shown() {
+    let by_password = Server::start_with("authorization { user: \"a@b\", password: \"S3C/RET\" }");
+    let by_token = Server::start_with("authorization { token: \"S3C:RET\" }");
+    let connect = async |servers: Vec<String>| {
+        let user = Some("other".to_string());
+        Broker::connect(&ConnectOptions { servers, user, ..ConnectOptions::default() }).await
+    };
+    let host = |server: &Server| server.url().trim_start_matches("nats://").to_string();
+    for (server, login) in [(&by_password, "a%40b:S3C/RET"), (&by_password, "a@b:S3C%2FRET"), (&by_token, "S3C%3ARET")]
+    {
+        let urls = [format!("nats://{login}@{}", host(server)), "nats://127.0.0.1:1".to_string()];
+        assert!(connect(urls.to_vec()).await.expect(login).connected());
+        assert!(connect(vec![urls.join(",")]).await.expect(login).connected());
+    }
+    for login in ["a%40b:S3CRET", "S3CRET"] {
+        let error = connect(vec![format!("nats://{login}@{}", host(&by_password))]).await.err().expect("wrong");
+        assert!(matches!(error, BrokerError::Connect { trouble: Trouble::Credentials, .. }), "{error:?}");
+        assert!(!format!("{error} {error:?}").contains("S3CRET"), "{error:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_private_authority_has_to_be_named() {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/jetstream/tls");
     let file = |name: &str| folder.join(name);

@@ -98,7 +98,9 @@ fn bad_files_are_explained() {
         for problem in &problems {
             codes_seen.push(problem.code);
             assert!(!problem.message.ends_with('.'), "{problem}");
-            writeln!(printed, "{}", problem.in_file("pipeline.toml")).expect("writing to a string");
+            for line in problem.in_file("pipeline.toml") {
+                writeln!(printed, "{line}").expect("writing to a string");
+            }
         }
         let expected_path = path.with_extension("err");
         if update {
