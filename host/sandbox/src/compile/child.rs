@@ -4,12 +4,11 @@
 //! stdout ([`super::serve`]). The child limits itself before it reads the module.
 
 use std::ffi::OsString;
-use std::io::{Read, Write as _};
+use std::io::{self, Read, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::process::{self, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 use pelton_engine::guest::World;
 use rustix::process::Signal;
@@ -24,9 +23,11 @@ use crate::verify;
 /// The first line of an answer is not longer.
 const HEAD_BYTES_MAX: usize = 64 << 10;
 /// Machine code of one module, both builds.
-const CODE_BYTES_MAX: usize = 256 << 20;
+const CODE_BYTES_MAX: usize = 128 << 20;
 /// What is kept of the child's stderr.
 const STDERR_BYTES_MAX: u64 = 16 << 10;
+/// How often a child is looked at; compiling takes a hundred times as long.
+const POLL: Duration = Duration::from_millis(2);
 /// Threads of one child: each takes address space for its stack and its heap, whatever it compiles.
 const THREADS_MAX: usize = 4;
 
@@ -100,25 +101,32 @@ impl Child {
         })?;
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(mut stdin), Some(stdout), Some(stderr)) = pipes else { return Err(broken("it has no pipes")) };
-        let (done, is_done) = mpsc::channel();
         std::thread::scope(|scope| {
             // A child that has ended does not read, which its status explains.
             scope.spawn(move || stdin.write_all(head).and_then(|()| stdin.write_all(bytes)));
             let said = scope.spawn(move || read(stderr, STDERR_BYTES_MAX));
-            let answered = scope.spawn(move || {
-                let answer = read(stdout, (HEAD_BYTES_MAX + CODE_BYTES_MAX) as u64);
-                let _ = done.send(());
-                answer
-            });
-            let in_time = is_done.recv_timeout(deadline).is_ok();
-            if !in_time {
-                let _ = child.kill();
-            }
-            let status = child.wait().map_err(|error| broken(&error.to_string()))?;
+            let answered = scope.spawn(move || read(stdout, (HEAD_BYTES_MAX + CODE_BYTES_MAX) as u64));
+            let status = wait(&mut child, deadline).map_err(|error| broken(&error.to_string()))?;
             let answer = answered.join().map_err(|_| broken("nobody reads its answer"))?;
             let stderr = said.join().map_err(|_| broken("nobody reads what it says"))?;
-            Ok(Ended { status: in_time.then_some(status), answer, stderr })
+            Ok(Ended { status, answer, stderr })
         })
+    }
+}
+
+/// How the child ended; `None` when it had to be killed.
+fn wait(child: &mut process::Child, deadline: Duration) -> io::Result<Option<ExitStatus>> {
+    let start = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if start.elapsed() >= deadline {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        std::thread::sleep(POLL);
     }
 }
 

@@ -81,10 +81,11 @@ fn a_program_that_is_no_compiler_is_the_hosts_fault_or_says_what_it_said() {
     check("/nonexistent/compiler", &[], Refusal::Host, "cannot start the compiler");
     let start = Instant::now();
     check("/bin/sleep", &["600"], Refusal::Host, "no answer within 0 s");
-    check("/bin/sh", &["-c", "exec sleep 600 > /dev/null"], Refusal::Compile, "the compiler failed");
+    check("/bin/sh", &["-c", "exec sleep 600 > /dev/null"], Refusal::Host, "no answer within 0 s");
+    check("/bin/sh", &["-c", "exit 0"], Refusal::Compile, "the compiler failed");
     assert!(start.elapsed() < Duration::from_secs(300), "nobody waits for it");
     check("/bin/sh", &["-c", "kill -9 $$"], Refusal::Host, "killed");
-    check("/bin/sh", &["-c", "yes"], Refusal::Host, "");
+    check("/bin/sh", &["-c", "exec yes"], Refusal::Host, "");
     check("/bin/sh", &["-c", "printf '\\033[2Jfoo' >&2; exit 3"], Refusal::Compile, "exit status: 3: \\u{1b}[2Jfoo");
 }
 
