@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pelton_engine::guest::{Descriptor, Guest, World};
-use pelton_engine::plan::{self, Draft, DraftStage, Plan, Shape};
+use pelton_engine::plan::{self, Draft, DraftStage, Plan, Shape, Stage};
 use pelton_engine::problem::Problem;
 use pelton_engine::step::{Trial, try_rule};
 use pelton_files::{Links, ReadError};
 use pelton_sandbox::{Child, CompileLimits, Compiler, LoadError, Module, Sandbox, ShapeLimits};
+
+use sha2::{Digest as _, Sha256};
 
 use crate::cli::failure::{Exit, Failure};
 
@@ -95,6 +97,19 @@ pub(crate) fn read(path: &Path) -> Result<Draft, Failure> {
         .map_err(|error| Failure::new(Exit::Usage, error).context(format!("{} is not text", path.display())))?;
     let (draft, problems) = plan::parse(&text);
     draft.ok_or_else(|| Failure::problems(path, &problems))
+}
+
+/// The plan as far as the file alone says it, for commands that run no module: none is read or compiled.
+pub(crate) fn outline(path: &Path) -> Result<Plan, Failure> {
+    Ok(read(path)?.outline())
+}
+
+/// sha256 of each stage's module, as its file is now; `None` where it cannot be read.
+pub(crate) fn digests(path: &Path, plan: &Plan) -> Vec<Option<[u8; 32]>> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    let limit = sandbox_limits(&plan.limits).shape.module_bytes;
+    let read = |stage: &Stage| pelton_files::read(&folder.join(&stage.module), limit, Links::Follow).ok();
+    plan.stages.iter().map(|stage| read(stage).map(|bytes| Sha256::digest(&bytes).into())).collect()
 }
 
 /// The file and those of its modules, as far as it can be read.

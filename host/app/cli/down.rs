@@ -9,7 +9,7 @@ use pelton_broker::Down;
 use super::connection::ConnectionArgs;
 use super::failure::Failure;
 use super::{print, run};
-use crate::pipeline::{self, Pipeline};
+use crate::pipeline;
 use crate::terminal;
 
 const AFTER: &str = "\
@@ -41,14 +41,14 @@ pub(super) struct DownArgs {
 }
 
 pub(super) async fn run(args: DownArgs) -> Result<(), Failure> {
-    let pipeline = Pipeline::load(&args.pipeline, &pipeline::sandbox(None)?)?;
-    let name = &pipeline.plan.name;
+    let plan = pipeline::outline(&args.pipeline)?;
+    let name = &plan.name;
     if !args.yes {
         confirm(name)?;
     }
     let broker = args.connection.connect().await?;
     let what = Down { input: args.input, public: args.public };
-    for stream in pelton_broker::down(&broker, &pipeline.plan, what).await? {
+    for stream in pelton_broker::down(&broker, &plan, what).await? {
         print::line(&format!("deleted {stream}"))?;
     }
     // The next run would find a position of a stream that is gone, refuse, and be right.

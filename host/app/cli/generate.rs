@@ -18,7 +18,7 @@ use super::publish::Sender;
 use super::when::{format_time, parse_span, parse_time};
 use crate::generate::oracle::{self, Firing, Law, Verdict};
 use crate::generate::{EVENTS_MAX, Plays, Spec, record, user_id};
-use crate::pipeline::{self, Pipeline};
+use crate::pipeline;
 use crate::terminal;
 
 const AFTER: &str = "\
@@ -130,7 +130,7 @@ struct LawArgs {
 pub(super) async fn run(command: GenerateCommand) -> Result<(), Failure> {
     let GenerateCommand::Plays(args) = command;
     let plan = match &args.pipeline {
-        Some(path) => Some(Pipeline::load(path, &pipeline::sandbox(None)?)?.plan),
+        Some(path) => Some(pipeline::outline(path)?),
         None => None,
     };
     let law = match &plan {

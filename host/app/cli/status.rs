@@ -8,6 +8,7 @@ use pelton_broker::{Broker, LeaseHolder, Log, LogOptions, Target, lease_holder, 
 use pelton_engine::epoch::Marker;
 use pelton_engine::hex;
 use pelton_engine::log::{Request, Response};
+use pelton_engine::plan::Plan;
 use pelton_engine::time::WallTime;
 use pelton_engine::totals::Totals;
 use serde::Serialize;
@@ -15,7 +16,7 @@ use serde::Serialize;
 use super::connection::ConnectionArgs;
 use super::failure::{Exit, Failure};
 use super::{print, when};
-use crate::pipeline::{self, Pipeline};
+use crate::pipeline;
 
 const AFTER: &str = "\
 Everything is read from the streams, so it also works while no host runs. LAG counts events of the partition that are
@@ -83,9 +84,10 @@ struct PartitionReport {
 }
 
 pub(super) async fn run(args: StatusArgs) -> Result<(), Failure> {
-    let pipeline = Pipeline::load(&args.pipeline, &pipeline::sandbox(None)?)?;
+    let plan = pipeline::outline(&args.pipeline)?;
+    let digests = pipeline::digests(&args.pipeline, &plan);
     let broker = args.connection.connect().await?;
-    let report = collect(&broker, &pipeline).await?;
+    let report = collect(&broker, &plan, &digests).await?;
     if args.json {
         print::json(&report)?;
     } else {
@@ -98,8 +100,7 @@ pub(super) async fn run(args: StatusArgs) -> Result<(), Failure> {
         .hint("this is a defect of the host: keep the pipeline stream and report it"))
 }
 
-async fn collect(broker: &Broker, pipeline: &Pipeline) -> Result<Report, Failure> {
-    let plan = &pipeline.plan;
+async fn collect(broker: &Broker, plan: &Plan, digests: &[Option<[u8; 32]>]) -> Result<Report, Failure> {
     let name = log_stream(&plan.name);
     let log = broker.context().get_stream_no_info(&name).await;
     let log = log.map_err(|error| Failure::environment(format!("stream {name}: {error}")))?;
@@ -108,7 +109,7 @@ async fn collect(broker: &Broker, pipeline: &Pipeline) -> Result<Report, Failure
     })?;
     let mut partitions = Vec::new();
     for partition in 0..plan.source.partitions {
-        partitions.push(inspect(broker, pipeline, partition, &log).await?);
+        partitions.push(inspect(broker, plan, digests, partition, &log).await?);
     }
     Ok(Report {
         pipeline: plan.name.clone(),
@@ -126,11 +127,12 @@ async fn collect(broker: &Broker, pipeline: &Pipeline) -> Result<Report, Failure
 
 async fn inspect(
     broker: &Broker,
-    pipeline: &Pipeline,
+    plan: &Plan,
+    digests: &[Option<[u8; 32]>],
     partition: u32,
     log: &Stream<()>,
 ) -> Result<PartitionReport, Failure> {
-    let target = Target::new(&pipeline.plan, partition);
+    let target = Target::new(plan, partition);
     let survey = Log::new(broker, target, LogOptions::default());
     let stored = match survey.perform(Request::Survey { input_sequence: None, epoch: None, history: false }).await {
         Response::Survey(survey) => survey.marker,
@@ -144,7 +146,7 @@ async fn inspect(
         other => return Err(Failure::environment(format!("partition {partition}: the broker said {other:?}"))),
     };
     let position = stored.as_ref().map_or(0, |stored| stored.marker.position.sequence);
-    let lag = pelton_broker::lag(broker, &Target::new(&pipeline.plan, partition), position).await.ok();
+    let lag = pelton_broker::lag(broker, &Target::new(plan, partition), position).await.ok();
     let epoch_age_seconds = match &stored {
         Some(stored) => {
             log.get_raw_message(stored.sequence).await.ok().map(|message| age(message.time.unix_timestamp_nanos()))
@@ -153,8 +155,7 @@ async fn inspect(
     };
     let marker = stored.as_ref().map(|stored| &stored.marker);
     let totals = marker.map_or_else(Totals::default, |marker| marker.totals_sum);
-    let holder = lease_holder(broker, &pipeline.plan.name, partition).await?;
-    let digests: Vec<[u8; 32]> = pipeline.modules.iter().map(pelton_sandbox::Module::digest).collect();
+    let holder = lease_holder(broker, &plan.name, partition).await?;
     Ok(PartitionReport {
         partition,
         holder,
@@ -165,7 +166,8 @@ async fn inspect(
         epoch: marker.map_or(0, |marker| marker.epoch),
         epoch_age_seconds,
         modules: marker.map_or_else(Vec::new, digest_texts),
-        modules_current: marker.is_none_or(|marker| marker.modules == digests),
+        modules_current: marker
+            .is_none_or(|marker| marker.modules.iter().map(Some).eq(digests.iter().map(Option::as_ref))),
         totals,
         balanced: totals.balanced(),
     })

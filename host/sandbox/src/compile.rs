@@ -11,7 +11,7 @@ use pelton_engine::guest::World;
 use wasmtime::Engine;
 
 pub(crate) use cache::{Cache, Id};
-pub use child::Child;
+pub use child::{Child, Cost};
 pub use serve::serve;
 
 use crate::engines;
@@ -45,7 +45,7 @@ impl Compiler {
     pub(crate) fn compile(&self, bytes: &[u8], limits: &Limits) -> Result<Compiled, LoadError> {
         match self {
             Compiler::InProcess => compile(bytes, &limits.shape),
-            Compiler::Child(child) => child.compile(bytes, limits),
+            Compiler::Child(child) => child.compile(bytes, limits).0,
         }
     }
 }

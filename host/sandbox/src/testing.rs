@@ -10,6 +10,8 @@ use pelton_engine::guest::{
 
 use crate::bindings::exports::pelton::guest::{meta, reducers, window_rules};
 use crate::bindings::pelton::guest::types as wit;
+use crate::compile::Child;
+pub use crate::compile::Cost;
 use crate::convert::{self, Rows};
 use crate::error::LoadError;
 use crate::lend::{Lend, LentEvents, LentPanes, groups, to_wit};
@@ -50,6 +52,12 @@ impl Call<'_> {
 /// When the bytes are refused.
 pub fn verify(bytes: &[u8], limits: &Limits) -> Result<World, LoadError> {
     bytes_of_module::verify(bytes, &limits.shape)
+}
+
+/// Has `child` verify and compile a module; with what it took, unless it was killed.
+pub fn compile(child: &Child, bytes: &[u8], limits: &Limits) -> (Result<World, LoadError>, Option<Cost>) {
+    let (result, cost) = child.compile(bytes, limits);
+    (result.map(|compiled| compiled.world), cost)
 }
 
 /// What a module says of itself.

@@ -12,6 +12,10 @@ use std::time::Duration;
 
 use pelton_engine::store::StoreError;
 
+// A build that aborts would end the host over one damaged store.
+#[cfg(not(panic = "unwind"))]
+compile_error!("the store catches panics of sled: build it with `panic = \"unwind\"`");
+
 /// Name of the threads that may panic or hang inside of sled.
 const THREAD_NAME: &str = "pelton-store";
 

@@ -40,6 +40,25 @@ impl Draft {
     }
 }
 
+impl Draft {
+    /// The plan as far as the file alone decides it, for who runs no module: all but the ports of outputs, which are 0.
+    #[must_use]
+    pub fn outline(self) -> Plan {
+        let last = self.stages.len() - 1;
+        let output = |output: DraftOutput| {
+            let stage = output.from.map_or(last, |from| from.stage);
+            Output { name: output.name, stage, port: 0, publish: output.publish }
+        };
+        Plan {
+            name: self.name,
+            source: self.source,
+            stages: self.stages.into_iter().map(|stage| stage.stage).collect(),
+            outputs: self.outputs.into_iter().map(output).collect(),
+            limits: self.limits,
+        }
+    }
+}
+
 /// Windows only where they are used, and nothing after a stage that keeps state.
 fn worlds(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) {
     let last = modules.len() - 1;

@@ -216,6 +216,14 @@ fn every_key_arrives() {
 }
 
 #[test]
+fn an_outline_is_the_plan_but_for_the_ports() {
+    let (plan, _) = good(FULL);
+    let outline = parse(FULL).0.expect("no problem in the text").outline();
+    let outputs = plan.outputs.iter().map(|output| Output { port: 0, ..output.clone() }).collect();
+    assert_eq!(outline, Plan { outputs, ..plan });
+}
+
+#[test]
 fn modules_that_fail_point_into_the_file() {
     let (draft, _) = parse(FULL);
     let draft = draft.expect("the file is good");

@@ -47,6 +47,23 @@ pub(super) struct Question {
 
 /// The head of an answer.
 #[derive(Serialize, Deserialize)]
+pub(super) struct Head {
+    pub(super) cost: Cost,
+    pub(super) answer: Answer,
+}
+
+/// What a child took that was not killed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Of the processor, all threads together.
+    pub milliseconds: u64,
+    /// Largest address space, which is what its limit is about, KiB.
+    pub address_kib: u64,
+    /// Largest resident memory, KiB.
+    pub resident_kib: u64,
+}
+
+#[derive(Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Answer {
     Refused {
@@ -70,20 +87,27 @@ struct Ended {
 }
 
 impl Child {
-    pub(super) fn compile(&self, bytes: &[u8], limits: &Limits) -> Result<Compiled, LoadError> {
+    /// The second is `None` when the child was killed, or not asked.
+    pub(crate) fn compile(&self, bytes: &[u8], limits: &Limits) -> (Result<Compiled, LoadError>, Option<Cost>) {
+        match self.ask(bytes, limits) {
+            Err(error) => (Err(error), None),
+            Ok(ended) => match parse(&ended.answer) {
+                Some((answer, cost)) => (answer, Some(cost)),
+                None => (Err(explain(&ended, &limits.compile)), None),
+            },
+        }
+    }
+
+    fn ask(&self, bytes: &[u8], limits: &Limits) -> Result<Ended, LoadError> {
         // Before anything is started for it, or sent to it.
         verify::size(bytes, &limits.shape)?;
         let question = Question { shape: limits.shape.clone(), limits: limits.compile.clone() };
         let mut head = serde_json::to_vec(&question).map_err(|error| broken(&error.to_string()))?;
         head.push(b'\n');
-        let ended = self.ask(&head, bytes, limits.compile.deadline)?;
-        match parse(&ended.answer) {
-            Some(answer) => answer,
-            None => Err(explain(&ended, &limits.compile)),
-        }
+        self.run(&head, bytes, limits.compile.deadline)
     }
 
-    fn ask(&self, head: &[u8], bytes: &[u8], deadline: Duration) -> Result<Ended, LoadError> {
+    fn run(&self, head: &[u8], bytes: &[u8], deadline: Duration) -> Result<Ended, LoadError> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
         let started = Command::new(&self.program)
             .args(&self.arguments)
@@ -139,13 +163,14 @@ fn read(mut from: impl Read, limit: u64) -> Vec<u8> {
 }
 
 /// A whole answer; `None` for anything else.
-fn parse(answer: &[u8]) -> Option<Result<Compiled, LoadError>> {
+fn parse(answer: &[u8]) -> Option<(Result<Compiled, LoadError>, Cost)> {
     let end = answer.iter().take(HEAD_BYTES_MAX).position(|byte| *byte == b'\n')?;
     let (head, code) = (&answer[..end], &answer[end + 1..]);
-    match serde_json::from_slice(head).ok()? {
+    let Head { cost, answer } = serde_json::from_slice(head).ok()?;
+    match answer {
         Answer::Refused { refusal, message } => {
             let refusal = Refusal::ALL.into_iter().find(|one| one.name() == refusal)?;
-            Some(Err(refusal.because(message)))
+            Some((Err(refusal.because(message)), cost))
         }
         Answer::Compiled { world, fast, judge } => {
             if fast.checked_add(judge)? != code.len() {
@@ -153,7 +178,7 @@ fn parse(answer: &[u8]) -> Option<Result<Compiled, LoadError>> {
             }
             let world = World::ALL.into_iter().find(|one| one.name() == world)?;
             let (fast, judge) = code.split_at(fast);
-            Some(Ok(Compiled { world, fast: fast.to_vec(), judge: judge.to_vec() }))
+            Some((Ok(Compiled { world, fast: fast.to_vec(), judge: judge.to_vec() }), cost))
         }
     }
 }
@@ -219,17 +244,24 @@ mod tests {
 
     #[test]
     fn half_an_answer_is_none() {
-        let whole = b"{\"compiled\":{\"world\":\"reducer\",\"fast\":2,\"judge\":1}}\nabc";
-        let compiled = parse(whole).expect("an answer").expect("accepted");
-        assert_eq!(compiled, Compiled { world: World::Reducer, fast: b"ab".into(), judge: b"c".into() });
+        let head = |answer: &str| {
+            let cost = r#"{"milliseconds":1,"address_kib":2,"resident_kib":3}"#;
+            format!("{{\"cost\":{cost},\"answer\":{answer}}}\n")
+        };
+        let compiled = |fast: usize, judge: usize| {
+            head(&format!(r#"{{"compiled":{{"world":"reducer","fast":{fast},"judge":{judge}}}}}"#)) + "abc"
+        };
+        let whole = compiled(2, 1).into_bytes();
+        let (answer, cost) = parse(&whole).expect("an answer");
+        let expected = Compiled { world: World::Reducer, fast: b"ab".into(), judge: b"c".into() };
+        assert_eq!((answer, cost.milliseconds), (Ok(expected), 1));
         for cut in 0..whole.len() {
             assert!(parse(&whole[..cut]).is_none(), "{cut}");
         }
         assert!(parse(&[whole.as_slice(), b"x"].concat()).is_none());
-        let refused = b"{\"refused\":{\"refusal\":\"shape\",\"message\":\"m\"}}\n";
-        assert_eq!(parse(refused).expect("an answer"), Err(Refusal::Shape.because("m")));
-        let huge = format!("{{\"compiled\":{{\"world\":\"reducer\",\"fast\":{},\"judge\":2}}}}\nabc", usize::MAX);
-        assert!(parse(huge.as_bytes()).is_none());
+        let refused = head(r#"{"refused":{"refusal":"shape","message":"m"}}"#);
+        assert_eq!(parse(refused.as_bytes()).expect("an answer").0, Err(Refusal::Shape.because("m")));
+        assert!(parse(compiled(usize::MAX, 2).as_bytes()).is_none());
         assert!(parse(&vec![b' '; 1 << 20]).is_none());
     }
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
 
 use super::Compiled;
-use super::child::{Answer, Question};
+use super::child::{Answer, Cost, Head, Question};
 use crate::error::LoadError;
 use crate::limits::CompileLimits;
 
@@ -60,9 +60,22 @@ fn write(result: &Result<Compiled, LoadError>) -> io::Result<()> {
             (head, [fast.as_slice(), judge])
         }
     };
-    let mut head = serde_json::to_vec(&answer)?;
+    let mut head = serde_json::to_vec(&Head { cost: cost(), answer })?;
     head.push(b'\n');
     out.write_all(&head)?;
     code.iter().try_for_each(|code| out.write_all(code))?;
     out.flush()
+}
+
+/// What this process has taken; 0 where the system does not tell.
+fn cost() -> Cost {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+    let milliseconds =
+        u64::try_from(time.tv_sec).unwrap_or(0) * 1000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000;
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let kib = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    Cost { milliseconds, address_kib: kib("VmPeak:").unwrap_or(0), resident_kib: kib("VmHWM:").unwrap_or(0) }
 }

@@ -23,7 +23,7 @@ struct Options {
     #[arg(long, default_value_t = 600)]
     stores: u64,
     /// Generated and mutilated modules
-    #[arg(long, default_value_t = 2_000)]
+    #[arg(long, default_value_t = 10_000)]
     modules: u64,
     /// Only the parts whose name holds this
     #[arg(long, default_value = "")]
@@ -68,6 +68,11 @@ fn parts(options: &Options) -> Vec<Part> {
             &["damaged stores"],
         ),
         part("modules", format!("PELTON_MODULES={modules} {}", test("--test sandbox generated")), &["modules in"]),
+        part(
+            "modules that are hard to compile",
+            format!("PELTON_HOSTILE=full {}", test("--test sandbox hard_to_compile")),
+            &["modules", "most of those"],
+        ),
         part("foreign bytes", test("--test corpus"), &["test result"]),
         part(
             "the real program: kills, a bad network, a cluster",
