@@ -176,10 +176,13 @@ impl pelton_sdk::Reducer for Forever {
 #[test]
 fn timers_that_never_end_are_named() {
     let run: Run = testing::run_reducer::<Forever>;
-    let input = |key: &str| format!("{{\"key\":\"{key}\",\"event\":{{}}}}\n{{\"end\":true}}");
-    let error = run("", &input("minute")).unwrap_err();
+    let event = |key: &str, time: i64| format!("{{\"key\":\"{key}\",\"time\":{time},\"event\":{{}}}}\n");
+    let end = "{\"end\":true}";
+    // At the end of the input only what is set fires.
+    assert_eq!(run("", &(event("minute", 0) + end)).unwrap(), "");
+    let error = run("", &(event("minute", 0) + &event("minute", 100_000_000))).unwrap_err();
     assert!(error.starts_with("timers of key `minute` fired 1000 times without an event"), "{error}");
-    let error = run("", &input("instant")).unwrap_err();
+    let error = run("", &(event("instant", 0) + end)).unwrap_err();
     assert_eq!(error, "a timer at 0 sets one at 0, which is not later: the host makes a dead letter of it");
 }
 
