@@ -6,6 +6,7 @@
 
 mod address;
 mod bytes;
+mod cache;
 mod control;
 mod decode;
 mod guest;
@@ -28,8 +29,9 @@ mod oracle;
 pub type Target = fn(&[u8]);
 
 /// All targets by name; each has a folder in `corpus/`.
-pub const TARGETS: [(&str, Target); 11] = [
+pub const TARGETS: [(&str, Target); 12] = [
     ("address", address::run),
+    ("cache", cache::run),
     ("control", control::run),
     ("decode", decode::run),
     ("guest", guest::run),

@@ -88,6 +88,11 @@ fn address() {
 }
 
 #[test]
+fn cache() {
+    check("cache");
+}
+
+#[test]
 fn control() {
     check("control");
 }

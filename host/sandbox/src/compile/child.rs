@@ -131,13 +131,13 @@ fn read(mut from: impl Read, limit: u64) -> Vec<u8> {
 }
 
 /// A whole answer; `None` for anything else.
-fn parse(answer: &[u8]) -> Option<Result<Compiled, LoadError>> {
+pub(crate) fn parse(answer: &[u8]) -> Option<Result<Compiled, LoadError>> {
     let end = answer.iter().take(HEAD_BYTES_MAX).position(|byte| *byte == b'\n')?;
     let (head, code) = (&answer[..end], &answer[end + 1..]);
     match serde_json::from_slice(head).ok()? {
         Answer::Refused { refusal, message } => {
             let refusal = Refusal::ALL.into_iter().find(|one| one.name() == refusal)?;
-            Some(Err(refusal.because(message)))
+            Some(Err(refusal.because(printable(&message, HEAD_BYTES_MAX))))
         }
         Answer::Compiled { world, fast, judge } => {
             if fast.checked_add(judge)? != code.len() {
@@ -220,6 +220,8 @@ mod tests {
         assert!(parse(&[whole.as_slice(), b"x"].concat()).is_none());
         let refused = b"{\"refused\":{\"refusal\":\"shape\",\"message\":\"m\"}}\n";
         assert_eq!(parse(refused).expect("an answer"), Err(Refusal::Shape.because("m")));
+        let coloured = b"{\"refused\":{\"refusal\":\"shape\",\"message\":\"a\\u001b[2Jb\"}}\n";
+        assert_eq!(parse(coloured).expect("an answer"), Err(Refusal::Shape.because("a\\u{1b}[2Jb")));
         let huge = format!("{{\"compiled\":{{\"world\":\"reducer\",\"fast\":{},\"judge\":2}}}}\nabc", usize::MAX);
         assert!(parse(huge.as_bytes()).is_none());
         assert!(parse(&vec![b' '; 1 << 20]).is_none());
