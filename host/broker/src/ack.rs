@@ -96,8 +96,8 @@ pub(crate) struct Run {
 /// Adds a delivery to the last of `runs`, or starts a new one.
 pub(crate) fn extend(runs: &mut Vec<Run>, stream_seq: u64, consumer_seq: u64) {
     if let Some(last) = runs.last_mut()
-        && last.stream_seq + last.count == stream_seq
-        && last.consumer_seq + last.count == consumer_seq
+        && last.stream_seq.checked_add(last.count) == Some(stream_seq)
+        && last.consumer_seq.checked_add(last.count) == Some(consumer_seq)
     {
         last.count += 1;
         return;
@@ -164,8 +164,8 @@ impl Acks {
             if run.stream_seq > stream_seq {
                 break;
             }
-            let taken = run.count.min(stream_seq - run.stream_seq + 1);
-            found = Some((run.stream_seq + taken - 1, run.consumer_seq + taken - 1));
+            let taken = run.count.min((stream_seq - run.stream_seq).saturating_add(1));
+            found = Some((run.stream_seq + (taken - 1), run.consumer_seq + (taken - 1)));
             if taken == run.count {
                 self.runs.pop_front();
             } else {
@@ -223,5 +223,17 @@ mod tests {
         assert_eq!(acks.take(4).as_deref(), Some("$JS.ACK.S.C.1.2.2.0.0"));
         assert_eq!(acks.take(4), None);
         assert_eq!(acks.take(100).as_deref(), Some("$JS.ACK.S.C.1.6.4.0.0"));
+    }
+
+    #[test]
+    fn the_last_numbers_that_there_are_do_not_overflow() {
+        let (last, mut runs) = (u64::MAX, Vec::new());
+        for (stream_seq, consumer_seq) in [(last - 1, last - 1), (last, last), (last, last)] {
+            extend(&mut runs, stream_seq, consumer_seq);
+        }
+        let mut acks = Acks::default();
+        acks.add("$JS.ACK.S.C", &runs, Reached { placed: "now".into(), stream_seq: last, consumer_seq: last });
+        assert_eq!(acks.take(last), Some(format!("$JS.ACK.S.C.1.{last}.{last}.0.0")));
+        assert_eq!(acks.take(last), None);
     }
 }

@@ -46,9 +46,14 @@ const DIGEST_PREFIX: &str = "SHA-256=";
 /// The bucket as one partition uses it.
 pub(crate) struct Bucket<'a> {
     broker: &'a Broker,
-    target: &'a Target,
-    name: String,
+    layout: Layout,
     pub(crate) stream: String,
+}
+
+/// Names and subjects of one partition's objects.
+pub(crate) struct Layout {
+    name: String,
+    partition: u32,
 }
 
 /// What the bucket holds for this partition, by its subjects.
@@ -91,7 +96,7 @@ struct SubjectsState {
 impl<'a> Bucket<'a> {
     pub(crate) fn new(broker: &'a Broker, target: &'a Target) -> Bucket<'a> {
         let name = snapshot_bucket(&target.pipeline);
-        Bucket { broker, target, stream: object_stream(&name), name }
+        Bucket { broker, stream: object_stream(&name), layout: Layout::new(name, target.partition) }
     }
 
     /// Heads of this partition, and the number of chunks of every object.
@@ -106,28 +111,17 @@ impl<'a> Bucket<'a> {
 
     async fn subjects(&self, kind: &str) -> Result<Listing, Fault> {
         let verb = format!("STREAM.INFO.{}", self.stream);
-        let filter = format!("$O.{}.{kind}.*", self.name);
-        let (heads, chunks) = (self.head_subject(""), self.chunk_subject(""));
+        let filter = format!("$O.{}.{kind}.*", self.layout.name);
         let mut listing = Listing::default();
         let mut offset = 0;
         loop {
             // The server tells so many subjects per answer, and how many there are in all.
             let body = json!({ "subjects_filter": filter, "offset": offset });
             let info: SubjectsInfo = self.broker.api(&self.stream, &verb, &body).await?;
-            listing.bytes = info.state.bytes;
-            listing.broker_time = WallTime(info.ts.parse::<jiff::Timestamp>().map_or(0, |time| time.as_millisecond()));
-            let page = info.state.subjects.unwrap_or_default();
-            offset += page.len() as u64;
-            let is_last = page.is_empty() || offset >= info.total;
-            for (subject, count) in page {
-                if let Some(id) = subject.strip_prefix(&chunks) {
-                    listing.chunks.insert(id.to_string(), count);
-                } else if let Some(epoch) = subject.strip_prefix(&heads).and_then(|name| self.epoch_of(name)) {
-                    listing.heads.push((epoch, subject));
-                }
-            }
+            offset += info.state.subjects.as_ref().map_or(0, BTreeMap::len) as u64;
+            let is_last = info.state.subjects.as_ref().is_none_or(BTreeMap::is_empty) || offset >= info.total;
+            listing.add(&self.layout, info);
             if is_last {
-                listing.heads.sort();
                 return Ok(listing);
             }
         }
@@ -149,14 +143,14 @@ impl<'a> Bucket<'a> {
         let result = self.put_object(snapshot, &id).await;
         if result.is_err() {
             // When this gets lost as well, a later snapshot finds the chunks.
-            let _ = self.purge(&self.chunk_subject(&id)).await;
+            let _ = self.purge(&self.layout.chunk_subject(&id)).await;
         }
         result
     }
 
     async fn put_object(&self, snapshot: &Snapshot, id: &str) -> Result<String, Fault> {
         let epoch = snapshot.stored.marker.epoch;
-        let subject = self.chunk_subject(id);
+        let subject = self.layout.chunk_subject(id);
         let mut digest = Sha256::new();
         let mut unconfirmed = VecDeque::new();
         let mut chunks = 0;
@@ -175,27 +169,14 @@ impl<'a> Bucket<'a> {
         for one in unconfirmed {
             self.confirmed(one).await?;
         }
-        let info = ObjectInfo {
-            name: self.object_name(epoch),
-            description: None,
-            metadata: [
-                (FORMAT.to_string(), FORMAT_KNOWN.to_string()),
-                (SEQUENCE.to_string(), snapshot.stored.sequence.to_string()),
-                (MARKER.to_string(), String::from_utf8_lossy(&snapshot.stored.marker.encode()).into_owned()),
-            ]
-            .into(),
-            headers: None,
-            options: Some(ObjectOptions { link: None, max_chunk_size: Some(CHUNK_BYTES) }),
-            bucket: self.name.clone(),
-            nuid: id.to_string(),
-            size: snapshot.state.len(),
-            chunks,
-            modified: None,
-            digest: Some(format!("{DIGEST_PREFIX}{}", URL_SAFE.encode(digest.finalize()))),
-            deleted: false,
+        let found = FoundSnapshot {
+            stored: snapshot.stored.clone(),
+            bytes: snapshot.state.len() as u64,
+            digest: digest.finalize().into(),
+            object: id.to_string(),
         };
-        let text = serde_json::to_vec(&info).map_err(|error| Fault::Damaged(error.to_string()))?;
-        let head = self.head_subject(&URL_SAFE.encode(self.object_name(epoch)));
+        let text = self.layout.encode_head(&Head { found, chunks }).map_err(Fault::Damaged)?;
+        let head = self.layout.head_subject(&URL_SAFE.encode(self.layout.object_name(epoch)));
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Rollup", "sub");
         let sent = self.send(&head, headers, text.into()).await?;
@@ -207,13 +188,13 @@ impl<'a> Bucket<'a> {
         let mut context = self.broker.context().clone();
         context.set_timeout(PUT_TIMEOUT);
         let sent = context.publish_with_headers(subject.to_string(), headers, payload).await;
-        sent.map_err(|error| Fault::Unavailable(format!("store in bucket {}: {}", self.name, chain(&error))))
+        sent.map_err(|error| Fault::Unavailable(format!("store in bucket {}: {}", self.layout.name, chain(&error))))
     }
 
     async fn confirmed(&self, sent: PublishAckFuture) -> Result<(), Fault> {
         match sent.await {
             Ok(_) => Ok(()),
-            Err(error) => Err(Fault::Unavailable(format!("store in bucket {}: {}", self.name, chain(&error)))),
+            Err(error) => Err(Fault::Unavailable(format!("store in bucket {}: {}", self.layout.name, chain(&error)))),
         }
     }
 
@@ -222,14 +203,14 @@ impl<'a> Bucket<'a> {
         let mut purged = self.purge(head_subject).await?;
         // An id that is not ours may hold a wildcard.
         if let Some(id) = id.filter(|id| is_plain(id)) {
-            purged += self.purge(&self.chunk_subject(id)).await?;
+            purged += self.purge(&self.layout.chunk_subject(id)).await?;
         }
         Ok(purged)
     }
 
     /// Deletes the chunks of this id, when the last of them is older than `age`: a put that goes on has a younger one.
     pub(crate) async fn delete_chunks(&self, id: &str, now: WallTime, age: Duration) -> Result<u64, Fault> {
-        let subject = self.chunk_subject(id);
+        let subject = self.layout.chunk_subject(id);
         let Some(last) = self.broker.last_message(&self.stream, &subject).await? else { return Ok(0) };
         let old = now.0.saturating_sub(last.stored_ms);
         if u128::from(old.max(0).unsigned_abs()) < age.as_millis() {
@@ -240,29 +221,16 @@ impl<'a> Bucket<'a> {
 
     /// Whether the id is of a put of this partition.
     pub(crate) fn is_ours(&self, id: &str) -> bool {
-        id.strip_prefix(&format!("{}-", self.target.partition)).is_some() && is_plain(id)
+        id.strip_prefix(&format!("{}-", self.layout.partition)).is_some() && is_plain(id)
     }
 
     pub(crate) fn chunk_subject(&self, id: &str) -> String {
-        format!("$O.{}.C.{id}", self.name)
-    }
-
-    fn head_subject(&self, encoded: &str) -> String {
-        format!("$O.{}.M.{encoded}", self.name)
-    }
-
-    fn object_name(&self, epoch: u64) -> String {
-        format!("{}/{epoch:020}", self.target.partition)
-    }
-
-    fn epoch_of(&self, encoded: &str) -> Option<u64> {
-        let name = String::from_utf8(URL_SAFE.decode(encoded).ok()?).ok()?;
-        name.strip_prefix(&format!("{}/", self.target.partition))?.parse().ok()
+        self.layout.chunk_subject(id)
     }
 
     fn new_id(&self, epoch: u64) -> String {
         let inbox = self.broker.client().new_inbox();
-        format!("{}-{epoch:020}-{}", self.target.partition, inbox.rsplit('.').next().unwrap_or(&inbox))
+        format!("{}-{epoch:020}-{}", self.layout.partition, inbox.rsplit('.').next().unwrap_or(&inbox))
     }
 
     async fn purge(&self, subject: &str) -> Result<u64, Fault> {
@@ -272,12 +240,84 @@ impl<'a> Bucket<'a> {
     }
 }
 
+impl Layout {
+    pub(crate) fn new(name: String, partition: u32) -> Layout {
+        Layout { name, partition }
+    }
+
+    fn chunk_subject(&self, id: &str) -> String {
+        format!("$O.{}.C.{id}", self.name)
+    }
+
+    fn head_subject(&self, encoded: &str) -> String {
+        format!("$O.{}.M.{encoded}", self.name)
+    }
+
+    fn object_name(&self, epoch: u64) -> String {
+        format!("{}/{epoch:020}", self.partition)
+    }
+
+    fn epoch_of(&self, encoded: &str) -> Option<u64> {
+        let name = String::from_utf8(URL_SAFE.decode(encoded).ok()?).ok()?;
+        name.strip_prefix(&format!("{}/", self.partition))?.parse().ok()
+    }
+
+    /// A head as object store clients read it.
+    pub(crate) fn encode_head(&self, head: &Head) -> Result<Vec<u8>, String> {
+        let Head { found: FoundSnapshot { stored, bytes, digest, object }, chunks } = head;
+        let size = |number: &u64| usize::try_from(*number).map_err(|error| error.to_string());
+        let info = ObjectInfo {
+            name: self.object_name(stored.marker.epoch),
+            description: None,
+            metadata: [
+                (FORMAT.to_string(), FORMAT_KNOWN.to_string()),
+                (SEQUENCE.to_string(), stored.sequence.to_string()),
+                (MARKER.to_string(), String::from_utf8_lossy(&stored.marker.encode()).into_owned()),
+            ]
+            .into(),
+            headers: None,
+            options: Some(ObjectOptions { link: None, max_chunk_size: Some(CHUNK_BYTES) }),
+            bucket: self.name.clone(),
+            nuid: object.clone(),
+            size: size(bytes)?,
+            chunks: size(chunks)?,
+            modified: None,
+            digest: Some(format!("{DIGEST_PREFIX}{}", URL_SAFE.encode(digest))),
+            deleted: false,
+        };
+        serde_json::to_vec(&info).map_err(|error| error.to_string())
+    }
+}
+
+impl Listing {
+    fn add(&mut self, layout: &Layout, info: SubjectsInfo) {
+        self.bytes = info.state.bytes;
+        self.broker_time = WallTime(info.ts.parse::<jiff::Timestamp>().map_or(0, |time| time.as_millisecond()));
+        let (heads, chunks) = (layout.head_subject(""), layout.chunk_subject(""));
+        for (subject, count) in info.state.subjects.unwrap_or_default() {
+            if let Some(id) = subject.strip_prefix(&chunks) {
+                self.chunks.insert(id.to_string(), count);
+            } else if let Some(epoch) = subject.strip_prefix(&heads).and_then(|name| layout.epoch_of(name)) {
+                self.heads.push((epoch, subject));
+            }
+        }
+        self.heads.sort();
+    }
+
+    /// The listing that one answer makes; for `tests/fuzz`.
+    pub(crate) fn parse(layout: &Layout, answer: &[u8]) -> Result<Listing, String> {
+        let mut listing = Listing::default();
+        listing.add(layout, serde_json::from_slice(answer).map_err(|error| error.to_string())?);
+        Ok(listing)
+    }
+}
+
 /// One token of a subject, without wildcards.
 fn is_plain(id: &str) -> bool {
     !id.is_empty() && !id.contains(|letter: char| letter.is_whitespace() || matches!(letter, '.' | '*' | '>'))
 }
 
-fn decode_head(payload: &[u8], epoch: u64) -> Result<Head, String> {
+pub(crate) fn decode_head(payload: &[u8], epoch: u64) -> Result<Head, String> {
     let info: ObjectInfo = serde_json::from_slice(payload).map_err(|error| format!("its head: {error}"))?;
     if info.deleted {
         return Err("it was deleted".to_string());

@@ -43,7 +43,7 @@ pub(crate) async fn read(
     let config = json!({
         "name": reader,
         "deliver_policy": "by_start_sequence",
-        "opt_start_seq": after + 1,
+        "opt_start_seq": after.saturating_add(1),
         "ack_policy": "none",
         "filter_subjects": [format!("{prefix}.chg"), names::marker_filter(&prefix)],
         "replay_policy": "instant",
@@ -108,7 +108,7 @@ async fn assemble(broker: &Broker, pull: &mut Pull, up_to: u64, bytes_max: usize
 
 /// Chunks of the epoch in the making, and whole epochs.
 #[derive(Default)]
-struct Assembly {
+pub(crate) struct Assembly {
     whole: Vec<Change>,
     bytes: usize,
     delta: Vec<u8>,
@@ -116,7 +116,7 @@ struct Assembly {
 }
 
 impl Assembly {
-    fn add(&mut self, sequence: u64, message: &Message) -> Result<(), Fault> {
+    pub(crate) fn add(&mut self, sequence: u64, message: &Message) -> Result<(), Fault> {
         self.bytes += message.payload.len();
         if message.subject.as_str().ends_with(".chg") {
             self.delta.extend_from_slice(&message.payload);
@@ -137,7 +137,7 @@ impl Assembly {
         Ok(())
     }
 
-    fn finish(self, up_to: u64) -> Result<Vec<Change>, Fault> {
+    pub(crate) fn finish(self, up_to: u64) -> Result<Vec<Change>, Fault> {
         if self.chunks > 0 {
             return Err(Fault::Damaged(format!(
                 "{} change chunks before sequence {up_to} have no marker",

@@ -44,6 +44,24 @@ impl Saved {
         let unknown = |(key, value): &(&String, &Value)| !FOR_PEOPLE.contains(&key.as_str()) && is_set(value);
         self.others.iter().filter(unknown).map(|(key, _)| key.as_str()).collect()
     }
+
+    fn options(self) -> Result<ConnectOptions, BrokerError> {
+        let some = |text: String| Some(text).filter(|text| !text.is_empty());
+        let file = |text: String| some(text).map(|text| expand(&text));
+        ConnectOptions {
+            servers: some(self.url).into_iter().collect(),
+            creds: file(self.creds),
+            nkey: file(self.nkey).map(|path| path.to_string_lossy().into_owned()),
+            user: some(self.user),
+            password: some(self.password),
+            token: some(self.token),
+            tls: Tls { ca: file(self.ca), cert: file(self.cert), key: file(self.key) },
+            domain: some(self.jetstream_domain),
+            inbox_prefix: some(self.inbox_prefix),
+            name: None,
+        }
+        .take_credentials()
+    }
 }
 
 /// Reads a saved context; without a name the selected one. `Ok(None)` when no name is given and none is selected.
@@ -77,29 +95,25 @@ fn load_from(folder: &Path, name: Option<&str>) -> Result<Option<ConnectOptions>
     let path = folder.join("context").join(format!("{name}.json"));
     let fail = |cause: String| BrokerError::Options(format!("context {name} ({}): {cause}", path.display()));
     let text = read_text(&path).map_err(|error| fail(error.to_string()))?;
-    // The parser quotes what it does not like, and that may be a password.
-    let saved: Saved = serde_json::from_str(&text)
-        .map_err(|error| fail(format!("line {}, column {}: not a context", error.line(), error.column())))?;
+    let saved = parse(&text).map_err(fail)?;
     let keys = saved.not_understood();
     if !keys.is_empty() {
         warn!(context = ?name, keys = keys.join(", "), "settings of the saved context that are not used");
     }
-    let some = |text: String| Some(text).filter(|text| !text.is_empty());
-    let file = |text: String| some(text).map(|text| expand(&text));
-    ConnectOptions {
-        servers: some(saved.url).into_iter().collect(),
-        creds: file(saved.creds),
-        nkey: file(saved.nkey).map(|path| path.to_string_lossy().into_owned()),
-        user: some(saved.user),
-        password: some(saved.password),
-        token: some(saved.token),
-        tls: Tls { ca: file(saved.ca), cert: file(saved.cert), key: file(saved.key) },
-        domain: some(saved.jetstream_domain),
-        inbox_prefix: some(saved.inbox_prefix),
-        name: None,
-    }
-    .take_credentials()
-    .map(Some)
+    saved.options().map(Some)
+}
+
+fn parse(text: &str) -> Result<Saved, String> {
+    // The parser quotes what it does not like, and that may be a password.
+    serde_json::from_str(text)
+        .map_err(|error| format!("line {}, column {}: not a context", error.line(), error.column()))
+}
+
+/// The text of a context as options; for `tests/fuzz`.
+pub(crate) fn options(text: &str) -> Result<ConnectOptions, String> {
+    let saved = parse(text)?;
+    let _ = saved.not_understood();
+    saved.options().map_err(|error| error.to_string())
 }
 
 /// `~/` at the start is the home folder.

@@ -118,7 +118,7 @@ impl Fetcher {
         if let Some(cursor) = self.cursor
             && self.is_behind
         {
-            self.place(source, cursor.stream_seq + 1).await?;
+            self.place(source, cursor.stream_seq.saturating_add(1)).await?;
             info!(consumer = %source.target.consumer(), after = cursor.stream_seq, "reading by the consumer again");
         }
         let (Some(pull), Some(cursor)) = (self.pull.take(), self.cursor) else {
@@ -214,7 +214,7 @@ impl Fetcher {
 
     /// Everything that the stream holds was delivered: what is gone behind that will never come, and is told now.
     async fn settle(&mut self, source: &Source<'_>, info: &StreamInfo) -> Result<Vec<Hole>, Fault> {
-        let (from, last) = (source.acks().known() + 1, info.state.last_sequence);
+        let (from, last) = (source.acks().known().saturating_add(1), info.state.last_sequence);
         let jumps: &[(u64, u64)] = if from <= last { &[(from, last)] } else { &[] };
         let mut holes = self.deleted.among(source.broker, &source.target.stream, info, jumps).await?;
         let mut acks = source.acks();
@@ -222,7 +222,7 @@ impl Fetcher {
         let known = acks.known();
         holes.retain(|hole| known < hole.last);
         if let Some(first) = holes.first_mut() {
-            first.first = first.first.max(known + 1);
+            first.first = first.first.max(known.saturating_add(1));
         }
         acks.set_known(known.max(last));
         if let Some(hole) = holes.last() {
@@ -258,7 +258,7 @@ impl Fetcher {
         let mut filling = Filling::new(cursor, known, events, bytes, &mut self.scratch);
         let mut is_end = false;
         while care.is_reading() && !filling.is_full() && !is_end && Instant::now() < until {
-            let from = filling.cursor.stream_seq + 1;
+            let from = filling.cursor.stream_seq.saturating_add(1);
             let found = self.walk.next(broker, &target.stream, &target.subject, from).await?;
             is_end = found.is_empty();
             for message in &found {
@@ -310,16 +310,16 @@ impl Fetcher {
     async fn restart(&mut self, source: &Source<'_>, deadline: Instant) -> Result<Fetched, Fault> {
         let restarted = |pending| Fetched { pending, restarted: true, ..Fetched::default() };
         let next = match self.cursor {
-            Some(cursor) => cursor.stream_seq + 1,
+            Some(cursor) => cursor.stream_seq.saturating_add(1),
             None => {
                 let state = consumer_state(source.broker, source.target).await?;
-                let next = state.map_or(0, |state| state.ack_floor.stream_seq) + 1;
+                let next = state.map_or(0, |state| state.ack_floor.stream_seq).saturating_add(1);
                 self.reset(source, next, next.saturating_sub(1)).await?;
                 return Ok(restarted(self.cursor.unwrap_or_default().pending));
             }
         };
         let info = source.broker.stream_info(&source.target.stream).await?;
-        if created(&info) != self.created || next > info.state.last_sequence + 1 {
+        if created(&info) != self.created || next > info.state.last_sequence.saturating_add(1) {
             warn!(next, last = info.state.last_sequence, "input stream was made again or is shorter than before");
             tokio::time::sleep_until(deadline).await;
             return Ok(restarted(0));

@@ -65,9 +65,10 @@ impl<'a> Filling<'a> {
     pub(crate) fn take(&mut self, message: &Message) -> Result<(), String> {
         let reply = message.reply.as_ref().map_or("", |reply| reply.as_str());
         let delivery = ack::parse(reply).ok_or_else(|| format!("delivery without an ack subject: {reply:?}"))?;
-        if delivery.consumer_seq != self.cursor.consumer_seq + 1 {
-            let expected = self.cursor.consumer_seq + 1;
-            return Err(format!("delivery {} came where {expected} was due", delivery.consumer_seq));
+        // Numbers are whatever the reply says: none may overflow.
+        if Some(delivery.consumer_seq) != self.cursor.consumer_seq.checked_add(1) {
+            let last = self.cursor.consumer_seq;
+            return Err(format!("delivery {} came where the one behind {last} was due", delivery.consumer_seq));
         }
         self.cursor.consumer_seq = delivery.consumer_seq;
         self.cursor.pending = delivery.pending;
@@ -92,6 +93,10 @@ impl<'a> Filling<'a> {
 
     /// Copies a message that was read by itself, with its whole header block when no client can read it.
     pub(crate) fn take_stored(&mut self, message: &Stored) {
+        if message.sequence <= self.cursor.stream_seq {
+            // It was not asked for.
+            return;
+        }
         self.step(message.sequence);
         self.cursor.pending = self.cursor.pending.saturating_sub(1);
         self.scratch.clear();
@@ -107,10 +112,32 @@ impl<'a> Filling<'a> {
     }
 
     fn step(&mut self, sequence: u64) {
-        if sequence > self.known + 1 {
+        if sequence.saturating_sub(1) > self.known {
             self.jumps.push((self.known + 1, sequence - 1));
         }
         self.known = self.known.max(sequence);
         self.cursor.stream_seq = sequence;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stored(sequence: u64) -> Stored {
+        let (subject, payload) = ("s".to_string(), "payload".into());
+        Stored { sequence, subject, headers: async_nats::HeaderMap::new(), unreadable: None, payload, stored_ms: 0 }
+    }
+
+    #[test]
+    fn what_was_not_asked_for_is_left_out() {
+        let (mut scratch, cursor) = (Vec::new(), Cursor { stream_seq: 5, ..Cursor::default() });
+        let mut filling = Filling::new(cursor, 5, 10, 1000, &mut scratch);
+        for sequence in [0, 5, 6, 6, 4, u64::MAX, 9] {
+            filling.take_stored(&stored(sequence));
+        }
+        let taken: Vec<u64> = filling.batch.events.iter().map(|event| event.sequence).collect();
+        assert_eq!(taken, [6, u64::MAX]);
+        assert_eq!(filling.jumps, [(7, u64::MAX - 1)]);
     }
 }

@@ -78,6 +78,7 @@ impl Deleted {
             let details: StreamInfo = broker.api(stream, &format!("STREAM.INFO.{stream}"), &body).await?;
             self.list = details.state.deleted.clone().unwrap_or_default();
             self.list.sort_unstable();
+            self.list.dedup();
         }
         Ok(())
     }
@@ -89,10 +90,10 @@ fn inside(info: &Info) -> HoleCause {
 }
 
 /// The parts of `jumps` that are below `first` or in `deleted` (sorted); what is side by side for one cause is one hole.
-fn gone(jumps: &[(u64, u64)], first: u64, deleted: &[u64], inside: HoleCause) -> Vec<Hole> {
+pub(crate) fn gone(jumps: &[(u64, u64)], first: u64, deleted: &[u64], inside: HoleCause) -> Vec<Hole> {
     let mut holes: Vec<Hole> = Vec::new();
     let mut add = |from: u64, to: u64, cause: HoleCause| match holes.last_mut() {
-        Some(hole) if hole.last + 1 == from && hole.cause == cause => hole.last = to,
+        Some(hole) if hole.last.checked_add(1) == Some(from) && hole.cause == cause => hole.last = to,
         _ => holes.push(Hole { first: from, last: to, cause }),
     };
     for &(from, to) in jumps {
@@ -132,5 +133,14 @@ mod tests {
         );
         assert_eq!(gone(&[(1, 4)], 3, &[3, 4], HoleCause::Expired), [hole(1, 4, HoleCause::Expired)]);
         assert_eq!(gone(&[(1, 4)], 100, &[], HoleCause::Deleted), [hole(1, 4, HoleCause::Expired)]);
+    }
+
+    #[test]
+    fn the_last_sequences_that_there_are_do_not_overflow() {
+        let last = u64::MAX;
+        assert_eq!(
+            gone(&[(last - 2, last), (last, last)], 1, &[last - 1, last], HoleCause::Deleted),
+            [hole(last - 1, last, HoleCause::Deleted), hole(last, last, HoleCause::Deleted)]
+        );
     }
 }

@@ -153,7 +153,7 @@ const LEASE_MIN: Duration = Duration::from_secs(4);
 
 /// How long a lease lasts is up to the operator who made the bucket, within reason. Tests of expiry stay possible: what
 /// is refused is what cannot work.
-fn leases(info: &StreamInfo, checked: &mut Checked) {
+pub(crate) fn leases(info: &StreamInfo, checked: &mut Checked) {
     let max_age = info.config.max_age;
     if max_age.is_zero() {
         checked.drift.push(Drift {
@@ -176,7 +176,7 @@ fn leases(info: &StreamInfo, checked: &mut Checked) {
 }
 
 /// The pipeline stream: limits that are an operator's to set, when they are too low.
-fn log(info: &StreamInfo, checked: &mut Checked) {
+pub(crate) fn log(info: &StreamInfo, checked: &mut Checked) {
     let config = &info.config;
     let largest = usize::try_from(config.max_message_size).unwrap_or(0);
     if largest > 0 && largest < MESSAGE_NEEDED {

@@ -57,12 +57,12 @@ async fn measure(broker: &Broker, target: &Target, position: u64) -> Result<Lag,
         Err(fault) => return Err(fault),
     };
     let position = consumer.as_ref().map_or(position, |consumer| position.max(consumer.ack_floor.stream_seq));
-    let Some(oldest) = first_from(broker, target, position + 1).await? else {
+    let Some(oldest) = first_from(broker, target, position.saturating_add(1)).await? else {
         return Ok(Lag { position, events: Some(0), oldest: None });
     };
     let events = match consumer {
         // Both numbers are of another moment than the message that was just found.
-        Some(consumer) => Some((consumer.num_pending + consumer.num_ack_pending).max(1)),
+        Some(consumer) => Some(consumer.num_pending.saturating_add(consumer.num_ack_pending).max(1)),
         None => stored_from(broker, target, oldest.0).await?,
     };
     Ok(Lag { position, events, oldest: Some(oldest.1) })
@@ -90,5 +90,5 @@ async fn stored_from(broker: &Broker, target: &Target, first: u64) -> Result<Opt
     }
     let body = json!({ "subjects_filter": target.subject });
     let info: Info = broker.api(&target.stream, &format!("STREAM.INFO.{}", target.stream), &body).await?;
-    Ok(Some(info.state.subjects.values().sum()))
+    Ok(Some(info.state.subjects.values().fold(0, |sum: u64, count| sum.saturating_add(*count))))
 }

@@ -237,8 +237,20 @@ async fn read(broker: &Broker, stream: &str, subject: &str) -> Result<Entry, Fau
     if message.headers.get("KV-Operation").is_some() {
         return Ok(Entry::Free { revision: message.sequence });
     }
-    let value: Value = serde_json::from_slice(&message.payload).unwrap_or_default();
+    let (holder, shown) = decode(&message.payload);
+    Ok(Entry::Taken { holder, revision: message.sequence, shown })
+}
+
+/// Who holds a lease, as its value says: as a host wrote it, if one did, and for people.
+fn decode(value: &[u8]) -> (Option<Holder>, LeaseHolder) {
+    let value: Value = serde_json::from_slice(value).unwrap_or_default();
     let host = value["host"].as_str().unwrap_or("a holder that does not decode").to_string();
     let shown = LeaseHolder { host, pid: value["pid"].as_u64().unwrap_or(0) };
-    Ok(Entry::Taken { holder: serde_json::from_value(value).ok(), revision: message.sequence, shown })
+    (serde_json::from_value(value).ok(), shown)
+}
+
+/// The holder for people, and the value as its host wrote it; for `tests/fuzz`.
+pub(crate) fn parse(value: &[u8]) -> (LeaseHolder, Option<Vec<u8>>) {
+    let (holder, shown) = decode(value);
+    (shown, holder.and_then(|holder| serde_json::to_vec(&holder).ok()))
 }

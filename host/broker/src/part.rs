@@ -37,7 +37,8 @@ pub(crate) struct Place {
 }
 
 /// One chunk as stored.
-struct Chunk {
+#[derive(Clone)]
+pub(crate) struct Chunk {
     sequence: u64,
     offset: u64,
     payload: bytes::Bytes,
@@ -52,27 +53,39 @@ pub(crate) async fn read(
     offset: u64,
     place: &Mutex<Place>,
 ) -> Result<Vec<u8>, Fault> {
-    if offset >= found.bytes {
-        return Err(Fault::Damaged(format!("snapshot {} ends at byte {}", found.object, found.bytes)));
-    }
     let reader = Reader { broker, bucket: Bucket::new(broker, target), id: &found.object };
     let start = Instant::now();
+    read_from(|from, count| reader.chunks(from, count, start), found, offset, place).await
+}
+
+/// [`read`] with whatever `ask` gives: up to so many chunks at or after a sequence.
+pub(crate) async fn read_from<F: Future<Output = Result<Vec<Chunk>, Fault>>>(
+    ask: impl Fn(u64, usize) -> F,
+    found: &FoundSnapshot,
+    offset: u64,
+    place: &Mutex<Place>,
+) -> Result<Vec<u8>, Fault> {
+    let id = &found.object;
+    if offset >= found.bytes {
+        return Err(Fault::Damaged(format!("snapshot {id} ends at byte {}", found.bytes)));
+    }
     let last = place.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let is_known = last.object == found.object && last.offset == offset;
+    let is_known = last.object == *id && last.offset == offset;
     let mut from = if is_known { last.sequence } else { 1 };
     // The way to a place that is not known is by single chunks.
     let mut count = if is_known || offset == 0 { PART_CHUNKS } else { 1 };
     loop {
-        let chunks = reader.chunks(from, count, start).await?;
-        let first = chunks.first().ok_or_else(|| reader.missing(offset))?;
+        let chunks = ask(from, count).await?;
+        let first = chunks.first().ok_or_else(|| missing(id, offset))?;
         let length = (first.payload.len() as u64).max(1);
         // Offsets and sequences are whatever somebody has stored: no sum of them may overflow.
         if first.offset > offset {
-            return Err(reader.missing(offset));
+            return Err(missing(id, offset));
         }
         if first.offset.saturating_add(length) <= offset {
             // Every chunk but the last is as long as this one.
-            from = first.sequence.saturating_add((offset - first.offset) / length);
+            let skipped = (offset - first.offset) / length;
+            from = first.sequence.checked_add(skipped).ok_or_else(|| missing(id, offset))?;
             continue;
         }
         if count == 1 {
@@ -80,15 +93,45 @@ pub(crate) async fn read(
             count = PART_CHUNKS;
             continue;
         }
-        let (bytes, sequence) = reader.join(&chunks, offset)?;
+        let (bytes, sequence) = join(&chunks, offset).ok_or_else(|| missing(id, offset))?;
         let end = offset.saturating_add(bytes.len() as u64);
         if end > found.bytes {
-            let (id, claimed) = (&found.object, found.bytes);
-            return Err(Fault::Damaged(format!("snapshot {id} claims {claimed} bytes and goes on to {end}")));
+            return Err(Fault::Damaged(format!("snapshot {id} claims {} bytes and goes on to {end}", found.bytes)));
         }
-        let next = Place { object: found.object.clone(), offset: end, sequence: sequence.saturating_add(1) };
+        let next = Place { object: id.clone(), offset: end, sequence: sequence.saturating_add(1) };
         *place.lock().unwrap_or_else(PoisonError::into_inner) = next;
         return Ok(bytes);
+    }
+}
+
+fn missing(id: &str, offset: u64) -> Fault {
+    Fault::Damaged(format!("snapshot {id}: the chunk at byte {offset} is missing"))
+}
+
+/// The bytes from `offset` on, up to where a chunk is missing, and the sequence of the last chunk; `None` when there are
+/// none.
+fn join(chunks: &[Chunk], offset: u64) -> Option<(Vec<u8>, u64)> {
+    let mut bytes = Vec::with_capacity(chunks.iter().map(|chunk| chunk.payload.len()).sum());
+    let mut sequence = 0;
+    for chunk in chunks {
+        let expected = offset.saturating_add(bytes.len() as u64);
+        let rest = expected.checked_sub(chunk.offset).and_then(|skipped| usize::try_from(skipped).ok());
+        match rest.and_then(|skipped| chunk.payload.get(skipped..)) {
+            Some(rest) if !rest.is_empty() => bytes.extend_from_slice(rest),
+            _ => break,
+        }
+        sequence = chunk.sequence;
+    }
+    (!bytes.is_empty()).then_some((bytes, sequence))
+}
+
+impl Chunk {
+    /// `offset` is what its header says.
+    pub(crate) fn new(id: &str, sequence: u64, offset: Option<&str>, payload: bytes::Bytes) -> Result<Chunk, Fault> {
+        let offset = offset
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| Fault::Damaged(format!("snapshot {id}: a chunk does not say where it begins")))?;
+        Ok(Chunk { sequence, offset, payload })
     }
 }
 
@@ -99,26 +142,6 @@ struct Reader<'a> {
 }
 
 impl Reader<'_> {
-    fn missing(&self, offset: u64) -> Fault {
-        Fault::Damaged(format!("snapshot {}: the chunk at byte {offset} is missing", self.id))
-    }
-
-    /// The bytes from `offset` on, up to where a chunk is missing, and the sequence of the last chunk.
-    fn join(&self, chunks: &[Chunk], offset: u64) -> Result<(Vec<u8>, u64), Fault> {
-        let mut bytes = Vec::with_capacity(chunks.iter().map(|chunk| chunk.payload.len()).sum());
-        let mut sequence = 0;
-        for chunk in chunks {
-            let expected = offset.saturating_add(bytes.len() as u64);
-            let rest = expected.checked_sub(chunk.offset).and_then(|skipped| usize::try_from(skipped).ok());
-            match rest.and_then(|skipped| chunk.payload.get(skipped..)) {
-                Some(rest) if !rest.is_empty() => bytes.extend_from_slice(rest),
-                _ => break,
-            }
-            sequence = chunk.sequence;
-        }
-        if bytes.is_empty() { Err(self.missing(offset)) } else { Ok((bytes, sequence)) }
-    }
-
     /// Up to `count` chunks at or after a sequence; none only when the leader says that there is none.
     async fn chunks(&self, from: u64, count: usize, start: Instant) -> Result<Vec<Chunk>, Fault> {
         let chunks = self.direct(from, count, start).await?;
@@ -131,7 +154,7 @@ impl Reader<'_> {
             return Ok(Vec::new());
         };
         let offset = message.headers.get(OFFSET).map(|value| value.as_str());
-        Ok(vec![self.chunk(message.sequence, offset, message.payload)?])
+        Ok(vec![Chunk::new(self.id, message.sequence, offset, message.payload)?])
     }
 
     /// One request for several messages, answered by any replica.
@@ -175,13 +198,36 @@ impl Reader<'_> {
         let header = |name: &str| message.headers.as_ref().and_then(|headers| headers.get(name)).map(|it| it.as_str());
         let sequence = header("Nats-Sequence").and_then(|text| text.parse().ok());
         let sequence = sequence.ok_or_else(|| Fault::Unavailable("a chunk came without its sequence".to_string()))?;
-        self.chunk(sequence, header(OFFSET), message.payload.clone())
+        Chunk::new(self.id, sequence, header(OFFSET), message.payload.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+    use pelton_engine::epoch::Marker;
+    use pelton_engine::log::StoredMarker;
+
+    use super::*;
+
+    /// The part at an offset of an object of 100 bytes that has lost all chunks but its first.
+    fn part(sequence: u64, offset: u64) -> Result<Vec<u8>, Fault> {
+        let marker = include_bytes!("../../../tests/fuzz/corpus/stored/marker");
+        let stored = StoredMarker { sequence: 1, marker: Marker::decode(&marker[1..]).expect("a marker") };
+        let found = FoundSnapshot { stored, bytes: 100, digest: [0; 32], object: "0-1-x".to_string() };
+        let chunk = Chunk::new(&found.object, sequence, Some("0"), bytes::Bytes::from_static(b"0123456789"));
+        let ask = |from, _| {
+            let there = chunk.clone().map(|chunk| Vec::from_iter((from <= sequence).then_some(chunk)));
+            std::future::ready(there)
+        };
+        read_from(ask, &found, offset, &Mutex::default()).now_or_never().expect("nothing is waited for")
     }
 
-    fn chunk(&self, sequence: u64, offset: Option<&str>, payload: bytes::Bytes) -> Result<Chunk, Fault> {
-        let offset = offset
-            .and_then(|text| text.parse().ok())
-            .ok_or_else(|| Fault::Damaged(format!("snapshot {}: a chunk does not say where it begins", self.id)))?;
-        Ok(Chunk { sequence, offset, payload })
+    #[test]
+    fn behind_the_last_sequence_nothing_is_searched() {
+        assert_eq!(part(u64::MAX, 4), Ok(b"456789".to_vec()));
+        for sequence in [u64::MAX, u64::MAX - 3] {
+            assert!(matches!(part(sequence, 50), Err(Fault::Damaged(text)) if text.contains("byte 50 is missing")));
+        }
     }
 }

@@ -198,7 +198,7 @@ impl Replies {
 }
 
 /// What one answer says; `None` when it only says "received so far".
-fn answer(message: &Message, is_commit: bool, id: &str, count: usize) -> Option<Published> {
+pub(crate) fn answer(message: &Message, is_commit: bool, id: &str, count: usize) -> Option<Published> {
     if let Some(status) = message.status {
         return Some(Published::Refused(format!("no stream takes the batch (status {status})")));
     }

@@ -138,7 +138,7 @@ pub(crate) async fn find(broker: &Broker, target: &Target, epoch_max: u64) -> Re
 
 /// What the head says against what may be and what is there. Whoever reads it may rely on the length then: memory for
 /// the state grows with what is read, up to it.
-fn check(head: Head, listing: &Listing, bytes_max: u64) -> Result<FoundSnapshot, String> {
+pub(crate) fn check(head: Head, listing: &Listing, bytes_max: u64) -> Result<FoundSnapshot, String> {
     let Head { found, chunks } = head;
     if found.bytes > bytes_max {
         return Err(format!("it claims {} bytes, and with `limits.state` it may have {bytes_max}", found.bytes));
@@ -174,7 +174,8 @@ async fn find_marker(broker: &Broker, target: &Target, wanted: &StoredMarker) ->
         if is_wanted(&message.payload) {
             return Ok(Some(message.sequence));
         }
-        from = message.sequence + 1;
+        let Some(next) = message.sequence.checked_add(1) else { break };
+        from = next;
     }
     Ok(None)
 }

@@ -107,7 +107,9 @@ impl Walk {
         from: u64,
     ) -> Result<Vec<Stored>, Fault> {
         let asked = self.window;
-        let found = try_join_all((0..asked).map(|step| broker.next_message(stream, subject, from + step))).await?;
+        let found =
+            try_join_all((0..asked).map(|step| broker.next_message(stream, subject, from.saturating_add(step))))
+                .await?;
         // Each answer is the first message at or behind its sequence. Behind an answer that says "none" a message may
         // have been stored that this request did not see yet.
         let mut messages: Vec<Stored> = found.into_iter().map_while(|message| message).collect();
@@ -116,6 +118,12 @@ impl Walk {
         self.window = if is_dense { (asked * 2).min(WINDOW_MAX) } else { (messages.len() as u64).max(1) };
         Ok(messages)
     }
+}
+
+/// A whole answer; for `tests/fuzz`.
+pub(crate) fn parse(answer: &[u8]) -> Result<Stored, String> {
+    let answer: Answer = serde_json::from_slice(answer).map_err(|error| error.to_string())?;
+    decode(answer.message)
 }
 
 fn decode(raw: Raw) -> Result<Stored, String> {

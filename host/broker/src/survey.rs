@@ -82,7 +82,7 @@ async fn input(broker: &Broker, target: &Target, acks: &Mutex<Acks>) -> Result<I
     let all_delivered = consumer.zip(reached).and_then(|(consumer, reached)| {
         let is_ours = consumer.created == *reached.placed;
         // What is gone and was not known to be read is no proof but a hole, and the next fetch tells it.
-        let is_whole = facts.first_sequence <= acks.known() + 1;
+        let is_whole = facts.first_sequence <= acks.known().saturating_add(1);
         let is_received = consumer.num_pending == 0 && consumer.delivered.consumer_seq == reached.consumer_seq;
         let is_all = is_ours && is_whole && is_received;
         if !is_all {

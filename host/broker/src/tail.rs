@@ -47,7 +47,7 @@ pub async fn tail(broker: &Broker, stream: &str, filter: &str, from: Option<u64>
     let fail = |fault: Fault| request_error(stream, filter, &fault);
     let next = match from {
         Some(sequence) => sequence.max(1),
-        None => broker.stream_info(stream).await.map_err(fail)?.state.last_sequence + 1,
+        None => broker.stream_info(stream).await.map_err(fail)?.state.last_sequence.saturating_add(1),
     };
     let mut tail = Tail {
         broker: broker.clone(),
@@ -97,7 +97,7 @@ impl Tail {
     async fn look(&mut self) -> Result<(), Fault> {
         let found = self.walk.next(&self.broker, &self.stream, &self.filter, self.next).await?;
         if let Some(last) = found.last() {
-            self.next = last.sequence + 1;
+            self.next = last.sequence.saturating_add(1);
         }
         self.waiting.extend(found);
         Ok(())

@@ -1,4 +1,6 @@
-//! A real nats-server for tests: own port, own folder, killed and started again at will.
+//! A real nats-server for tests: own port, own folder, killed and started again at will. [`foreign`] is for `tests/fuzz`.
+
+pub mod foreign;
 
 use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};

@@ -3,9 +3,9 @@
 //! A list of shapes does not bound a compiler: 27 kB within all limits of shape can hold it for minutes. So the program
 //! has the work done by a child that may be killed ([`child`], [`serve`]), and keeps what it made ([`cache`]).
 
-mod cache;
-mod child;
-mod serve;
+pub(crate) mod cache;
+pub(crate) mod child;
+pub(crate) mod serve;
 
 use pelton_engine::guest::World;
 use wasmtime::Engine;

@@ -1,7 +1,11 @@
-//! The checks of a module's bytes and replies for `tests/fuzz`, without a module that would say such things.
+//! The checks of a module's bytes, replies and machine code for `tests/fuzz`, without a module or a compiler that would
+//! say such things.
 //!
 //! What a guest says comes in the engine's own types, which have the same fields as those of the contract, and goes
 //! through the code that every real reply goes through.
+
+use std::io;
+use std::path::Path;
 
 use pelton_engine::event::{Events, Field, Kind, TextColumn};
 use pelton_engine::guest::{
@@ -10,8 +14,8 @@ use pelton_engine::guest::{
 
 use crate::bindings::exports::pelton::guest::{meta, reducers, window_rules};
 use crate::bindings::pelton::guest::types as wit;
-use crate::compile::Child;
 pub use crate::compile::Cost;
+use crate::compile::{Child, Compiled, Id, cache, child, serve};
 use crate::convert::{self, Rows};
 use crate::error::LoadError;
 use crate::lend::{Lend, LentEvents, LentPanes, groups, to_wit};
@@ -219,4 +223,82 @@ pub fn lend_groups(ours: &mut Groups) {
     let mut lent = groups();
     lent.swap_with(ours);
     lent.swap_with(ours);
+}
+
+/// A module in machine code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Code {
+    pub world: World,
+    pub fast: Vec<u8>,
+    pub judge: Vec<u8>,
+}
+
+impl From<Compiled> for Code {
+    fn from(Compiled { world, fast, judge }: Compiled) -> Code {
+        Code { world, fast, judge }
+    }
+}
+
+impl From<Code> for Compiled {
+    fn from(Code { world, fast, judge }: Code) -> Compiled {
+        Compiled { world, fast, judge }
+    }
+}
+
+/// The cache of compiled modules; here a module is one byte.
+pub struct Cache(cache::Cache);
+
+impl Cache {
+    /// Opens the folder, or makes it.
+    ///
+    /// # Errors
+    /// When it cannot be used.
+    pub fn open(folder: &Path) -> io::Result<Cache> {
+        cache::Cache::open(folder).map(Cache)
+    }
+
+    #[must_use]
+    pub fn get(&self, module: u8) -> Option<Code> {
+        self.0.get(id(module)).map(Code::from)
+    }
+
+    /// Keeps a module.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn put(&self, module: u8, code: &Code) -> io::Result<()> {
+        self.0.put(id(module), &code.clone().into())
+    }
+
+    /// These bytes as the file of an entry, with the hash that the cache itself would put before them.
+    #[must_use]
+    pub fn sealed(&self, module: u8, entry: &[u8]) -> Vec<u8> {
+        [&self.0.tag(id(module), entry), entry].concat()
+    }
+}
+
+fn id(module: u8) -> Id {
+    Id { build: [0; 32], module: [module; 32] }
+}
+
+/// What is in an entry, without the hash.
+#[must_use]
+pub fn cache_entry(code: &Code) -> Vec<u8> {
+    cache::encode(&code.clone().into())
+}
+
+/// What a compiler in a child process answered; `None` when that is no answer.
+#[must_use]
+pub fn answer(bytes: &[u8]) -> Option<Result<Code, LoadError>> {
+    child::parse(bytes).map(|(answer, _)| answer.map(Code::from))
+}
+
+/// The answer as such a compiler writes it.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_answer(answer: &Result<Code, LoadError>) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    serve::write(&mut bytes, &answer.clone().map(Compiled::from))?;
+    Ok(bytes)
 }

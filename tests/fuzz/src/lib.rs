@@ -4,11 +4,16 @@
 //! assertion of the target. `tests/corpus.rs` runs what is kept in `corpus/` and mutations of it; `src/fuzz.rs` lets
 //! libFuzzer search; `src/replay.rs` runs one file.
 
+mod address;
 mod bytes;
+mod cache;
+mod control;
 mod decode;
 mod guest;
+mod headers;
 mod module;
 pub mod mutate;
+mod object;
 mod plan;
 mod snapshot;
 mod stored;
@@ -24,10 +29,15 @@ mod oracle;
 pub type Target = fn(&[u8]);
 
 /// All targets by name; each has a folder in `corpus/`.
-pub const TARGETS: [(&str, Target); 7] = [
+pub const TARGETS: [(&str, Target); 12] = [
+    ("address", address::run),
+    ("cache", cache::run),
+    ("control", control::run),
     ("decode", decode::run),
     ("guest", guest::run),
+    ("headers", headers::run),
     ("module", module::run),
+    ("object", object::run),
     ("plan", plan::run),
     ("snapshot", snapshot::run),
     ("stored", stored::run),

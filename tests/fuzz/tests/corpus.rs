@@ -83,6 +83,21 @@ fn keep(name: &str, seed: u64, input: &[u8]) -> PathBuf {
 }
 
 #[test]
+fn address() {
+    check("address");
+}
+
+#[test]
+fn cache() {
+    check("cache");
+}
+
+#[test]
+fn control() {
+    check("control");
+}
+
+#[test]
 fn decode() {
     check("decode");
 }
@@ -93,8 +108,18 @@ fn guest() {
 }
 
 #[test]
+fn headers() {
+    check("headers");
+}
+
+#[test]
 fn module() {
     check("module");
+}
+
+#[test]
+fn object() {
+    check("object");
 }
 
 #[test]

@@ -94,7 +94,7 @@ impl Cache {
     /// When it cannot be written; nothing of it is there then.
     pub(crate) fn put(&self, id: Id, compiled: &Compiled) -> io::Result<()> {
         let entry = encode(compiled);
-        let tag = self.hash(id, &entry).finalize().into_bytes();
+        let tag = self.tag(id, &entry);
         let folder = subfolder(&subfolder(&self.folder, "modules")?, &hex(&id.build))?;
         create(&folder, &hex(&id.module), &[&tag, &entry], Place::Replace)?;
         self.prune()
@@ -111,6 +111,11 @@ impl Cache {
         let mut bytes = Vec::new();
         file.take(ENTRY_BYTES_MAX).read_to_end(&mut bytes)?;
         Ok(Some(bytes))
+    }
+
+    /// What proves that this cache has written `entry` for `id`.
+    pub(crate) fn tag(&self, id: Id, entry: &[u8]) -> [u8; TAG_BYTES] {
+        self.hash(id, entry).finalize().into_bytes().into()
     }
 
     fn hash(&self, id: Id, entry: &[u8]) -> Hmac<Sha256> {
@@ -147,7 +152,7 @@ impl Cache {
     }
 }
 
-fn encode(compiled: &Compiled) -> Vec<u8> {
+pub(crate) fn encode(compiled: &Compiled) -> Vec<u8> {
     let Compiled { world, fast, judge } = compiled;
     let world = World::ALL.iter().position(|one| one == world).expect("`ALL` has all") as u8;
     let mut entry = Vec::with_capacity(HEAD_BYTES + fast.len() + judge.len());

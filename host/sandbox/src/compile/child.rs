@@ -163,14 +163,14 @@ fn read(mut from: impl Read, limit: u64) -> Vec<u8> {
 }
 
 /// A whole answer; `None` for anything else.
-fn parse(answer: &[u8]) -> Option<(Result<Compiled, LoadError>, Cost)> {
+pub(crate) fn parse(answer: &[u8]) -> Option<(Result<Compiled, LoadError>, Cost)> {
     let end = answer.iter().take(HEAD_BYTES_MAX).position(|byte| *byte == b'\n')?;
     let (head, code) = (&answer[..end], &answer[end + 1..]);
     let Head { cost, answer } = serde_json::from_slice(head).ok()?;
     match answer {
         Answer::Refused { refusal, message } => {
             let refusal = Refusal::ALL.into_iter().find(|one| one.name() == refusal)?;
-            Some((Err(refusal.because(message)), cost))
+            Some((Err(refusal.because(printable(&message, HEAD_BYTES_MAX))), cost))
         }
         Answer::Compiled { world, fast, judge } => {
             if fast.checked_add(judge)? != code.len() {
@@ -259,8 +259,12 @@ mod tests {
             assert!(parse(&whole[..cut]).is_none(), "{cut}");
         }
         assert!(parse(&[whole.as_slice(), b"x"].concat()).is_none());
-        let refused = head(r#"{"refused":{"refusal":"shape","message":"m"}}"#);
-        assert_eq!(parse(refused.as_bytes()).expect("an answer").0, Err(Refusal::Shape.because("m")));
+        let refused = |message: &str| {
+            let answer = head(&format!(r#"{{"refused":{{"refusal":"shape","message":"{message}"}}}}"#));
+            parse(answer.as_bytes()).expect("an answer").0
+        };
+        assert_eq!(refused("m"), Err(Refusal::Shape.because("m")));
+        assert_eq!(refused(r"a\u001b[2Jb"), Err(Refusal::Shape.because("a\\u{1b}[2Jb")));
         assert!(parse(compiled(usize::MAX, 2).as_bytes()).is_none());
         assert!(parse(&vec![b' '; 1 << 20]).is_none());
     }

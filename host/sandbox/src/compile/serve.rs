@@ -1,6 +1,6 @@
 //! The child's side: limits itself, reads a module, answers.
 
-use std::io::{self, BufRead as _, Read as _, Write as _};
+use std::io::{self, BufRead as _, Read as _};
 use std::process::ExitCode;
 
 use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
@@ -30,7 +30,7 @@ fn answer() -> io::Result<()> {
     limit(&question.limits)?;
     let mut bytes = Vec::new();
     stdin.take(question.shape.module_bytes as u64 + 1).read_to_end(&mut bytes)?;
-    write(&super::compile(&bytes, &question.shape))
+    write(&mut io::stdout().lock(), &super::compile(&bytes, &question.shape))
 }
 
 /// Takes from this process what a compiler does not need.
@@ -49,8 +49,8 @@ fn limit(limits: &CompileLimits) -> io::Result<()> {
     Ok(())
 }
 
-fn write(result: &Result<Compiled, LoadError>) -> io::Result<()> {
-    let mut out = io::stdout().lock();
+/// The answer as [`parse`](super::child::parse) reads it.
+pub(crate) fn write(out: &mut impl io::Write, result: &Result<Compiled, LoadError>) -> io::Result<()> {
     let (answer, code) = match result {
         Err(LoadError { refusal, message }) => {
             (Answer::Refused { refusal: refusal.name().to_owned(), message: message.clone() }, [&[][..], &[]])
