@@ -59,7 +59,8 @@ fn get_json(base: &str, path: &str) -> Option<Value> {
     let deadline = Instant::now() + PATIENCE;
     let mut stream = TcpStream::connect_timeout(&address, left(deadline)?).ok()?;
     stream.set_write_timeout(Some(left(deadline)?)).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").ok()?;
+    // In one piece: who answers the first piece and hangs up resets the connection when another one comes.
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n").as_bytes()).ok()?;
     let answer = read_to_end(&mut stream, deadline)?;
     let body = memchr::memmem::find(&answer, b"\r\n\r\n")? + 4;
     serde_json::from_slice(&answer[body..]).ok()
