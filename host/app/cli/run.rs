@@ -1,11 +1,14 @@
 //! `pelton run`: from a stream, or from a file without any broker.
 
+use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use pelton_broker::ConnectOptions;
+use pelton_files::Links;
+use pelton_serve::{Access, Token};
 
 use super::connection::ConnectionArgs;
 use super::failure::Failure;
@@ -35,6 +38,9 @@ Examples:
 
 /// Default port of metrics: the one that exporters of OpenTelemetry use.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
+
+/// Bytes of a file with a token.
+const TOKEN_FILE_BYTES_MAX: usize = 4 << 10;
 
 /// Run a pipeline
 #[derive(Debug, Args)]
@@ -67,6 +73,10 @@ pub(crate) struct RunArgs {
     /// Serve /metrics and /healthz here while a stream is run; `off` does not [default: 127.0.0.1:9464, or a free port]
     #[arg(long, value_name = "ADDRESS", env = "PELTON_LISTEN", value_parser = parse_listen)]
     listen: Option<Listen>,
+    /// File with the token that clients of --listen have to send (`Authorization: Bearer`); without it, only loopback
+    /// addresses can be listened on
+    #[arg(long, value_name = "FILE", env = "PELTON_LISTEN_TOKEN", conflicts_with = "input")]
+    listen_token: Option<PathBuf>,
     /// Go on although events expired before they were read; the gap is reported as a dead letter
     #[arg(long, conflicts_with = "input")]
     accept_loss: bool,
@@ -111,6 +121,8 @@ pub(crate) struct StreamOptions {
     /// Stop when everything that is there at the start has been committed.
     pub(crate) drain: bool,
     pub(crate) listen: Listen,
+    /// Who may ask there.
+    pub(crate) access: Access,
     pub(crate) accept_loss: bool,
     /// Who holds the leases.
     pub(crate) holder: String,
@@ -158,6 +170,7 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
                 connect: args.connection.options()?,
                 drain: args.drain,
                 listen: args.listen.unwrap_or(Listen::Prefer(LISTEN)),
+                access: args.listen_token.map_or(Ok(Access::ThisMachine), |file| read_token(&file))?,
                 accept_loss: args.accept_loss,
                 holder: args.holder.unwrap_or_else(default_holder),
                 wait: args.wait,
@@ -217,6 +230,13 @@ fn parse_listen(text: &str) -> Result<Listen, String> {
     text.parse().map(Listen::At).map_err(|_| "expected an address such as 127.0.0.1:9464, or off".to_owned())
 }
 
+fn read_token(file: &Path) -> Result<Access, Failure> {
+    let wrong = |why: &dyn Display| Failure::usage(format!("the token file {} (--listen-token): {why}", file.display()));
+    let bytes = pelton_files::read(file, TOKEN_FILE_BYTES_MAX, Links::Follow).map_err(|error| wrong(&error))?;
+    let token: Result<Token, _> = String::from_utf8_lossy(&bytes).trim().parse();
+    token.map(Access::Token).map_err(|error| wrong(&error))
+}
+
 fn parse_wait(text: &str) -> Result<Duration, String> {
     let millis = super::when::parse_span(text)?;
     u64::try_from(millis).map(Duration::from_millis).map_err(|_| "a wait is not negative".to_owned())
@@ -246,6 +266,22 @@ mod tests {
         assert!(parse_partitions("0,x").is_err() && parse_partitions("").is_err());
         assert_eq!(Partitions::All.resolve(3).unwrap(), [0, 1, 2]);
         assert!(Partitions::Some(vec![0, 3]).resolve(3).is_err());
+    }
+
+    #[test]
+    fn a_token_is_read_and_a_wrong_one_is_not_shown() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("token");
+        let read = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            read_token(&file)
+        };
+        assert!(matches!(read("0123456789abcdef\n"), Ok(Access::Token(_))));
+        for wrong in ["", "secret\n", "secret and more secret"] {
+            let message = read(wrong).unwrap_err().to_string();
+            assert!(message.contains("--listen-token") && !message.contains("secret"), "{message}");
+        }
+        assert!(read_token(folder.path()).unwrap_err().to_string().contains("a folder"));
     }
 
     #[test]

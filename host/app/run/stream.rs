@@ -1,5 +1,6 @@
 //! Running from JetStream: one thread per partition drives the protocol, tokio carries its questions out.
 
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -14,7 +15,7 @@ use pelton_engine::partition::{Action, Config, Event, MakeEngine, Partition};
 use pelton_engine::plan::Plan;
 use pelton_engine::step::Envelope;
 use pelton_engine::store::Store;
-use pelton_serve::{Board, Server, Shape};
+use pelton_serve::{Access, Board, Server, Shape, StartError};
 use pelton_store::SledStore;
 use tokio::runtime::{Handle, Runtime};
 use tracing::{error, info, warn};
@@ -64,7 +65,7 @@ pub(crate) fn run(mut options: StreamOptions) -> Result<(), Failure> {
         return Ok(());
     };
     let board = Board::new();
-    let stop_serving = serve(&runtime, options.listen, &board)?;
+    let stop_serving = serve(&runtime, options.listen, &options.access, &board)?;
     let shared = Arc::new(Shared { options, plan, runtime: runtime.handle().clone(), broker });
     say_when_stopping(&shared);
     let threads: Vec<_> = shared
@@ -174,19 +175,26 @@ async fn try_connect(options: &StreamOptions, plan: &Plan) -> Result<Broker, Unr
 fn serve(
     runtime: &Runtime,
     listen: Listen,
+    access: &Access,
     board: &Board,
 ) -> Result<Option<tokio::sync::oneshot::Sender<()>>, Failure> {
+    let bind = |address| Server::bind(address, access.clone());
     let bound = match listen {
         Listen::Off => return Ok(None),
-        Listen::At(address) => runtime.block_on(Server::bind(address)),
+        Listen::At(address) => runtime.block_on(bind(address)),
         Listen::Prefer(address) => runtime.block_on(async {
-            match Server::bind(address).await {
+            match bind(address).await {
                 Ok(server) => Ok(server),
-                Err(_) => Server::bind(std::net::SocketAddr::new(address.ip(), 0)).await,
+                Err(_) => bind(SocketAddr::new(address.ip(), 0)).await,
             }
         }),
     };
-    let server = bound.map_err(|error| Failure::new(Exit::Environment, error))?;
+    let server = bound.map_err(|error| match error {
+        StartError::NotLoopback(_) => Failure::usage(error.to_string()).hint(
+            "--listen-token FILE makes clients send a token; or listen on 127.0.0.1, behind a proxy that authenticates",
+        ),
+        StartError::Listen { .. } => Failure::new(Exit::Environment, error),
+    })?;
     info!("metrics on http://{}/metrics, health on /healthz", server.address());
     let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
     let board = board.clone();

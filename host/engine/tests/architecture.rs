@@ -17,7 +17,7 @@ fn root() -> PathBuf {
 /// The first one is for both sides.
 const ALLOWED: [(&str, &str); 7] = [
     ("pelton-aggregates", "siphasher"),
-    ("pelton-engine", "pelton-aggregates serde serde_json toml_edit hashbrown rustc-hash thiserror sha2 base64 jiff"),
+    ("pelton-engine", "pelton-aggregates serde serde_json toml_edit hashbrown rustc-hash siphasher thiserror sha2 base64 jiff"),
     ("pelton-sandbox", "pelton-engine wasmtime wasmparser sha2 hmac rand rustix serde serde_json thiserror tracing"),
     ("pelton-store", "pelton-engine pelton-files sled crc32c rand thiserror tracing serde serde_json sha2 rustix"),
     (
@@ -26,7 +26,7 @@ const ALLOWED: [(&str, &str); 7] = [
     ),
     (
         "pelton-serve",
-        "pelton-engine bytes http-body-util hyper hyper-util prometheus-client serde serde_json thiserror tokio tracing",
+        "pelton-engine bytes http-body-util hyper hyper-util prometheus-client serde serde_json subtle thiserror tokio tracing",
     ),
     ("pelton-files", "rustix thiserror"),
 ];

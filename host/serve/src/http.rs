@@ -1,4 +1,4 @@
-//! The server: two routes, loopback only, bounded in everything that a client can take.
+//! The server: two routes, bounded in everything that a client can take, for this machine or for who has the token.
 //!
 //! It stands beside the work: whoever connects takes at most 32 file descriptors, the memory of so
 //! many requests and answers, and neither for longer than 10 s.
@@ -25,6 +25,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::board::{Board, Health, PartitionStatus};
+use crate::token::Token;
 
 /// What a client may take.
 #[derive(Clone, Copy, Debug)]
@@ -48,8 +49,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// There is no authentication, so only this machine may connect.
-    #[error("address {0} is not a loopback address; use 127.0.0.1 and a proxy that authenticates")]
+    /// Without a token, only this machine may connect.
+    #[error("address {0} is not a loopback address, and there is no token that clients would have to send")]
     NotLoopback(SocketAddr),
     /// The address is taken, or may not be used.
     #[error("could not listen on {address}")]
@@ -61,21 +62,31 @@ pub enum StartError {
 pub struct Server {
     listener: TcpListener,
     address: SocketAddr,
+    access: Access,
     bounds: Bounds,
+}
+
+/// Who gets answers.
+#[derive(Clone, Debug)]
+pub enum Access {
+    /// Whoever is on this machine.
+    ThisMachine,
+    /// Whoever sends this token, from anywhere. It travels as it is: TLS is the affair of a proxy.
+    Token(Token),
 }
 
 impl Server {
     /// Binds the address; port 0 takes a free one.
     ///
     /// # Errors
-    /// When the address is not loopback or cannot be bound.
-    pub async fn bind(address: SocketAddr) -> Result<Server, StartError> {
-        if !address.ip().is_loopback() {
+    /// When the address cannot be bound, or is not loopback and nobody would need a token.
+    pub async fn bind(address: SocketAddr, access: Access) -> Result<Server, StartError> {
+        if matches!(access, Access::ThisMachine) && !address.ip().is_loopback() {
             return Err(StartError::NotLoopback(address));
         }
         let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
         let address = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
-        Ok(Server { listener, address, bounds: BOUNDS })
+        Ok(Server { listener, address, access, bounds: BOUNDS })
     }
 
     /// The bound address, with the real port.
@@ -95,6 +106,7 @@ impl Server {
 
     async fn accept_all(self, board: Board) {
         let free = Arc::new(Semaphore::new(self.bounds.connections));
+        let access = Arc::new(self.access);
         // Dropped with this future, and every connection with it.
         let mut connections = JoinSet::new();
         loop {
@@ -102,9 +114,9 @@ impl Server {
             while connections.try_join_next().is_some() {}
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let (board, bounds) = (board.clone(), self.bounds);
+                    let (board, access, bounds) = (board.clone(), access.clone(), self.bounds);
                     connections.spawn(async move {
-                        serve(stream, board, bounds).await;
+                        serve(stream, board, access, bounds).await;
                         drop(place);
                     });
                 }
@@ -120,9 +132,9 @@ impl Server {
 }
 
 /// One request and its answer. What goes wrong is the client's affair.
-async fn serve(stream: TcpStream, board: Board, bounds: Bounds) {
+async fn serve(stream: TcpStream, board: Board, access: Arc<Access>, bounds: Bounds) {
     let answer = service_fn(move |request| {
-        let answer = answer(&request, &board);
+        let answer = answer(&request, &board, &access);
         async move { Ok::<_, Infallible>(answer) }
     });
     let connection = http1::Builder::new()
@@ -142,9 +154,17 @@ async fn serve(stream: TcpStream, board: Board, bounds: Bounds) {
 type Reply = Response<Full<Bytes>>;
 
 /// The answer to a request; its body is not read.
-fn answer(request: &Request<Incoming>, board: &Board) -> Reply {
-    if !is_for_us(request) {
-        return text(StatusCode::FORBIDDEN, "asked for under another name than localhost or a loopback address\n");
+fn answer(request: &Request<Incoming>, board: &Board, access: &Access) -> Reply {
+    match access {
+        Access::ThisMachine if !is_for_us(request) => {
+            return text(StatusCode::FORBIDDEN, "asked for under another name than localhost or a loopback address\n");
+        }
+        Access::Token(token) if !token.is_sent(request) => {
+            let mut answer = text(StatusCode::UNAUTHORIZED, "Authorization: Bearer and the token, please\n");
+            answer.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            return answer;
+        }
+        _ => {}
     }
     // hyper leaves out the body of an answer to HEAD.
     if ![Method::GET, Method::HEAD].contains(request.method()) {
@@ -246,7 +266,11 @@ mod tests {
     }
 
     async fn start_with(board: &Board, bounds: Bounds) -> SocketAddr {
-        let server = Server { bounds, ..Server::bind("127.0.0.1:0".parse().unwrap()).await.unwrap() };
+        let server = Server::bind("127.0.0.1:0".parse().unwrap(), Access::ThisMachine).await.unwrap();
+        run(Server { bounds, ..server }, board)
+    }
+
+    fn run(server: Server, board: &Board) -> SocketAddr {
         let address = server.address();
         tokio::spawn(server.run(board.clone(), std::future::pending()));
         address
@@ -513,8 +537,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_loopback_is_served() {
-        let error = Server::bind("0.0.0.0:0".parse().unwrap()).await.unwrap_err();
+    async fn without_a_token_only_loopback_is_served() {
+        let error = Server::bind("0.0.0.0:0".parse().unwrap(), Access::ThisMachine).await.unwrap_err();
         assert!(matches!(error, StartError::NotLoopback(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn with_a_token_everybody_needs_it() {
+        let token: Token = "correct-horse-battery".parse().unwrap();
+        let server = Server::bind("0.0.0.0:0".parse().unwrap(), Access::Token(token)).await.unwrap();
+        let address = SocketAddr::new([127, 0, 0, 1].into(), run(server, &Board::new()).port());
+        let ask = async |path: &str, more: &str| {
+            ask(address, &format!("GET {path} HTTP/1.1\r\nhost: elsewhere.example\r\n{more}\r\n")).await
+        };
+        for good in ["Authorization: Bearer correct-horse-battery\r\n", "authorization: bearer  correct-horse-battery\r\n"] {
+            assert!(ask("/healthz", good).await.0.contains(" 200 "), "{good}");
+        }
+        for bad in [
+            "",
+            "authorization: correct-horse-battery\r\n",
+            "authorization: Bearer\r\n",
+            "authorization: Bearer correct-horse-batter\r\n",
+            "authorization: Bearer correct-horse-batterx\r\n",
+            "authorization: Bearer correct-horse-battery x\r\n",
+            "authorization: Basic correct-horse-battery\r\n",
+            "authorization: Bearer x\r\nauthorization: Bearer correct-horse-battery\r\n",
+        ] {
+            for path in ["/healthz", "/metrics", "/"] {
+                let (head, body) = ask(path, bad).await;
+                assert!(head.contains(" 401 ") && head.contains("www-authenticate: Bearer"), "{bad}: {head}");
+                assert!(!body.contains("battery") && !body.contains("partitions"), "{body}");
+            }
+        }
     }
 }

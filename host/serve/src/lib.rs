@@ -1,4 +1,4 @@
-//! HTTP on a loopback port: what the host counts (`/metrics`) and how its partitions are (`/healthz`).
+//! Over HTTP: what the host counts (`/metrics`) and how its partitions are (`/healthz`).
 //!
 //! Partition threads write through a [`Partition`] handle: label sets are made once, afterwards a count is one atomic
 //! addition. The server only reads. Dropping every handle leaves the last values standing.
@@ -7,7 +7,9 @@
 mod board;
 mod http;
 mod metrics;
+mod token;
 
 pub use board::{Board, Health, PartitionStatus, Progress, Status};
-pub use http::{Server, StartError};
+pub use http::{Access, Server, StartError};
 pub use metrics::{Answer, Fates, Partition, Shape};
+pub use token::{Token, TokenError};
