@@ -27,7 +27,7 @@ use crate::time::EventTime;
 use place::KeyPlace;
 pub use place::partition_of;
 use refuse::{encoding_mark, key_digits, syntax_fault};
-use visit::Object;
+use visit::{Filling, Object};
 use wanted::{Node, element};
 
 /// Why an event cannot be read: becomes a dead letter.
@@ -291,15 +291,8 @@ impl Decoder {
         self.row.parents.fill(false);
         self.row.no_objects.clear();
         let mut json = serde_json::Deserializer::from_str(text);
-        let object = Object {
-            node: &self.root,
-            fields: &self.fields,
-            unit: self.unit,
-            row: &mut self.row,
-            keys,
-            columns,
-            top: true,
-        };
+        let mut filling = Filling { fields: &self.fields, unit: self.unit, row: &mut self.row, keys, columns };
+        let object = Object { node: &self.root, filling: &mut filling, top: true };
         let read = object.deserialize(&mut json).and_then(|()| json.end());
         if let Err(error) = read {
             let path = self.row.reading.map_or(String::new(), |target| self.path(target));

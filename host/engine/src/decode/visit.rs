@@ -10,25 +10,30 @@ use crate::plan::{FieldRead, TimeUnit};
 use super::wanted::Node;
 use super::{At, DecodeFault, NoObject, Row, Seen, Target, fault, time};
 
-/// Visits one JSON object and looks only at wanted names.
-pub(super) struct Object<'a> {
-    pub(super) node: &'a Node,
+/// Where wanted values go.
+pub(super) struct Filling<'a> {
     pub(super) fields: &'a [FieldRead],
     pub(super) unit: TimeUnit,
     pub(super) row: &'a mut Row,
     pub(super) keys: &'a mut TextColumn,
     pub(super) columns: &'a mut [Column],
+}
+
+/// Visits one JSON object and looks only at wanted names.
+pub(super) struct Object<'a, 'f> {
+    pub(super) node: &'a Node,
+    pub(super) filling: &'a mut Filling<'f>,
     pub(super) top: bool,
 }
 
-impl<'de> DeserializeSeed<'de> for Object<'_> {
+impl<'de> DeserializeSeed<'de> for Object<'_, '_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         if self.top { deserializer.deserialize_map(self) } else { deserializer.deserialize_any(self) }
     }
 }
 
-impl<'de> Visitor<'de> for Object<'_> {
+impl<'de> Visitor<'de> for Object<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -61,7 +66,7 @@ impl<'de> Visitor<'de> for Object<'_> {
             }
             length += 1;
         }
-        self.row.no_objects.push((self.node.id, NoObject::List(length)));
+        self.filling.row.no_objects.push((self.node.id, NoObject::List(length)));
         Ok(())
     }
 
@@ -86,49 +91,37 @@ impl<'de> Visitor<'de> for Object<'_> {
     }
 }
 
-impl Object<'_> {
+impl<'f> Object<'_, 'f> {
     fn scalar<E>(self, what: &'static str) -> Result<(), E> {
-        self.row.no_objects.push((self.node.id, NoObject::Scalar(what)));
+        self.filling.row.no_objects.push((self.node.id, NoObject::Scalar(what)));
         Ok(())
     }
 
     /// What takes the value of a wanted name. A name on the way to others may occur once, as those may: whoever reads
     /// the event with another parser could see the other one.
-    fn child(&mut self, idx: usize) -> Child<'_> {
+    #[inline]
+    fn child(&mut self, idx: usize) -> Child<'_, 'f> {
         let node = &self.node.children[idx].1;
         if node.children.is_empty() {
-            return Child::Leaf(Leaf {
-                targets: &node.targets,
-                fields: self.fields,
-                unit: self.unit,
-                row: self.row,
-                keys: self.keys,
-                columns: self.columns,
-            });
+            return Child::Leaf(Leaf { targets: &node.targets, filling: self.filling });
         }
-        if std::mem::replace(&mut self.row.parents[node.id], true) && self.row.fault.is_none() {
-            self.row.fault = Some((At::Parent(node.id), twice()));
+        let row = &mut *self.filling.row;
+        if std::mem::replace(&mut row.parents[node.id], true) && row.fault.is_none() {
+            row.fault = Some((At::Parent(node.id), twice()));
         }
-        Child::Object(Object {
-            node,
-            fields: self.fields,
-            unit: self.unit,
-            row: self.row,
-            keys: self.keys,
-            columns: self.columns,
-            top: false,
-        })
+        Child::Object(Object { node, filling: self.filling, top: false })
     }
 }
 
 /// What takes the value of a wanted name.
-enum Child<'a> {
-    Leaf(Leaf<'a>),
-    Object(Object<'a>),
+enum Child<'a, 'f> {
+    Leaf(Leaf<'a, 'f>),
+    Object(Object<'a, 'f>),
 }
 
-impl<'de> DeserializeSeed<'de> for Child<'_> {
+impl<'de> DeserializeSeed<'de> for Child<'_, '_> {
     type Value = ();
+    #[inline]
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         match self {
             Child::Leaf(leaf) => leaf.deserialize(deserializer),
@@ -167,13 +160,9 @@ impl Visitor<'_> for Name<'_> {
 }
 
 /// Takes one wanted scalar to all its targets.
-struct Leaf<'a> {
+struct Leaf<'a, 'f> {
     targets: &'a [Target],
-    fields: &'a [FieldRead],
-    unit: TimeUnit,
-    row: &'a mut Row,
-    keys: &'a mut TextColumn,
-    columns: &'a mut [Column],
+    filling: &'a mut Filling<'f>,
 }
 
 /// A wanted value, whatever its type.
@@ -213,19 +202,22 @@ impl Scalar<'_> {
     }
 }
 
-impl Leaf<'_> {
+impl Leaf<'_, '_> {
     fn take(self, value: Scalar<'_>) {
+        let Filling { fields, unit, row, keys, columns } = self.filling;
         for target in self.targets {
             let fault = match target {
-                Target::Key => take_key_value(value, self.row, self.keys),
-                Target::Time => take_time_value(value, self.unit, self.row),
-                Target::Field(idx) => take_field(value, *idx, &self.fields[*idx], self.row, &mut self.columns[*idx]),
+                Target::Key => take_key_value(value, row, keys),
+                Target::Time => take_time_value(value, *unit, row),
+                Target::Field(idx) => take_field(value, *idx, &fields[*idx], row, &mut columns[*idx]),
             };
-            if self.row.fault.is_none() {
-                self.row.fault = fault.map(|fault| (At::Target(*target), fault));
+            if let Some(fault) = fault
+                && row.fault.is_none()
+            {
+                row.fault = Some((At::Target(*target), fault));
             }
         }
-        self.row.reading = None;
+        row.reading = None;
     }
 }
 
@@ -363,15 +355,15 @@ fn take_field(
     Some(DecodeFault { stage: Some(field.stage), ..fault("field-type", message) })
 }
 
-impl<'de> DeserializeSeed<'de> for Leaf<'_> {
+impl<'de> DeserializeSeed<'de> for Leaf<'_, '_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        self.row.reading = self.targets.first().copied();
+        self.filling.row.reading = self.targets.first().copied();
         deserializer.deserialize_any(self)
     }
 }
 
-impl<'de> Visitor<'de> for Leaf<'_> {
+impl<'de> Visitor<'de> for Leaf<'_, '_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

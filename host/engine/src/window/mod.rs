@@ -74,10 +74,14 @@ pub(crate) struct Windows {
 /// Dense tables by key id, kept between firings.
 #[derive(Default)]
 struct Scratch {
+    /// One past a key's place among the touched ones; 0 for those that are not.
     slot: Vec<u32>,
     touched: Vec<u32>,
-    counts: Vec<i64>,
-    sums: Vec<IntegerSum>,
+    /// Of the rows of one slice: the places of their keys.
+    places: Vec<u32>,
+    /// By quick threshold, then by place.
+    counts: Vec<Vec<i64>>,
+    sums: Vec<Vec<IntegerSum>>,
 }
 
 /// Thresholds that addition over slices decides without a merge: index of the aggregate, smallest value.
@@ -309,44 +313,50 @@ impl Windows {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.slot.resize(self.keys.span(), 0);
         let quick = self.quick_thresholds();
-        let (counted, summed) = (quick.counts.len(), quick.sums.len());
+        scratch.counts.resize_with(quick.counts.len(), Vec::new);
+        scratch.sums.resize_with(quick.sums.len(), Vec::new);
         for slice in self.window_slices(end) {
-            for (row, &key) in slice.keys.iter().enumerate() {
+            scratch.places.clear();
+            for &key in &slice.keys {
                 let slot = &mut scratch.slot[key as usize];
                 if *slot == 0 {
                     scratch.touched.push(key);
                     *slot = scratch.touched.len() as u32;
-                    scratch.counts.resize(scratch.touched.len() * counted, 0);
-                    scratch.sums.resize(scratch.touched.len() * summed, IntegerSum::default());
                 }
-                let idx = *slot as usize - 1;
-                for (count, (aggregate, _)) in scratch.counts[idx * counted..].iter_mut().zip(&quick.counts) {
-                    if let Accumulators::Counts(rows) = &slice.accumulators[*aggregate] {
-                        *count = count.saturating_add(rows[row]);
+                scratch.places.push(*slot - 1);
+            }
+            let (touched, places) = (scratch.touched.len(), &scratch.places);
+            for (counts, (aggregate, _)) in scratch.counts.iter_mut().zip(&quick.counts) {
+                counts.resize(touched, 0);
+                if let Accumulators::Counts(rows) = &slice.accumulators[*aggregate] {
+                    for (&place, row) in places.iter().zip(rows) {
+                        let count = &mut counts[place as usize];
+                        *count = count.saturating_add(*row);
                     }
                 }
-                for (sum, (aggregate, _)) in scratch.sums[idx * summed..].iter_mut().zip(&quick.sums) {
-                    if let Accumulators::IntegerSums(rows) = &slice.accumulators[*aggregate] {
-                        sum.merge(&rows[row]);
-                    }
+            }
+            for (sums, (aggregate, _)) in scratch.sums.iter_mut().zip(&quick.sums) {
+                sums.resize(touched, IntegerSum::default());
+                if let Accumulators::IntegerSums(rows) = &slice.accumulators[*aggregate] {
+                    places.iter().zip(rows).for_each(|(&place, row)| sums[place as usize].merge(row));
                 }
             }
         }
         let reaches = |idx: usize| {
-            let counts = scratch.counts[idx * counted..].iter().zip(&quick.counts);
-            let sums = scratch.sums[idx * summed..].iter().zip(&quick.sums);
-            counts.into_iter().all(|(count, (_, least))| count >= least)
-                && sums.into_iter().all(|(sum, (_, least))| sum.clipped().is_some_and(|(sum, _)| sum >= *least))
+            let mut counts = scratch.counts.iter().zip(&quick.counts);
+            let mut sums = scratch.sums.iter().zip(&quick.sums);
+            counts.all(|(counts, (_, least))| counts[idx] >= *least)
+                && sums.all(|(sums, (_, least))| sums[idx].clipped().is_some_and(|(sum, _)| sum >= *least))
         };
         let touched = scratch.touched.iter().enumerate();
         let mut keys: Vec<u32> = touched.filter(|(idx, _)| reaches(*idx)).map(|(_, &key)| key).collect();
         for key in scratch.touched.drain(..) {
             scratch.slot[key as usize] = 0;
         }
-        scratch.counts.clear();
-        scratch.sums.clear();
+        scratch.counts.iter_mut().for_each(Vec::clear);
+        scratch.sums.iter_mut().for_each(Vec::clear);
         self.scratch = scratch;
-        if counted + summed < self.at_least.len() {
+        if quick.counts.len() + quick.sums.len() < self.at_least.len() {
             keys.retain(|&key| self.passes(end, key));
         }
         if let Some(after) = after {
