@@ -17,6 +17,12 @@ const POOL_MEMORY_BYTES: usize = 1 << 30;
 /// Instances that exist at one time when pooling.
 const POOL_INSTANCES: u32 = 256;
 
+/// Stack of a call.
+const FAST_STACK_BYTES: usize = 512 << 10;
+/// Counting fuel makes frames larger, and a row that the fast build could answer must not fail before the judge: what
+/// becomes of it would depend on the rows beside it.
+const JUDGE_STACK_BYTES: usize = 2 * FAST_STACK_BYTES;
+
 /// An engine with everything that every module links to.
 pub(crate) struct Linked {
     pub(crate) engine: Engine,
@@ -26,7 +32,7 @@ pub(crate) struct Linked {
 /// Settings of the build whose calls end at a deadline.
 pub(crate) fn fast() -> Config {
     let mut config = restricted();
-    config.epoch_interruption(true);
+    config.epoch_interruption(true).max_wasm_stack(FAST_STACK_BYTES);
     config
 }
 
@@ -34,7 +40,7 @@ pub(crate) fn fast() -> Config {
 /// 100 per page.
 pub(crate) fn judge() -> Config {
     let mut config = restricted();
-    config.consume_fuel(true);
+    config.consume_fuel(true).max_wasm_stack(JUDGE_STACK_BYTES);
     let mut cost = wasmtime::OperatorCost::new();
     cost.variable.memory_grow_per_page = 100;
     config.operator_cost(cost);
@@ -84,4 +90,49 @@ fn pool() -> PoolingAllocationConfig {
         .table_keep_resident(16 << 10)
         .pagemap_scan(Enabled::Auto);
     pool
+}
+
+#[cfg(test)]
+mod tests {
+    use wasmtime::{Instance, Module, Store};
+
+    use super::*;
+
+    /// The smallest frames and large ones.
+    const SHALLOW: &str = "(local.get 0)";
+    const WIDE: &str =
+        "(i64.add (local.get 0) (i64.add (i64.mul (local.get 0) (i64.const 3)) (i64.xor (local.get 0) (i64.const 5))))";
+
+    /// How many calls deep this build gets.
+    fn depth(config: &Config, value: &str) -> i64 {
+        let text = format!(
+            "(module (func $f (export \"f\") (param i64) (result i64) (if (result i64) (i64.eqz (local.get 0)) \
+             (then (i64.const 0)) (else (i64.add {value} (call $f (i64.sub (local.get 0) (i64.const 1))))))))"
+        );
+        let engine = Engine::new(config).unwrap();
+        let module = Module::new(&engine, wat::parse_str(text).unwrap()).unwrap();
+        let passes = |depth: i64| {
+            let mut store = Store::new(&engine, ());
+            // One of them does nothing for each build.
+            drop(store.set_fuel(u64::MAX));
+            store.set_epoch_deadline(1);
+            let instance = Instance::new(&mut store, &module, &[]).unwrap();
+            instance.get_typed_func::<i64, i64>(&mut store, "f").unwrap().call(&mut store, depth).is_ok()
+        };
+        let (mut good, mut bad) = (1, 1 << 20);
+        assert!(passes(good) && !passes(bad));
+        while bad - good > 1 {
+            let middle = i64::midpoint(good, bad);
+            *(if passes(middle) { &mut good } else { &mut bad }) = middle;
+        }
+        good
+    }
+
+    #[test]
+    fn the_judge_gets_as_deep_as_the_fast_build() {
+        for value in [SHALLOW, WIDE] {
+            let (fast, judge) = (depth(&fast(), value), depth(&judge(), value));
+            assert!(fast > 1000 && judge >= fast, "{judge} calls, {fast} in the fast build");
+        }
+    }
 }
