@@ -231,7 +231,8 @@ fn parse_listen(text: &str) -> Result<Listen, String> {
 }
 
 fn read_token(file: &Path) -> Result<Access, Failure> {
-    let wrong = |why: &dyn Display| Failure::usage(format!("the token file {} (--listen-token): {why}", file.display()));
+    let wrong =
+        |why: &dyn Display| Failure::usage(format!("the token file {} (--listen-token): {why}", file.display()));
     let bytes = pelton_files::read(file, TOKEN_FILE_BYTES_MAX, Links::Follow).map_err(|error| wrong(&error))?;
     let token: Result<Token, _> = String::from_utf8_lossy(&bytes).trim().parse();
     token.map(Access::Token).map_err(|error| wrong(&error))

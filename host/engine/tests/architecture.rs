@@ -17,7 +17,10 @@ fn root() -> PathBuf {
 /// The first one is for both sides.
 const ALLOWED: [(&str, &str); 7] = [
     ("pelton-aggregates", "siphasher"),
-    ("pelton-engine", "pelton-aggregates serde serde_json toml_edit hashbrown rustc-hash siphasher thiserror sha2 base64 jiff"),
+    (
+        "pelton-engine",
+        "pelton-aggregates serde serde_json toml_edit hashbrown rustc-hash siphasher thiserror sha2 base64 jiff",
+    ),
     ("pelton-sandbox", "pelton-engine wasmtime wasmparser sha2 hmac rand rustix serde serde_json thiserror tracing"),
     ("pelton-store", "pelton-engine pelton-files sled crc32c rand thiserror tracing serde serde_json sha2 rustix"),
     (

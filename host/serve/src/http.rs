@@ -550,7 +550,9 @@ mod tests {
         let ask = async |path: &str, more: &str| {
             ask(address, &format!("GET {path} HTTP/1.1\r\nhost: elsewhere.example\r\n{more}\r\n")).await
         };
-        for good in ["Authorization: Bearer correct-horse-battery\r\n", "authorization: bearer  correct-horse-battery\r\n"] {
+        for good in
+            ["Authorization: Bearer correct-horse-battery\r\n", "authorization: bearer  correct-horse-battery\r\n"]
+        {
             assert!(ask("/healthz", good).await.0.contains(" 200 "), "{good}");
         }
         for bad in [
