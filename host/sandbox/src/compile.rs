@@ -7,8 +7,10 @@ pub(crate) mod cache;
 pub(crate) mod child;
 pub(crate) mod serve;
 
+use std::panic::resume_unwind;
+
 use pelton_engine::guest::World;
-use wasmtime::Engine;
+use wasmtime::{Config, Engine};
 
 pub(crate) use cache::{Cache, Id};
 pub use child::{Child, Cost};
@@ -53,14 +55,17 @@ impl Compiler {
 /// Verifies and compiles in this process.
 fn compile(bytes: &[u8], shape: &ShapeLimits) -> Result<Compiled, LoadError> {
     let world = verify::verify(bytes, shape)?;
-    let engine = |config| {
-        Engine::new(&config).map_err(|error| Refusal::Host.because(format!("cannot start the wasm engine: {error:#}")))
-    };
-    let code = |engine: &Engine| {
+    let code = |config: Config| {
+        let engine = Engine::new(&config);
+        let engine =
+            engine.map_err(|error| Refusal::Host.because(format!("cannot start the wasm engine: {error:#}")))?;
         let wrong = |error| Refusal::Compile.because(format!("module does not compile: {error:#}"));
         engine.precompile_component(bytes).map_err(wrong)
     };
-    let fast = code(&engine(engines::fast())?)?;
-    let judge = code(&engine(engines::judge())?)?;
-    Ok(Compiled { world, fast, judge })
+    // Functions are compiled at the same time, too, but a module may consist of a single large one.
+    let (fast, judge) = std::thread::scope(|scope| {
+        let judge = scope.spawn(|| code(engines::judge()));
+        (code(engines::fast()), judge.join().unwrap_or_else(|panic| resume_unwind(panic)))
+    });
+    Ok(Compiled { world, fast: fast?, judge: judge? })
 }
