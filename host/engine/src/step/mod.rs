@@ -34,6 +34,9 @@ use crate::watermark::Watermark;
 
 /// Events that stages compute together.
 pub const UNIT_EVENTS: usize = 256;
+/// Bytes by which the state may grow in one epoch before it is full: a delta is held whole, and `limits.state` is looked
+/// at where an epoch ends.
+const GROWTH_MAX: usize = 32 << 20;
 
 /// Everything that can wake the engine.
 #[derive(Debug)]
@@ -84,6 +87,8 @@ pub struct Engine {
     unit_events: usize,
     digests: Vec<[u8; 32]>,
     layout: u64,
+    /// Of the state, when the last epoch ended.
+    bytes_at_cut: usize,
 }
 
 /// What every part of a step needs to write records.
@@ -148,6 +153,7 @@ impl Engine {
             next: 0,
             unit: None,
             unit_events: UNIT_EVENTS,
+            bytes_at_cut: 0,
             digests,
             layout,
         })
@@ -290,7 +296,8 @@ impl Engine {
             self.next += unit.events.len();
             self.chain.recycle(unit);
         }
-        Ok(if done { Progress::More } else { Progress::Full })
+        let grown = self.state_bytes().saturating_sub(self.bytes_at_cut);
+        Ok(if done && grown <= GROWTH_MAX { Progress::More } else { Progress::Full })
     }
 
     /// The next unit, as large as it may be: what the stages make of its events has to be held at one time. An event of
@@ -360,6 +367,7 @@ impl Engine {
     pub fn cut(&mut self, delta: &mut Vec<u8>) -> Position {
         self.identify_position();
         self.encode(false, delta);
+        self.bytes_at_cut = self.state_bytes();
         self.position
     }
 
@@ -416,6 +424,7 @@ impl Engine {
             Tail::Fold(tail) => tail.windows.restored(),
             Tail::None | Tail::Reduce(_) => {}
         }
+        self.bytes_at_cut = self.state_bytes();
     }
 }
 
