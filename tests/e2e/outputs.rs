@@ -250,6 +250,21 @@ fn a_disk_that_fills_between_two_outputs_loses_nothing() {
 }
 
 #[test]
+fn the_largest_events_that_a_pipeline_may_allow_come_through() {
+    let scene = Scene::new();
+    let [pipeline, input, out] = echo(&scene, "");
+    let large = |number: u64| event(number).replacen('{', &format!("{{\"pad\":\"{}\",", "x".repeat(40 << 20)), 1);
+    let text: String = (1..=3).map(|number| large(number) + "\n").collect();
+    scene.write("input.jsonl", &text);
+    let limits =
+        "[limits]\npayload = \"64MiB\"\noutput_bytes = \"64MiB\"\nmemory = \"512MiB\"\ntime_per_batch = \"60s\"\n";
+    let plan = std::fs::read_to_string(&pipeline).unwrap();
+    std::fs::write(&pipeline, plan + limits).unwrap();
+    finish(&mut run(&pipeline, &input, &out, &[])).code(0).says(&["events=3", "dead=0"]);
+    assert!(scene.read("out/seen.jsonl") == text.as_bytes(), "they are not what went in");
+}
+
+#[test]
 fn folders_that_cannot_be_written_or_vanish_are_the_environment() {
     let scene = Scene::new();
     let [pipeline, input, out] = echo(&scene, &events(9));

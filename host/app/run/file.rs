@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use pelton_engine::effects::{Effects, Room};
 use pelton_engine::epoch::{Epoch, Facts, Marker, Records, StreamIdentity};
 use pelton_engine::log::{Snapshot, StoredMarker};
-use pelton_engine::plan::Plan;
+use pelton_engine::plan::{Limits, Plan};
 use pelton_engine::step::{Engine, Envelope, Input, Progress as Step};
 use pelton_engine::store::Store;
 use pelton_engine::time::EventTime;
@@ -32,7 +32,11 @@ use crate::cli::failure::{Exit, Failure};
 use crate::cli::run::FileOptions;
 
 /// Bounds of one epoch. Larger than under a broker: a batch has no message limit here.
-const ROOM: Room = Room { records: 1 << 16, bytes: 32 << 20, record_bytes: usize::MAX, header_bytes: usize::MAX };
+fn room(limits: &Limits) -> Room {
+    // What modules may make of one event can be written, and so can the event itself, should it be refused.
+    let bytes_at_once = limits.held_bytes().saturating_add(2 * limits.payload) as usize;
+    Room { records: 1 << 16, bytes: 32 << 20, bytes_at_once, record_bytes: usize::MAX, header_bytes: usize::MAX }
+}
 const EPOCH_EVENTS: u64 = 1 << 17;
 /// An epoch that is older than this is cut, for pipes that trickle.
 const EPOCH_AGE: Duration = Duration::from_secs(1);
@@ -63,7 +67,7 @@ pub(crate) fn run(mut options: FileOptions) -> Result<(), Failure> {
     let files = InputFiles::look(&inputs.files())?;
     let guests = guests(&options.pipeline).map_err(failed)?;
     let envelope = if options.envelope { Envelope::Headers } else { Envelope::Bare };
-    let mut engine = engine(&plan, guests, 0, &name, ROOM, envelope).map_err(failed)?;
+    let mut engine = engine(&plan, guests, 0, &name, room(&plan.limits), envelope).map_err(failed)?;
     let made_by = MadeBy::of(&plan, engine.digests(), options.envelope);
     if let Target::Folder(dir) = &options.output {
         // Before the state's folder is made: what is refused leaves nothing behind.

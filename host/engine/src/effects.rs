@@ -21,6 +21,9 @@ use crate::totals::Totals;
 pub struct Room {
     pub records: usize,
     pub bytes: usize,
+    /// Bytes that one event, pane or timer may bring about: these records cannot be cut apart, so they have to fit into
+    /// one epoch whatever its other bounds are.
+    pub bytes_at_once: usize,
     /// Largest record, header block and payload together: what the broker takes, less what the batch adds to it.
     /// A dead letter needs 9 KiB of it for what the host says.
     pub record_bytes: usize,
@@ -33,17 +36,10 @@ impl Default for Room {
         Room {
             records: EPOCH_RECORDS_MAX,
             bytes: EPOCH_BYTES_MAX,
+            bytes_at_once: EPOCH_BYTES_MAX,
             record_bytes: RECORD_BYTES_MAX,
             header_bytes: HEADER_BYTES_MAX,
         }
-    }
-}
-
-impl Room {
-    /// Bytes that one event, pane or timer may bring about: these records cannot be cut apart, so they have to fit into
-    /// one epoch whatever its other bounds are.
-    pub(crate) fn bytes_at_once(&self) -> usize {
-        self.bytes.max(EPOCH_BYTES_MAX)
     }
 }
 

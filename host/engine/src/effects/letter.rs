@@ -192,7 +192,7 @@ impl Effects {
     ) {
         // All that one event brings about must fit into one epoch: its later letters may have to keep less of it.
         let before = self.records.data.len().saturating_sub(self.event_start);
-        let left = room.bytes_at_once().saturating_sub(before).max(OWN_BYTES_MAX);
+        let left = room.bytes_at_once.saturating_sub(before).max(OWN_BYTES_MAX);
         let bounds = Bounds { header: room.header_bytes, record: room.record_bytes.min(left) };
         let headers = |headers: &mut Headers<'_>| {
             let start = headers.end();

@@ -182,6 +182,14 @@ pub struct Limits {
     pub shape: Shape,
 }
 
+impl Limits {
+    /// What modules may make of events before it is handed on: as much as four replies, and no less than 32 MiB.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.output_bytes.saturating_mul(4).max(32 << 20)
+    }
+}
+
 /// What kind of module the bounds of its bytes and of its compilation are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {

@@ -164,7 +164,7 @@ impl Chain {
         range: Range<usize>,
     ) -> Result<Unit, StepError> {
         let mut unit = self.spare.pop().unwrap_or_default();
-        unit.reset(&batch.events[range]);
+        unit.reset(&batch.events[range], Held::new(&context.plan.limits));
         self.decode(&mut unit, batch);
         for stage in 0..self.stages.len() {
             self.transform(context, stage, &mut unit, batch)?;
@@ -186,11 +186,12 @@ impl Chain {
     /// Makes a dead letter of the only event of a unit that became too large.
     pub(crate) fn refuse(&mut self, context: &Context, unit: &mut Unit, batch: &RawBatch, stage: usize) {
         let (events, faults) = (std::mem::take(&mut unit.events), std::mem::take(&mut unit.faults));
-        unit.reset(&events);
+        unit.reset(&events, Held::new(&context.plan.limits));
         unit.faults = faults;
         self.decode(unit, batch);
         let name = &context.plan.stages[stage].name;
-        let message = format!("the stages up to `{name}` make more of this event than can be held, {}", Held::limit());
+        let message =
+            format!("the stages up to `{name}` make more of this event than can be held, {}", unit.held.limit());
         let letter =
             Letter { stage: Some(stage), digest: None, class: "limit", code: "too-many-records".into(), message };
         unit.bury(0, letter);
@@ -358,7 +359,7 @@ pub(crate) fn columns_of(guest: &dyn Guest, fields: &[FieldRead]) -> Vec<usize> 
 }
 
 impl Unit {
-    fn reset(&mut self, events: &[RawEvent]) {
+    fn reset(&mut self, events: &[RawEvent], held: Held) {
         self.events.clear();
         self.events.extend_from_slice(events);
         self.times.clear();
@@ -369,7 +370,7 @@ impl Unit {
         self.letters.clear();
         self.acts.clear();
         self.faults.clear();
-        (self.held, self.too_much) = (Held::default(), None);
+        (self.held, self.too_much) = (held, None);
         (self.next, self.next_act) = (0, 0);
         self.samples.clear();
     }

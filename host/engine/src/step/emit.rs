@@ -77,7 +77,7 @@ pub(crate) fn weigh_unit(context: &Context, digests: &[[u8; 32]], unit: &mut Uni
         weights.push(match weighed {
             Ok(scale) => {
                 let letters = acts.len() - scale.outputs;
-                scale.bytes.saturating_add(letter.saturating_mul(letters).min(context.room.bytes_at_once()))
+                scale.bytes.saturating_add(letter.saturating_mul(letters).min(context.room.bytes_at_once))
             }
             Err(refusal) => {
                 refused.push((idx as u32, refusal));
@@ -383,7 +383,7 @@ impl Unit {
             }
             records += record;
         }
-        let bytes_at_once = room.bytes_at_once();
+        let bytes_at_once = room.bytes_at_once;
         (count <= room.records && records <= bytes_at_once)
             .then(|| records.saturating_add(letter.saturating_mul(letters).min(bytes_at_once)))
     }

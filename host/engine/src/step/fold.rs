@@ -30,6 +30,8 @@ pub(crate) struct FoldTail {
     stage: usize,
     name: String,
     state_max: usize,
+    /// What may be held at one time, with nothing in it.
+    held: Held,
     columns: Vec<usize>,
     pub(crate) windows: Windows,
     judged: Judged,
@@ -47,6 +49,7 @@ impl FoldTail {
             stage,
             name: plan.stages[stage].name.clone(),
             state_max: plan.limits.state_per_key as usize,
+            held: Held::new(&plan.limits),
             windows: Windows::new(window, Vec::new(), Vec::new(), true),
             judged: Judged::default(),
             events: Events::default(),
@@ -190,7 +193,7 @@ impl FoldTail {
     }
 
     fn finish(&mut self, mut panes: Panes, effects: &mut Effects) -> Result<(), StepError> {
-        let mut held = Held::default();
+        let mut held = self.held;
         let mut parts: Vec<Vec<Vec<u8>>> = Vec::new();
         for row in 0..panes.len() {
             let part = self.windows.accumulators_of(panes.ends[row], panes.keys.get(row));
@@ -205,7 +208,7 @@ impl FoldTail {
             panes = pick(&panes, &rows);
         }
         let mut results: Vec<PaneResult> = rows.iter().map(|_| PaneResult::Records(Vec::new())).collect();
-        let mut held = Held::default();
+        let mut held = self.held;
         let (guest, output) = (&mut self.guest, &mut self.output);
         let keys = panes.keys.data.clone();
         let judgement = judge(

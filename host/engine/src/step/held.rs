@@ -3,31 +3,38 @@
 use std::ops::ControlFlow;
 
 use crate::guest::Output;
+use crate::plan::Limits;
 
-/// Bytes of replies of modules that are held at one time: of a unit through all stages, a run of events, or panes. One
-/// reply has a limit of its own, but many of them are held while a fault is bisected, and stages multiply. At the bound,
-/// what is done is kept, and the rest follows.
-const HELD_BYTES_MAX: usize = 32 << 20;
 /// What a record of a reply takes besides its bytes.
 const HELD_RECORD_BYTES: usize = 256;
 
-/// What the replies of modules have taken so far.
+/// What the replies of modules have taken so far, of what may be held at one time: of a unit through all stages, a run of
+/// events, or panes. One reply has a limit of its own, but many of them are held while a fault is bisected, and stages
+/// multiply. At the bound, what is done is kept, and the rest follows.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Held(usize);
+pub(crate) struct Held {
+    bytes: usize,
+    bytes_max: usize,
+}
 
 impl Held {
+    /// Nothing yet.
+    pub(crate) fn new(limits: &Limits) -> Held {
+        Held { bytes: 0, bytes_max: limits.held_bytes() as usize }
+    }
+
     pub(crate) fn add(&mut self, records: usize, bytes: usize) -> ControlFlow<()> {
-        self.0 = self.0.saturating_add(records * HELD_RECORD_BYTES + bytes);
+        self.bytes = self.bytes.saturating_add(records * HELD_RECORD_BYTES + bytes);
         if self.is_too_much() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
     pub(crate) fn is_too_much(self) -> bool {
-        self.0 > HELD_BYTES_MAX
+        self.bytes > self.bytes_max
     }
 
     /// The bound, for people.
-    pub(crate) fn limit() -> String {
-        format!("limit {} MiB", HELD_BYTES_MAX >> 20)
+    pub(crate) fn limit(self) -> String {
+        format!("limit {} MiB", self.bytes_max >> 20)
     }
 
     pub(crate) fn add_output(&mut self, output: &Output) -> ControlFlow<()> {

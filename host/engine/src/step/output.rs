@@ -193,8 +193,8 @@ impl<'a> Scale<'a> {
                 room.record_bytes,
             );
             self.refusal = Some(Refusal { code: RECORD_SIZE, stage: Some(output.stage), message });
-        } else if self.bytes > room.bytes_at_once() {
-            self.refuse_all(format!("more than {} bytes of records come of it", room.bytes_at_once()));
+        } else if self.bytes > room.bytes_at_once {
+            self.refuse_all(format!("more than {} bytes of records come of it", room.bytes_at_once));
         }
     }
 

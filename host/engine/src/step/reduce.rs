@@ -48,6 +48,8 @@ pub(crate) struct ReduceTail {
     stage: usize,
     name: String,
     state_max: usize,
+    /// What may be held at one time, with nothing in it.
+    held: Held,
     columns: Vec<usize>,
     entries: Entries,
     /// All timers, by time and key.
@@ -118,6 +120,7 @@ impl ReduceTail {
             stage,
             name: plan.stages[stage].name.clone(),
             state_max: plan.limits.state_per_key as usize,
+            held: Held::new(&plan.limits),
             entries: Entries::default(),
             timers: BTreeSet::new(),
             changed: BTreeSet::new(),
@@ -275,7 +278,7 @@ impl ReduceTail {
         let descriptor = self.guest.descriptor().clone();
         let (guest, events, columns, entries, state_max) =
             (&mut self.guest, &mut self.events, &self.columns, &self.entries, self.state_max);
-        let outcome = std::cell::RefCell::new(Outcome::default());
+        let outcome = std::cell::RefCell::new(Outcome { held: self.held, ..Outcome::default() });
         let judgement = judge(
             &self.name,
             rows,
@@ -610,7 +613,7 @@ impl Outcome {
         self.held.is_too_much().then(|| Refusal {
             code: "too-many-records",
             stage: None,
-            message: format!("the module makes more of this event than can be held, {}", Held::limit()),
+            message: format!("the module makes more of this event than can be held, {}", self.held.limit()),
         })
     }
 }

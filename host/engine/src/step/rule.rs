@@ -65,6 +65,8 @@ pub(crate) struct RuleTail {
     kinds: Vec<Kind>,
     columns: Vec<usize>,
     pub(crate) windows: Windows,
+    /// What may be held at one time, with nothing in it.
+    held: Held,
     judged: Judged,
     events: Events,
     output: Output,
@@ -104,6 +106,7 @@ impl RuleTail {
             guest,
             stage,
             windows,
+            held: Held::new(&plan.limits),
             name,
             plan: rule,
             inputs,
@@ -266,7 +269,7 @@ impl RuleTail {
         let mut results: Vec<PaneResult> = rows.iter().map(|_| PaneResult::Records(Vec::new())).collect();
         let (guest, output) = (&mut self.guest, &mut self.output);
         let keys = panes.keys.data.clone();
-        let mut held = Held::default();
+        let mut held = self.held;
         let judgement = judge(
             &self.name,
             &rows,

@@ -312,7 +312,13 @@ fn a_letter_of_a_pane_with_a_long_key_fits() {
 #[test]
 fn room_without_bounds_is_no_number_to_add_to() {
     let mut setup = Setup::new(vec![splitter()]);
-    setup.room = Room { records: 1 << 16, bytes: 32 << 20, record_bytes: usize::MAX, header_bytes: usize::MAX };
+    setup.room = Room {
+        records: 1 << 16,
+        bytes: 32 << 20,
+        bytes_at_once: 32 << 20,
+        record_bytes: usize::MAX,
+        header_bytes: usize::MAX,
+    };
     let events = [event("a", 0, "side huge"), "no json".repeat(300_000)];
     let outcome = same_however_cut(&setup, &events);
     let sizes: Vec<usize> = outcome.rows.iter().map(|row| row.split_once(' ').unwrap().1.len()).collect();
