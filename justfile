@@ -156,6 +156,23 @@ ci:
     stage test {{ just }} test
     echo "=== all: $SECONDS s"
 
+# Three exceptions of deny.toml are for what only tests and unused features name, at which cargo-deny does not look.
+# Ask cargo-deny about every dependency: advisories (from GitHub), licences, sources, duplicates; `just deny bans` asks less
+deny *CHECKS:
+    {{ just }} _tool cargo-deny 0.20.2
+    cargo deny --locked --workspace check --allow unmatched-skip --allow license-not-encountered "$@"
+
+# Write what the program is made of as CycloneDX, into target/sbom
+sbom:
+    {{ just }} _tool cargo-cyclonedx 0.5.9
+    cargo cyclonedx --format json --manifest-path Cargo.toml --override-filename pelton.cdx
+    mkdir -p target/sbom
+    mv pelton.cdx.json target/sbom/
+
+# Build a tool into .tools, unless this version of it is there
+_tool NAME VERSION:
+    @[ -x ".tools/bin/$1" ] && "$1" --version 2>/dev/null | grep -qF "$2" || cargo install --locked --root .tools "$1@$2"
+
 # Measure against the native yardsticks and raw consumption, and print the table of README
 bench *ARGS: setup guests
     cargo build --release -p pelton -p pelton-bench --bins
