@@ -168,6 +168,8 @@ sbom:
     cargo cyclonedx --format json --manifest-path Cargo.toml --override-filename pelton.cdx
     mkdir -p target/sbom
     mv pelton.cdx.json target/sbom/
+    # It writes one for each crate here; the program's has all that they name.
+    find aggregates guests host tests -name pelton.cdx.json -delete
 
 # Build a tool into .tools, unless this version of it is there
 _tool NAME VERSION:
