@@ -250,6 +250,16 @@ fn a_disk_that_fills_between_two_outputs_loses_nothing() {
 }
 
 #[test]
+fn a_log_that_cannot_be_written_stops_nothing() {
+    let scene = Scene::new();
+    let [pipeline, input, out] = echo(&scene, &events(9));
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    let status = run(&pipeline, &input, &out, &["--log", "debug"]).stderr(full).status().unwrap();
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(String::from_utf8(scene.read("out/seen.jsonl")).unwrap(), events(9));
+}
+
+#[test]
 fn the_largest_events_that_a_pipeline_may_allow_come_through() {
     let scene = Scene::new();
     let [pipeline, input, out] = echo(&scene, "");

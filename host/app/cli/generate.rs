@@ -129,6 +129,9 @@ struct LawArgs {
 
 pub(super) async fn run(command: GenerateCommand) -> Result<(), Failure> {
     let GenerateCommand::Plays(args) = command;
+    if args.truth.is_some() && args.truth == args.output {
+        return Err(Failure::usage("--truth and --output are the same file"));
+    }
     let plan = match &args.pipeline {
         Some(path) => Some(pipeline::outline(path)?),
         None => None,

@@ -40,7 +40,8 @@ impl LogArgs {
         };
         let color =
             std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color);
+        // A log that cannot be written is no reason to stop: its writer would say so on stderr, and panic.
+        let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(color).log_internal_errors(false);
         match self.log_format {
             LogFormat::Human => {
                 builder.fmt_fields(CleanFields).with_writer(std::io::stderr).with_target(false).init();

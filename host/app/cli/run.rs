@@ -2,13 +2,14 @@
 
 use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use pelton_broker::ConnectOptions;
 use pelton_files::Links;
-use pelton_serve::{Access, Token};
+use pelton_serve::{Access, StartError, Token};
 
 use super::connection::ConnectionArgs;
 use super::failure::Failure;
@@ -164,13 +165,24 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
                 Some(state) => state,
                 None => state_home()?.join(&pipeline.plan.name),
             };
+            let listen = args.listen.unwrap_or(Listen::Prefer(LISTEN));
+            let access = args.listen_token.map_or(Ok(Access::ThisMachine), |file| read_token(&file))?;
+            // Before the broker is waited for.
+            if let (Listen::At(address), Access::ThisMachine) = (&listen, &access)
+                && !address.ip().is_loopback()
+            {
+                return Err(Failure::usage(StartError::NotLoopback(*address).to_string()).hint(
+                    "--listen-token FILE makes clients send a token; or listen on 127.0.0.1, behind a proxy that \
+                     authenticates",
+                ));
+            }
             crate::run::stream(StreamOptions {
                 partitions,
                 state,
                 connect: args.connection.options()?,
                 drain: args.drain,
-                listen: args.listen.unwrap_or(Listen::Prefer(LISTEN)),
-                access: args.listen_token.map_or(Ok(Access::ThisMachine), |file| read_token(&file))?,
+                listen,
+                access,
                 accept_loss: args.accept_loss,
                 holder: args.holder.unwrap_or_else(default_holder),
                 wait: args.wait,
@@ -234,6 +246,11 @@ fn read_token(file: &Path) -> Result<Access, Failure> {
     let wrong =
         |why: &dyn Display| Failure::usage(format!("the token file {} (--listen-token): {why}", file.display()));
     let bytes = pelton_files::read(file, TOKEN_FILE_BYTES_MAX, Links::Follow).map_err(|error| wrong(&error))?;
+    // Whoever can write it can let himself in.
+    let found = std::fs::metadata(file).map_err(|error| wrong(&error))?;
+    if !pelton_files::is_ours(&found) || found.mode() & 0o022 != 0 {
+        return Err(wrong(&"others may write to it; chmod go-w it, and own it"));
+    }
     let token: Result<Token, _> = String::from_utf8_lossy(&bytes).trim().parse();
     token.map(Access::Token).map_err(|error| wrong(&error))
 }
@@ -258,6 +275,8 @@ fn default_holder() -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -283,6 +302,9 @@ mod tests {
             assert!(message.contains("--listen-token") && !message.contains("secret"), "{message}");
         }
         assert!(read_token(folder.path()).unwrap_err().to_string().contains("a folder"));
+        std::fs::write(&file, "0123456789abcdef").unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(read_token(&file).unwrap_err().to_string().contains("others may write"));
     }
 
     #[test]

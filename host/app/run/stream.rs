@@ -15,7 +15,7 @@ use pelton_engine::partition::{Action, Config, Event, MakeEngine, Partition};
 use pelton_engine::plan::Plan;
 use pelton_engine::step::Envelope;
 use pelton_engine::store::Store;
-use pelton_serve::{Access, Board, Server, Shape, StartError};
+use pelton_serve::{Access, Board, Server, Shape};
 use pelton_store::SledStore;
 use tokio::runtime::{Handle, Runtime};
 use tracing::{error, info, warn};
@@ -189,12 +189,7 @@ fn serve(
             }
         }),
     };
-    let server = bound.map_err(|error| match error {
-        StartError::NotLoopback(_) => Failure::usage(error.to_string()).hint(
-            "--listen-token FILE makes clients send a token; or listen on 127.0.0.1, behind a proxy that authenticates",
-        ),
-        StartError::Listen { .. } => Failure::new(Exit::Environment, error),
-    })?;
+    let server = bound.map_err(|error| Failure::new(Exit::Environment, error))?;
     info!("metrics on http://{}/metrics, health on /healthz", server.address());
     let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
     let board = board.clone();

@@ -1,6 +1,10 @@
 //! Licences, sources and duplicates of all dependencies against `deny.toml`, on every run of the tests. cargo-deny asks
 //! for more (`just deny`), but takes longer to build than all that it looks at.
-#![expect(clippy::disallowed_methods, reason = "this test looks at the repository, not at the engine")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "this test looks at the repository, not at the engine"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
