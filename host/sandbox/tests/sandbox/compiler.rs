@@ -205,7 +205,7 @@ fn hostile(full: bool) -> Vec<(String, Vec<u8>)> {
         let exports = repeat(count, &|number| format!("(export \"e{number}\" (func $e))"));
         add(&format!("{count} exports"), core(&format!("(func $e) {exports}")));
     }
-    for depth in times(17, 2_000) {
+    for depth in times(17, 80) {
         let text = "(component ".repeat(depth) + &")".repeat(depth);
         add(&format!("{depth} components in components"), module(&text));
     }
