@@ -37,16 +37,7 @@ fn rules() -> DocumentMut {
 fn packages(rules: &DocumentMut) -> Vec<Package> {
     let target = rules["graph"]["targets"][0].as_str().expect("a target");
     let output = Command::new(env!("CARGO"))
-        .args([
-            "metadata",
-            "--format-version",
-            "1",
-            "--locked",
-            "--offline",
-            "--all-features",
-            "--filter-platform",
-            target,
-        ])
+        .args(["metadata", "--format-version", "1", "--locked", "--filter-platform", target])
         .current_dir(root())
         .output()
         .expect("cargo runs");
