@@ -129,7 +129,8 @@ struct LawArgs {
 
 pub(super) async fn run(command: GenerateCommand) -> Result<(), Failure> {
     let GenerateCommand::Plays(args) = command;
-    if args.truth.is_some() && args.truth == args.output {
+    let whole = |path: &Option<PathBuf>| path.as_ref().and_then(|path| std::path::absolute(path).ok());
+    if args.truth.is_some() && whole(&args.truth) == whole(&args.output) {
         return Err(Failure::usage("--truth and --output are the same file"));
     }
     let plan = match &args.pipeline {

@@ -2,14 +2,13 @@
 
 use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use pelton_broker::ConnectOptions;
 use pelton_files::Links;
-use pelton_serve::{Access, StartError, Token};
+use pelton_serve::{Access, Token};
 
 use super::connection::ConnectionArgs;
 use super::failure::Failure;
@@ -168,13 +167,13 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
             let listen = args.listen.unwrap_or(Listen::Prefer(LISTEN));
             let access = args.listen_token.map_or(Ok(Access::ThisMachine), |file| read_token(&file))?;
             // Before the broker is waited for.
-            if let (Listen::At(address), Access::ThisMachine) = (&listen, &access)
-                && !address.ip().is_loopback()
-            {
-                return Err(Failure::usage(StartError::NotLoopback(*address).to_string()).hint(
-                    "--listen-token FILE makes clients send a token; or listen on 127.0.0.1, behind a proxy that \
-                     authenticates",
-                ));
+            if let Listen::At(address) = listen {
+                access.check(address).map_err(|error| {
+                    Failure::usage(error.to_string()).hint(
+                        "--listen-token FILE makes clients send a token; or listen on 127.0.0.1, behind a proxy that \
+                         authenticates",
+                    )
+                })?;
             }
             crate::run::stream(StreamOptions {
                 partitions,
@@ -245,12 +244,8 @@ fn parse_listen(text: &str) -> Result<Listen, String> {
 fn read_token(file: &Path) -> Result<Access, Failure> {
     let wrong =
         |why: &dyn Display| Failure::usage(format!("the token file {} (--listen-token): {why}", file.display()));
-    let bytes = pelton_files::read(file, TOKEN_FILE_BYTES_MAX, Links::Follow).map_err(|error| wrong(&error))?;
     // Whoever can write it can let himself in.
-    let found = std::fs::metadata(file).map_err(|error| wrong(&error))?;
-    if !pelton_files::is_ours(&found) || found.mode() & 0o022 != 0 {
-        return Err(wrong(&"others may write to it; chmod go-w it, and own it"));
-    }
+    let bytes = pelton_files::read_trusted(file, TOKEN_FILE_BYTES_MAX, Links::Follow).map_err(|error| wrong(&error))?;
     let token: Result<Token, _> = String::from_utf8_lossy(&bytes).trim().parse();
     token.map(Access::Token).map_err(|error| wrong(&error))
 }

@@ -72,7 +72,11 @@ pub fn check_owner(folder: &Path) -> Result<(), FolderError> {
 pub fn check_private(folder: &Path) -> Result<(), FolderError> {
     let Some(found) = look(folder)? else { return Ok(()) };
     owned(folder, &found)?;
-    if found.mode() & (GROUP_WRITE | OTHER_WRITE) == 0 { Ok(()) } else { Err(writable(folder, &found)) }
+    if is_writable_by_others(&found) { Err(writable(folder, &found)) } else { Ok(()) }
+}
+
+pub(crate) fn is_writable_by_others(found: &Metadata) -> bool {
+    found.mode() & (GROUP_WRITE | OTHER_WRITE) != 0
 }
 
 /// Whether a file is ours, or that of root, who needs no file to get at what we write.

@@ -9,4 +9,4 @@ mod folder;
 mod read;
 
 pub use folder::{FolderError, check_owner, check_private, is_ours};
-pub use read::{Links, ReadError, kind, open, read};
+pub use read::{Links, ReadError, kind, open, read, read_trusted};

@@ -2,10 +2,12 @@
 
 use std::fs::{self, File, FileType, OpenOptions};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use rustix::fs::OFlags;
+
+use crate::folder::{is_ours, is_writable_by_others};
 
 /// What a link in the last part of a path means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +27,9 @@ pub enum ReadError {
     /// It is no regular file; with what it is.
     #[error("it is {0}, not a regular file")]
     Kind(&'static str),
+    /// Somebody else may have written what is in it.
+    #[error("others may write to it (owner {owner}, mode {mode:04o})")]
+    Others { owner: u32, mode: u32 },
     /// It has more bytes than the limit.
     #[error("it is larger than {}", size(*limit))]
     TooLarge { limit: usize },
@@ -36,6 +41,23 @@ pub enum ReadError {
 /// When it is of another kind, larger, not there, or not readable. No more than `limit` + 1 bytes are read or held.
 pub fn read(path: &Path, limit: usize, links: Links) -> Result<Vec<u8>, ReadError> {
     let (file, bytes) = open(path, links)?;
+    read_open(file, bytes, limit)
+}
+
+/// As [`read`], of a file that decides who may do what: one that only its owner, us or root, may write to.
+///
+/// # Errors
+/// As [`read`], and when others may have written it.
+pub fn read_trusted(path: &Path, limit: usize, links: Links) -> Result<Vec<u8>, ReadError> {
+    let (file, bytes) = open(path, links)?;
+    let found = file.metadata()?;
+    if !is_ours(&found) || is_writable_by_others(&found) {
+        return Err(ReadError::Others { owner: found.uid(), mode: found.mode() & 0o7777 });
+    }
+    read_open(file, bytes, limit)
+}
+
+fn read_open(file: File, bytes: u64, limit: usize) -> Result<Vec<u8>, ReadError> {
     let too_large = || ReadError::TooLarge { limit };
     if bytes > limit as u64 {
         return Err(too_large());

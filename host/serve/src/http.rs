@@ -75,15 +75,26 @@ pub enum Access {
     Token(Token),
 }
 
+impl Access {
+    /// Whether a server with this access may listen there.
+    ///
+    /// # Errors
+    /// When others than this machine could ask without a token.
+    pub fn check(&self, address: SocketAddr) -> Result<(), StartError> {
+        match self {
+            Access::ThisMachine if !address.ip().is_loopback() => Err(StartError::NotLoopback(address)),
+            Access::ThisMachine | Access::Token(_) => Ok(()),
+        }
+    }
+}
+
 impl Server {
     /// Binds the address; port 0 takes a free one.
     ///
     /// # Errors
     /// When the address cannot be bound, or is not loopback and nobody would need a token.
     pub async fn bind(address: SocketAddr, access: Access) -> Result<Server, StartError> {
-        if matches!(access, Access::ThisMachine) && !address.ip().is_loopback() {
-            return Err(StartError::NotLoopback(address));
-        }
+        access.check(address)?;
         let listener = TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, source })?;
         let address = listener.local_addr().map_err(|source| StartError::Listen { address, source })?;
         Ok(Server { listener, address, access, bounds: BOUNDS })
