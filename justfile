@@ -61,11 +61,19 @@ setup:
     .tools/bin/nats-server --version
 
 # Build all wasm modules into target/modules
-guests:
+guests: _modules
+    cargo build --profile guest --target {{ wasm }} -p pelton-test-guests --examples
+    {{ just }} _collect
+
+# Those that the pipelines of this repository name; what tests need besides takes a minute more
+_modules:
+    cargo build --profile guest --target {{ wasm }} -p fraud -p schema-check --lib
+    {{ just }} _collect
+
+_collect:
     #!/usr/bin/env bash
     set -euo pipefail
-    cargo build --quiet --profile guest --target {{ wasm }} -p fraud -p schema-check --lib
-    cargo build --quiet --profile guest --target {{ wasm }} -p pelton-test-guests --examples
+    shopt -s nullglob
     mkdir -p target/modules
     # A module that did not change keeps its time stamp.
     for built in target/{{ wasm }}/guest/*.wasm target/{{ wasm }}/guest/examples/*.wasm; do
@@ -76,12 +84,12 @@ guests:
     echo "$(ls target/modules | wc -l) modules in target/modules"
 
 # Show what Pelton does: a million plays, farms among them, caught; then again with the host killed
-demo *ARGS: setup guests
+demo *ARGS: setup _modules
     cargo build --release -p pelton -p pelton-bench --bin pelton --bin demo
     target/release/demo "$@"
 
 # Run a pipeline, with a broker of its own when none answers; further arguments go to `pelton run`
-run PIPELINE *ARGS: setup guests
+run PIPELINE *ARGS: setup _modules
     #!/usr/bin/env bash
     set -euo pipefail
     cargo build --release -p pelton --bin pelton

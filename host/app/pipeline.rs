@@ -1,6 +1,8 @@
 //! A pipeline file with its modules: loaded, configured and bound to each other, ready to run.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use pelton_engine::guest::{Descriptor, Guest, World};
@@ -139,7 +141,7 @@ fn load_stage(
     let module = match sandbox.load(bytes, limits) {
         Ok(module) => module,
         Err(error) => {
-            let problem = stage.not_loaded(&error.message);
+            let problem = stage.not_accepted(&error.message);
             return refused(error, problem);
         }
     };
@@ -172,9 +174,9 @@ pub(crate) fn sandbox_limits(limits: &plan::Limits) -> pelton_sandbox::Limits {
 }
 
 /// A sandbox whose compiler is this program, started anew for each module, and that keeps what it made in `cache`, or in
-/// the user's cache folder, so that a warm start is quick.
-pub(crate) fn sandbox(cache: Option<PathBuf>) -> Result<Sandbox, Failure> {
-    let compiler = Compiler::Child(Child { program: this_program()?, arguments: vec![COMPILE.into()] });
+/// the user's cache folder, so that a warm start is quick. A compiler that works when `stop` is set is given up.
+pub(crate) fn sandbox(cache: Option<PathBuf>, stop: Arc<AtomicBool>) -> Result<Sandbox, Failure> {
+    let compiler = Compiler::Child(Child { program: this_program()?, arguments: vec![COMPILE.into()], stop });
     let open =
         |cache_dir| Sandbox::new(&pelton_sandbox::Options { compiler: compiler.clone(), cache_dir, pooling: false });
     let opened = match (cache, default_cache()) {

@@ -3,6 +3,7 @@
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::ops::RangeInclusive;
+use std::os::unix::ffi::OsStrExt as _;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -36,11 +37,11 @@ fn modules_that_are_none_are_refused_before_anything_runs() {
     let cases: [(&str, Option<&[u8]>, &str); 7] = [
         ("missing", None, "no such file"),
         ("empty", Some(b""), "the file is empty"),
-        ("text", Some(b"This is not wasm, whatever its name says."), "cannot load the module"),
-        ("truncated", Some(&fraud[..fraud.len() / 2]), "cannot load the module"),
+        ("text", Some(b"This is not wasm, whatever its name says."), "` is refused: "),
+        ("truncated", Some(&fraud[..fraud.len() / 2]), "` is refused: "),
         ("core", Some(b"\0asm\x01\0\0\0"), "component"),
         ("wasi", Some(wasi), "wasi:cli/environment@0.2.3"),
-        ("elf", Some(b"\x7fELF\x02\x01\x01\0"), "cannot load the module"),
+        ("elf", Some(b"\x7fELF\x02\x01\x01\0"), "` is refused: "),
     ];
     for (name, bytes, why) in cases {
         let path = scene.path(&format!("{name}.wasm"));
@@ -65,6 +66,95 @@ fn modules_that_are_none_are_refused_before_anything_runs() {
         finish(&mut pelton(&["run", &pipeline, "--input", &input, "--output", &out])).code(2).says(&[&at]);
         assert!(!scene.path("out").exists(), "{name}: refused, and yet there is output");
     }
+}
+
+/// Every variable that stands for an argument of some command.
+const VARIABLES: [&str; 19] = [
+    "NATS_URL",
+    "NATS_CONTEXT",
+    "NATS_CREDS",
+    "NATS_NKEY",
+    "NATS_USER",
+    "NATS_PASSWORD",
+    "NATS_TOKEN",
+    "NATS_CA",
+    "NATS_CERT",
+    "NATS_KEY",
+    "NATS_JS_DOMAIN",
+    "NATS_INBOX_PREFIX",
+    "NATS_MONITOR",
+    "PELTON_LOG",
+    "PELTON_LOG_FORMAT",
+    "PELTON_STATE",
+    "PELTON_LISTEN",
+    "PELTON_LISTEN_TOKEN",
+    "PELTON_HOLDER",
+];
+
+#[test]
+fn variables_without_a_value_are_not_set_and_wrong_ones_are_named() {
+    let scene = Scene::new();
+    let pipeline = scene.single("zoo", "echo", "");
+    let (input, out) = (scene.write("input.jsonl", "{}\n"), scene.arg("out"));
+    let run = ["run", &pipeline, "--input", &input, "--output", &out];
+    // Its only event is bad; the broker is not there.
+    for (args, code) in [(&run[..], 5), (&["up", &pipeline, "--server", "nats://127.0.0.1:1"], 4)] {
+        finish(pelton(args).envs(VARIABLES.map(|name| (name, "")))).code(code);
+    }
+    let listen = ["run", &pipeline, "--wait", "0s", "--server", "nats://127.0.0.1:1", "--state", &scene.arg("state")];
+    finish(pelton(&listen).envs(VARIABLES.map(|name| (name, "")))).code(4);
+    for name in VARIABLES {
+        let said = finish(pelton(&run).env(name, std::ffi::OsStr::from_bytes(b"\xff")));
+        let is_path = ["NATS_CREDS", "NATS_CA", "NATS_CERT", "NATS_KEY", "PELTON_STATE", "PELTON_LISTEN_TOKEN"];
+        if is_path.contains(&name) {
+            assert!(!said.stderr.contains("UTF-8"), "{name}: {}", said.stderr);
+        } else {
+            said.code(2).says(&[&format!("the variable {name} is not UTF-8")]);
+        }
+    }
+}
+
+#[test]
+fn what_a_run_over_files_cannot_use_is_refused_and_a_variable_is_not() {
+    let scene = Scene::new();
+    let pipeline = scene.single("zoo", "echo", "");
+    let (input, out) = (scene.write("input.jsonl", "{}\n"), scene.arg("out"));
+    let run = ["run", &pipeline, "--input", &input, "--output", &out];
+    for more in [
+        ["--listen", "127.0.0.1:9464"],
+        ["--listen-token", "token"],
+        ["--holder", "me"],
+        ["--server", "nats://127.0.0.1:1"],
+        ["--creds", "none"],
+        ["--wait", "1s"],
+    ] {
+        let said = finish(pelton(&run).args(more)).code(2);
+        assert!(said.stderr.contains(more[0]) && said.stderr.contains("--input"), "{more:?}: {}", said.stderr);
+    }
+    let variables = [("PELTON_LISTEN", "127.0.0.1:9464"), ("PELTON_LISTEN_TOKEN", "/none"), ("NATS_URL", "nats://h:1")];
+    finish(pelton(&run).envs(variables)).code(5);
+    finish(&mut pelton(&["run", &pipeline, "--holder", &"x".repeat(129)])).code(2).says(&["--holder", "128 bytes"]);
+    let domain = ["up", &pipeline, "--server", "nats://127.0.0.1:1", "--domain", "a b.*"];
+    finish(&mut pelton(&domain)).code(2).says(&["domain \"a b.*\""]);
+    finish(&mut pelton(&["run", &pipeline, "--input", &scene.arg("none"), "--output", &out])).code(2).says(&["none"]);
+}
+
+#[test]
+fn generated_events_replace_nothing() {
+    let scene = Scene::new();
+    let mine = scene.write("mine.jsonl", "mine\n");
+    std::os::unix::fs::symlink(&mine, scene.path("link")).unwrap();
+    let fresh = scene.arg("fresh.jsonl");
+    let generate = ["generate", "plays", "--events", "1000", "--farms", "1"];
+    for (what, output, truth) in
+        [("events", &mine, &fresh), ("truth", &fresh, &mine), ("link", &scene.arg("link"), &fresh)]
+    {
+        let said = finish(pelton(&generate).args(["--output", output, "--truth", truth])).code(2);
+        said.says(&["cannot write ", "hint: remove it"]);
+        assert_eq!(scene.read("mine.jsonl"), b"mine\n", "{what}");
+        let _ = std::fs::remove_file(&fresh);
+    }
+    finish(pelton(&generate).args(["--output", &fresh])).code(0);
 }
 
 #[test]

@@ -64,6 +64,11 @@ fn nothing_that_is_there_is_lost_unasked() {
     finish(&mut run(&pipeline, &input, &out, &state)).code(0).says(&["all of this input is done"]);
     finish(&mut run(&pipeline, &input, &out, &[&state[..], &["--fresh"]].concat())).code(0).says(&["events=9"]);
     assert_eq!(scene.read("out/seen.jsonl"), events(9).as_bytes());
+    // What others add to them stays, and is told.
+    let with_more = [events(9).as_str(), "mine\n"].concat();
+    scene.write("out/seen.jsonl", &with_more);
+    finish(&mut run(&pipeline, &input, &out, &state)).code(0).says(&["seen.jsonl bytes=5", "holds more than the run"]);
+    assert_eq!(scene.read("out/seen.jsonl"), with_more.as_bytes());
 }
 
 #[test]

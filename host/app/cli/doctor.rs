@@ -5,6 +5,7 @@ mod monitor;
 mod tools;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use pelton_broker::{Broker, Checked, ConnectOptions, ProvisionOptions};
@@ -164,7 +165,7 @@ async fn account(broker: &Broker) -> Finding {
 }
 
 async fn check_pipeline(path: &Path, cache: Option<PathBuf>, broker: Option<&Broker>, findings: &mut Vec<Finding>) {
-    let loaded = pipeline::sandbox(cache).and_then(|sandbox| Pipeline::load(path, &sandbox));
+    let loaded = pipeline::sandbox(cache, Arc::default()).and_then(|sandbox| Pipeline::load(path, &sandbox));
     let pipeline = match loaded {
         Ok(pipeline) => pipeline,
         Err(_) => {

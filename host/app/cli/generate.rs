@@ -329,9 +329,13 @@ fn write_lines(path: Option<&Path>, plays: &Plays) -> Result<(), Failure> {
     Ok(())
 }
 
+/// A new file: what is there already may be somebody's events.
 fn create(path: &Path) -> Result<File, Failure> {
-    File::create(path)
-        .map_err(|error| Failure::new(Exit::Usage, error).context(format!("cannot write {}", path.display())))
+    File::create_new(path).map_err(|error| {
+        let is_there = error.kind() == io::ErrorKind::AlreadyExists;
+        let failure = Failure::new(Exit::Usage, error).context(format!("cannot write {}", path.display()));
+        if is_there { failure.hint("remove it, or name another file") } else { failure }
+    })
 }
 
 fn progress(count: u64) -> ProgressBar {
@@ -365,8 +369,9 @@ fn write_truth(path: &Path, spec: &Spec, law: &Law, plays: &Plays) -> Result<(),
 fn summary(verdict: &Verdict, plays: &Plays) -> String {
     let count = |firing: Firing| verdict.alerts.iter().filter(|alert| alert.firing == firing).count();
     format!(
-        "truth: {} farms, {} alerts ({} on time, {} corrections, {} at the end), {} late rows, {} bad records",
+        "truth: {} {}, {} alerts ({} on time, {} corrections, {} at the end), {} late rows, {} bad records",
         plays.farms.len(),
+        if plays.farms.len() == 1 { "farm" } else { "farms" },
         verdict.alerts.len(),
         count(Firing::OnTime),
         count(Firing::Late),

@@ -36,7 +36,8 @@ impl LogArgs {
                 Failure::usage(format!("log filter `{text}`: {error}"))
                     .hint("for example --log info,pelton_broker=debug")
             })?,
-            None => EnvFilter::new(if quiet { "warn" } else { "info,async_nats=warn" }),
+            // That a module is being compiled is worth a line in any command: it explains the wait.
+            None => EnvFilter::new(if quiet { "warn,pelton_sandbox::sandbox=info" } else { "info,async_nats=warn" }),
         };
         let color =
             std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());

@@ -15,9 +15,12 @@ mod up;
 mod validate;
 pub(crate) mod when;
 
+use std::any::TypeId;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::builder::Resettable;
+use clap::{Arg, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::pipeline;
 use failure::Failure;
@@ -69,8 +72,16 @@ enum Command {
 
 /// Parses the arguments, runs the command, prints what went wrong.
 pub(crate) fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let command = without_empty(Cli::command());
+    if let Some(variable) = no_text(&command) {
+        return Failure::usage(format!("the variable {variable} is not UTF-8")).print();
+    }
+    let parsed = command.try_get_matches().and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
+    let cli = match parsed {
+        Ok((cli, matches)) => match matches.subcommand_matches("run").map(run::refuse_misplaced) {
+            Some(Err(failure)) => return failure.print(),
+            Some(Ok(())) | None => cli,
+        },
         Err(error) => {
             // Help and version go to stdout and are a success.
             let code = if error.use_stderr() { failure::Exit::Usage.into() } else { ExitCode::SUCCESS };
@@ -87,6 +98,25 @@ pub(crate) fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.print(),
     }
+}
+
+/// A variable set to nothing counts as not set, as in the NATS tools: what starts a program cannot always unset one.
+fn without_empty(command: clap::Command) -> clap::Command {
+    let is_empty = |arg: &Arg| value_of(arg).is_some_and(|value| value.is_empty());
+    command.mut_args(|arg| if is_empty(&arg) { arg.env(Resettable::Reset) } else { arg }).mut_subcommands(without_empty)
+}
+
+/// A variable that has to be text and is not; clap does not say which.
+fn no_text(command: &clap::Command) -> Option<&str> {
+    let is_path = |arg: &Arg| arg.get_value_parser().type_id() == TypeId::of::<PathBuf>();
+    let is_wrong = |arg: &&Arg| !is_path(arg) && value_of(arg).is_some_and(|value| value.to_str().is_none());
+    let wrong = command.get_arguments().find(is_wrong).and_then(|arg| arg.get_env()?.to_str());
+    wrong.or_else(|| command.get_subcommands().find_map(no_text))
+}
+
+/// What the variable of an argument is set to.
+fn value_of(arg: &Arg) -> Option<std::ffi::OsString> {
+    arg.get_env().and_then(std::env::var_os)
 }
 
 fn dispatch(command: Command) -> Result<(), Failure> {
@@ -111,8 +141,6 @@ fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Fa
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -5,7 +5,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::Args;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgMatches, Args};
 use pelton_broker::ConnectOptions;
 use pelton_files::Links;
 use pelton_serve::{Access, Token};
@@ -16,16 +17,16 @@ use crate::pipeline::{self, Pipeline};
 use crate::run::{Stop, Target};
 
 const AFTER: &str = "\
-Without --input, events come from the stream that the pipeline names and results go to the pipeline stream; run
-`pelton up` once before. With --input, nothing but files is needed: one JSON-lines file per output, dlq.jsonl and
-late.jsonl. Either may be killed at any moment and started again; it goes on where it was, as long as the pipeline is
+Without --input, events come from the stream that the pipeline names and results go to the pipeline stream; run \
+`pelton up` once before. With --input, nothing but files is needed: one JSON-lines file per output, dlq.jsonl and \
+late.jsonl. Either may be killed at any moment and started again; it goes on where it was, as long as the pipeline is \
 the same.
 
-A folder that holds results of an unknown run is refused. --fresh deletes this pipeline's files in it, and the state,
+A folder that holds results of an unknown run is refused. --fresh deletes this pipeline's files in it, and the state, \
 and starts over; after a kill, go on without it. Links, pipes and devices in the folder are never written to.
 
---output - writes rows to stdout and keeps nothing, so it begins anew each time, and a reader that goes away ends it.
-With one output and no --envelope only its rows are written; dead letters and late rows are counted. With --envelope
+--output - writes rows to stdout and keeps nothing, so it begins anew each time, and a reader that goes away ends it. \
+With one output and no --envelope only its rows are written; dead letters and late rows are counted. With --envelope \
 they are written too, as \"output\":\"dlq\" and \"late\". Several outputs need --envelope.
 
 Examples:
@@ -41,6 +42,9 @@ const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALH
 
 /// Bytes of a file with a token.
 const TOKEN_FILE_BYTES_MAX: usize = 4 << 10;
+
+/// Bytes of a holder's name: it stands in leases, logs and tables.
+const HOLDER_BYTES_MAX: usize = 128;
 
 /// Run a pipeline
 #[derive(Debug, Args)]
@@ -75,13 +79,13 @@ pub(crate) struct RunArgs {
     listen: Option<Listen>,
     /// File with the token that clients of --listen have to send (`Authorization: Bearer`); without it, only loopback
     /// addresses can be listened on
-    #[arg(long, value_name = "FILE", env = "PELTON_LISTEN_TOKEN", conflicts_with = "input")]
+    #[arg(long, value_name = "FILE", env = "PELTON_LISTEN_TOKEN")]
     listen_token: Option<PathBuf>,
     /// Go on although events expired before they were read; the gap is reported as a dead letter
     #[arg(long, conflicts_with = "input")]
     accept_loss: bool,
     /// Name under which partitions are leased [default: host name and process id]
-    #[arg(long, value_name = "NAME", env = "PELTON_HOLDER")]
+    #[arg(long, value_name = "NAME", env = "PELTON_HOLDER", value_parser = parse_holder)]
     holder: Option<String>,
     /// Folder of compiled modules [default: the user's cache folder]
     #[arg(long, value_name = "DIR", env = "PELTON_CACHE")]
@@ -150,8 +154,12 @@ pub(crate) struct FileOptions {
 pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
     // Before anything that takes time: from here on a signal is a wish to stop.
     let stop = Stop::watch()?;
-    let sandbox = pipeline::sandbox(args.cache.clone())?;
-    let pipeline = Pipeline::load(&args.pipeline, &sandbox)?;
+    let sandbox = pipeline::sandbox(args.cache.clone(), stop.flag())?;
+    let pipeline = match Pipeline::load(&args.pipeline, &sandbox) {
+        // The compiler was stopped with us.
+        Err(_) if stop.is_asked() => return Ok(()),
+        loaded => loaded?,
+    };
     match args.output {
         Some(output) => {
             let (output, state) = target(output, args.state)?;
@@ -189,6 +197,26 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
                 pipeline,
             })
         }
+    }
+}
+
+/// What only a run from the broker takes and was given to a run over files. Variables are meant for other runs as well.
+///
+/// # Errors
+/// With the first of them.
+pub(super) fn refuse_misplaced(given: &ArgMatches) -> Result<(), Failure> {
+    if !given.contains_id("input") {
+        return Ok(());
+    }
+    let all = RunArgs::augment_args(clap::Command::new("run"));
+    let is_for_streams = |arg: &&Arg| {
+        arg.get_help_heading() == Some("Broker")
+            || ["listen", "listen_token", "holder"].contains(&arg.get_id().as_str())
+    };
+    let is_given = |arg: &&Arg| given.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine);
+    match all.get_arguments().filter(is_for_streams).find(is_given).and_then(Arg::get_long) {
+        None => Ok(()),
+        Some(name) => Err(Failure::usage(format!("--{name} is for runs from the broker, not for --input"))),
     }
 }
 
@@ -238,7 +266,10 @@ fn parse_listen(text: &str) -> Result<Listen, String> {
     if text == "off" {
         return Ok(Listen::Off);
     }
-    text.parse().map(Listen::At).map_err(|_| "expected an address such as 127.0.0.1:9464, or off".to_owned())
+    // The one name that needs nobody to look it up.
+    let address = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
+    let address = address.as_deref().unwrap_or(text).parse();
+    address.map(Listen::At).map_err(|_| "expected an address such as 127.0.0.1:9464, or off".to_owned())
 }
 
 fn read_token(file: &Path) -> Result<Access, Failure> {
@@ -248,6 +279,13 @@ fn read_token(file: &Path) -> Result<Access, Failure> {
     let bytes = pelton_files::read_trusted(file, TOKEN_FILE_BYTES_MAX, Links::Follow).map_err(|error| wrong(&error))?;
     let token: Result<Token, _> = String::from_utf8_lossy(&bytes).trim().parse();
     token.map(Access::Token).map_err(|error| wrong(&error))
+}
+
+fn parse_holder(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > HOLDER_BYTES_MAX {
+        return Err(format!("expected 1 to {HOLDER_BYTES_MAX} bytes"));
+    }
+    Ok(text.to_owned())
 }
 
 fn parse_wait(text: &str) -> Result<Duration, String> {
@@ -305,7 +343,11 @@ mod tests {
     #[test]
     fn metrics_can_be_off() {
         assert_eq!(parse_listen("off"), Ok(Listen::Off));
-        assert_eq!(parse_listen("127.0.0.1:9464"), Ok(Listen::At(LISTEN)));
-        assert!(parse_listen("9464").is_err());
+        for text in ["127.0.0.1:9464", "localhost:9464"] {
+            assert_eq!(parse_listen(text), Ok(Listen::At(LISTEN)), "{text}");
+        }
+        for text in ["9464", "localhost", "example.org:9464", "127.0.0.1:99999"] {
+            assert!(parse_listen(text).is_err(), "{text}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! `pelton up`: makes what a pipeline needs on the broker.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -76,7 +77,7 @@ impl ProvisionArgs {
 }
 
 pub(super) async fn run(args: UpArgs) -> Result<(), Failure> {
-    let pipeline = Pipeline::load(&args.pipeline, &pipeline::sandbox(None)?)?;
+    let pipeline = Pipeline::load(&args.pipeline, &pipeline::sandbox(None, Arc::default())?)?;
     let broker = args.connection.connect().await?;
     let provisioned = pelton_broker::up(&broker, &pipeline.plan, &args.provision.options()).await?;
     let drift: Vec<String> = provisioned.drift.iter().map(ToString::to_string).collect();

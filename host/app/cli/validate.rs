@@ -1,6 +1,7 @@
 //! `pelton validate`: everything that can be known without a broker.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 use pelton_engine::hex;
@@ -76,7 +77,7 @@ impl ProblemReport<'_> {
 }
 
 pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
-    let sandbox = pipeline::sandbox(args.cache.clone())?;
+    let sandbox = pipeline::sandbox(args.cache.clone(), Arc::default())?;
     let pipeline = match Pipeline::load(&args.pipeline, &sandbox) {
         Ok(pipeline) => pipeline,
         Err(failure) => {

@@ -25,6 +25,11 @@ impl Stop {
         Ok(Stop(asked))
     }
 
+    /// For those who only look at it.
+    pub(crate) fn flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.0)
+    }
+
     pub(crate) fn is_asked(&self) -> bool {
         self.0.load(Relaxed)
     }

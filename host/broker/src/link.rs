@@ -47,9 +47,14 @@ impl Watcher {
                 self.link.send_modify(|link| link.up = true);
                 info!("connection is up");
             }
-            Event::Disconnected | Event::Closed => {
+            Event::Disconnected => {
                 self.lose();
-                warn!(%event, "connection is down");
+                warn!("connection is down");
+            }
+            // By us: of itself the client gives up never.
+            Event::Closed => {
+                self.lose();
+                debug!("connection is closed");
             }
             // One event per message: too many for a line each. Who misses messages says so.
             Event::SlowConsumer(_) => self.link.send_modify(|link| link.drops += 1),

@@ -101,7 +101,11 @@ pub(crate) fn client_options(options: &ConnectOptions) -> Result<async_nats::Con
         .max_reconnects(None)
         .reconnect_delay_callback(reconnect_delay);
     if let Some(prefix) = &options.inbox_prefix {
-        client = client.custom_inbox_prefix(check_prefix(prefix)?);
+        check_literal("inbox prefix", prefix, "_INBOX_app")?;
+        client = client.custom_inbox_prefix(prefix);
+    }
+    if let Some(domain) = &options.domain {
+        check_literal("domain", domain, "hub")?;
     }
     if let Some(path) = &options.creds {
         let fail = |cause: String| BrokerError::Options(format!("credentials file{}: {cause}", shown(path)));
@@ -149,15 +153,15 @@ fn check_pem(what: &str, path: &Path, kind: &str) -> Result<(), BrokerError> {
     if text.lines().any(is_begin) { Ok(()) } else { Err(fail(format!("holds no PEM block `{kind}`"))) }
 }
 
-/// Answers come on `PREFIX.…`: it has to be the beginning of a literal subject.
-fn check_prefix(prefix: &str) -> Result<&str, BrokerError> {
+/// Answers come on `PREFIX.…`, requests go to `$JS.DOMAIN.…`: both have to be parts of a literal subject.
+fn check_literal(what: &str, text: &str, example: &str) -> Result<(), BrokerError> {
     let is_token = |token: &str| {
         !token.is_empty() && !token.contains(['*', '>']) && token.bytes().all(|byte| byte.is_ascii_graphic())
     };
-    if prefix.split('.').all(is_token) {
-        return Ok(prefix);
+    if text.split('.').all(is_token) {
+        return Ok(());
     }
-    Err(BrokerError::Options(format!("inbox prefix {prefix:?}: not a subject such as `_INBOX_app`")))
+    Err(BrokerError::Options(format!("{what} {text:?}: not a subject such as `{example}`")))
 }
 
 /// A seed itself, or the first one in a file. What is neither is not quoted: most likely it is a secret.
@@ -225,10 +229,10 @@ mod tests {
     #[test]
     fn inbox_prefixes_are_literal_subjects() {
         for good in ["_INBOX_b", "a.b", "_INBOX"] {
-            assert!(check_prefix(good).is_ok(), "{good}");
+            assert!(check_literal("inbox prefix", good, "_INBOX").is_ok(), "{good}");
         }
         for bad in ["", "a.", "a b", "a.*", ">", "_INBOX_b.>"] {
-            assert!(check_prefix(bad).is_err(), "{bad}");
+            assert!(check_literal("inbox prefix", bad, "_INBOX").is_err(), "{bad}");
         }
     }
 

@@ -91,12 +91,17 @@ impl Shared {
 
     /// The machine code of a module that was accepted: kept from before, or made now.
     pub(crate) fn compiled(&self, bytes: &[u8], digest: [u8; 32], limits: &Limits) -> Result<Compiled, LoadError> {
-        let Some(cache) = &self.cache else { return self.compiler.compile(bytes, limits) };
+        let compile = || {
+            let seconds = limits.compile.processor_time.as_secs();
+            tracing::info!(kib = bytes.len() >> 10, "compiling a module, which may take {seconds} s of processor time");
+            self.compiler.compile(bytes, limits)
+        };
+        let Some(cache) = &self.cache else { return compile() };
         let id = Id { build: self.build(limits), module: digest };
         if let Some(compiled) = cache.get(id) {
             return Ok(compiled);
         }
-        let compiled = self.compiler.compile(bytes, limits)?;
+        let compiled = compile()?;
         if let Err(error) = cache.put(id, &compiled) {
             // A full disk costs time, not the run.
             tracing::warn!(%error, "a compiled module cannot be kept");

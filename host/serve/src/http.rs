@@ -1,8 +1,10 @@
 //! The server: two routes, bounded in everything that a client can take, for this machine or for who has the token.
 //!
 //! It stands beside the work: whoever connects takes at most 32 file descriptors, the memory of so
-//! many requests and answers, and neither for longer than 10 s.
+//! many requests and answers, and neither for longer than 10 s. Who asks waits for those who do not: where all places
+//! are taken, a connection that is a quarter of a second old makes room for the next.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::Future;
 use std::io;
@@ -21,8 +23,8 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Serialize;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::Instant;
 
 use crate::board::{Board, Health, PartitionStatus};
 use crate::token::Token;
@@ -30,17 +32,23 @@ use crate::token::Token;
 /// What a client may take.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
-    /// Connections at once. Further ones wait in the kernel's queue, where they cost us nothing, until one ends: closed
-    /// at once, a scraper would see a failure where it now waits for some seconds.
+    /// Connections at once. Further ones wait in the kernel's queue, where they cost us nothing, until one ends.
     connections: usize,
+    /// How old a connection has to be for making room. An answer takes milliseconds, so it is one that does not ask, or
+    /// does not read.
+    patience: Duration,
     /// How long a client may take to say what it wants.
     header_time: Duration,
     /// How long a connection may last, from the first byte to the last: an answer nobody reads is given up.
     connection_time: Duration,
 }
 
-const BOUNDS: Bounds =
-    Bounds { connections: 32, header_time: Duration::from_secs(5), connection_time: Duration::from_secs(10) };
+const BOUNDS: Bounds = Bounds {
+    connections: 32,
+    patience: Duration::from_millis(250),
+    header_time: Duration::from_secs(5),
+    connection_time: Duration::from_secs(10),
+};
 /// Bytes of a request's line and headers; hyper reads no less.
 const HEADER_BYTES_MAX: usize = 8 << 10;
 /// After a failed accept that is not the client's fault, such as no free file descriptor.
@@ -116,26 +124,55 @@ impl Server {
     }
 
     async fn accept_all(self, board: Board) {
-        let free = Arc::new(Semaphore::new(self.bounds.connections));
         let access = Arc::new(self.access);
         // Dropped with this future, and every connection with it.
-        let mut connections = JoinSet::new();
+        let mut connections = Connections::default();
         loop {
-            let Ok(place) = free.clone().acquire_owned().await else { return };
-            while connections.try_join_next().is_some() {}
+            connections.make_room(&self.bounds).await;
             match self.listener.accept().await {
                 Ok((stream, _)) => {
-                    let (board, access, bounds) = (board.clone(), access.clone(), self.bounds);
-                    connections.spawn(async move {
-                        serve(stream, board, access, bounds).await;
-                        drop(place);
-                    });
+                    connections.spawn(serve(stream, board.clone(), access.clone(), self.bounds));
                 }
                 // It went away before it was accepted.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     tracing::debug!(%error, "no connection for metrics could be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+/// Those that are open.
+#[derive(Default)]
+struct Connections {
+    tasks: JoinSet<()>,
+    /// Since when, the oldest first.
+    ages: VecDeque<(Instant, AbortHandle)>,
+}
+
+impl Connections {
+    fn spawn(&mut self, serving: impl Future<Output = ()> + Send + 'static) {
+        let task = self.tasks.spawn(serving);
+        self.ages.push_back((Instant::now(), task));
+    }
+
+    /// Waits until there is a place, or the oldest one can be cut.
+    async fn make_room(&mut self, bounds: &Bounds) {
+        loop {
+            while self.tasks.try_join_next().is_some() {}
+            self.ages.retain(|(_, task)| !task.is_finished());
+            let (since, oldest) = match self.ages.front() {
+                Some(oldest) if self.ages.len() >= bounds.connections => oldest,
+                _ => return,
+            };
+            tokio::select! {
+                _ = self.tasks.join_next() => {}
+                () = tokio::time::sleep_until(*since + bounds.patience) => {
+                    oldest.abort();
+                    self.ages.pop_front();
+                    self.tasks.join_next().await;
                 }
             }
         }
@@ -262,8 +299,6 @@ fn healthz(board: &Board) -> Reply {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Instant;
-
     use pelton_engine::totals::Totals;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
@@ -506,11 +541,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn clients_that_do_not_ask_are_cut_and_others_wait_their_turn() {
+    async fn clients_that_do_not_ask_make_room_for_those_that_do() {
         let bounds = Bounds {
             connections: 4,
-            header_time: Duration::from_millis(200),
-            connection_time: Duration::from_millis(400),
+            patience: Duration::from_millis(100),
+            header_time: Duration::from_secs(3600),
+            connection_time: Duration::from_secs(3600),
         };
         let address = start_with(&Board::new(), bounds).await;
         let began = Instant::now();
@@ -523,17 +559,20 @@ mod tests {
         let (head, _) = get(address, "/healthz").await;
         assert!(head.contains(" 200 "), "{head}");
         // Twenty before it, four at a time.
-        assert!(began.elapsed() >= bounds.header_time * 5, "more than four were held at once: {:?}", began.elapsed());
-        for mut stream in held {
+        assert!(began.elapsed() >= bounds.patience * 5, "more than four were held at once: {:?}", began.elapsed());
+        // One place was made for each of these.
+        for mut stream in held.drain(..17) {
             let mut answer = Vec::new();
-            stream.read_to_end(&mut answer).await.unwrap();
-            assert!(!answer.starts_with(b"HTTP/1.1 200"));
+            // The end, or a reset.
+            let _ = stream.read_to_end(&mut answer).await;
+            assert_eq!(answer, b"");
         }
     }
 
     #[tokio::test]
     async fn an_answer_that_nobody_reads_is_given_up() {
-        let bounds = Bounds { connections: 1, connection_time: Duration::from_millis(300), ..BOUNDS };
+        let long = Duration::from_secs(3600);
+        let bounds = Bounds { connections: 1, patience: long, connection_time: Duration::from_millis(300), ..BOUNDS };
         let board = Board::new();
         // More than the buffers of a connection hold.
         let evidence = "x".repeat(16 << 20);

@@ -205,7 +205,9 @@ fn has_pattern(text: &str) -> bool {
 }
 
 fn unreadable(path: &Path, error: io::Error) -> Failure {
-    Failure::new(Exit::Environment, error).context(format!("reading {}", path.display()))
+    // As with a pattern that finds nothing, a name that is not there is most likely wrong.
+    let exit = if error.kind() == io::ErrorKind::NotFound { Exit::Usage } else { Exit::Environment };
+    Failure::new(exit, error).context(format!("reading {}", path.display()))
 }
 
 fn named_twice(path: &Path, earlier: &Path) -> Failure {

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use pelton_engine::epoch::{Channel, Records};
 use pelton_engine::plan::Plan;
 use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::input::Places;
 use crate::cli::failure::Failure;
@@ -185,12 +186,21 @@ pub(super) fn check_new(dir: &Path, plan: &Plan, inputs: &InputFiles, may_hold: 
     guard::check(dir, &names(plan), inputs, None, may_hold)
 }
 
-/// Checks the files of a run that is done, and leaves them as they are.
+/// Checks the files of a run that is done, and leaves them as they are; what others have added to them is told.
 ///
 /// # Errors
 /// When one does not hold what was committed to it.
 pub(super) fn check_done(dir: &Path, plan: &Plan, inputs: &InputFiles, committed: &Lengths) -> Result<(), Failure> {
-    guard::check(dir, &names(plan), inputs, Some(committed), true)
+    guard::check(dir, &names(plan), inputs, Some(committed), true)?;
+    for name in names(plan) {
+        let path = file_path(dir, &name);
+        let written = committed.get(&name).copied().unwrap_or_default().bytes;
+        let more = path.metadata().map_or(0, |found| found.len()).saturating_sub(written);
+        if more > 0 {
+            warn!(file = %path.display(), bytes = more, "holds more than the run wrote: somebody added to it");
+        }
+    }
+    Ok(())
 }
 
 /// Deletes the files of this pipeline and `earlier` ones in `dir`, for `--fresh`.

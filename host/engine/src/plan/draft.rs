@@ -88,6 +88,14 @@ impl DraftStage {
             .with_hint("paths are relative to the pipeline file; build the module first")
     }
 
+    /// The problem to report when the module's file is there and the sandbox refuses what is in it.
+    #[must_use]
+    pub fn not_accepted(&self, reason: &str) -> Problem {
+        let message = format!("the module `{}` is refused: {reason}", self.stage.module.escape_debug());
+        Problem::new(code::MODULE_LOAD, self.module_place, message)
+            .with_hint("correct the module and build it again, as README says under \"Write a rule\"")
+    }
+
     /// The problem to report when the rule reads an aggregate that its plan does not have.
     #[must_use]
     pub fn not_planned(&self, reason: &str) -> Problem {
@@ -96,10 +104,10 @@ impl DraftStage {
             .with_hint("correct the module and build it again")
     }
 
-    /// The problem to report when the module refuses its configuration.
+    /// The problem to report when the module refuses its configuration; `reason` says that it does.
     #[must_use]
     pub fn not_configured(&self, reason: &str) -> Problem {
-        let message = format!("the module of stage `{}` refuses its configuration: {reason}", self.stage.name);
+        let message = format!("stage `{}`: {reason}", self.stage.name);
         Problem::new(code::MODULE_CONFIG, self.config_place, message).with_hint("correct `config` of this stage")
     }
 }

@@ -230,8 +230,10 @@ fn modules_that_fail_point_into_the_file() {
     let stage = &draft.stages()[1];
     let loaded = stage.not_loaded("no such file");
     assert_eq!(loaded.to_string(), "14:29: E0206: cannot load the module `a/rule.wasm`: no such file");
-    let configured = draft.stages()[0].not_configured("`since` is too early");
-    let expected = "13:54: E0207: the module of stage `route` refuses its configuration: `since` is too early";
+    let accepted = stage.not_accepted("it exports nothing");
+    assert_eq!(accepted.to_string(), "14:29: E0206: the module `a/rule.wasm` is refused: it exports nothing");
+    let configured = draft.stages()[0].not_configured("module `x` refuses its configuration: `since` is too early");
+    let expected = "13:54: E0207: stage `route`: module `x` refuses its configuration: `since` is too early";
     assert_eq!(configured.to_string(), expected);
 }
 

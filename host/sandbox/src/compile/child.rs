@@ -8,6 +8,8 @@ use std::io::{self, Read, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{self, Command, ExitStatus, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use pelton_engine::guest::World;
@@ -36,6 +38,8 @@ const THREADS_MAX: usize = 4;
 pub struct Child {
     pub program: PathBuf,
     pub arguments: Vec<OsString>,
+    /// Set by whoever no longer wants what is being compiled: it is given up within milliseconds.
+    pub stop: Arc<AtomicBool>,
 }
 
 /// The head of a question.
@@ -80,10 +84,17 @@ pub(super) enum Answer {
 
 /// What a child left behind.
 struct Ended {
-    /// `None` when it was killed at the deadline.
-    status: Option<ExitStatus>,
+    /// How it ended, or why it was killed.
+    status: Result<ExitStatus, Killed>,
     answer: Vec<u8>,
     stderr: Vec<u8>,
+}
+
+/// Why we have killed a child.
+#[derive(Clone, Copy, Debug)]
+enum Killed {
+    Deadline,
+    Stopped,
 }
 
 impl Child {
@@ -130,7 +141,7 @@ impl Child {
             scope.spawn(move || stdin.write_all(head).and_then(|()| stdin.write_all(bytes)));
             let said = scope.spawn(move || read(stderr, STDERR_BYTES_MAX));
             let answered = scope.spawn(move || read(stdout, (HEAD_BYTES_MAX + CODE_BYTES_MAX) as u64));
-            let status = wait(&mut child, deadline).map_err(|error| broken(&error.to_string()))?;
+            let status = wait(&mut child, deadline, &self.stop).map_err(|error| broken(&error.to_string()))?;
             let answer = answered.join().map_err(|_| broken("nobody reads its answer"))?;
             let stderr = said.join().map_err(|_| broken("nobody reads what it says"))?;
             Ok(Ended { status, answer, stderr })
@@ -138,17 +149,17 @@ impl Child {
     }
 }
 
-/// How the child ended; `None` when it had to be killed.
-fn wait(child: &mut process::Child, deadline: Duration) -> io::Result<Option<ExitStatus>> {
+fn wait(child: &mut process::Child, deadline: Duration, stop: &AtomicBool) -> io::Result<Result<ExitStatus, Killed>> {
     let start = Instant::now();
     loop {
         if let Some(status) = child.try_wait()? {
-            return Ok(Some(status));
+            return Ok(Ok(status));
         }
-        if start.elapsed() >= deadline {
+        let is_late = start.elapsed() >= deadline;
+        if is_late || stop.load(Ordering::Relaxed) {
             child.kill()?;
             child.wait()?;
-            return Ok(None);
+            return Ok(Err(if is_late { Killed::Deadline } else { Killed::Stopped }));
         }
         std::thread::sleep(POLL);
     }
@@ -185,13 +196,17 @@ pub(crate) fn parse(answer: &[u8]) -> Option<(Result<Compiled, LoadError>, Cost)
 
 /// Why there is no answer. What the module would bring about each time is its fault; what came from outside is not.
 fn explain(ended: &Ended, limits: &CompileLimits) -> LoadError {
-    let Some(status) = ended.status else {
-        return Refusal::Host.because(format!(
-            "the compiler gave no answer within {} s, of which it has used less than {} s of processor time: is this \
-             machine overloaded?",
-            limits.deadline.as_secs(),
-            limits.processor_time.as_secs(),
-        ));
+    let status = match ended.status {
+        Ok(status) => status,
+        Err(Killed::Stopped) => return Refusal::Host.because("the compiler was stopped".to_owned()),
+        Err(Killed::Deadline) => {
+            return Refusal::Host.because(format!(
+                "the compiler gave no answer within {} s, of which it has used less than {} s of processor time: is \
+                 this machine overloaded?",
+                limits.deadline.as_secs(),
+                limits.processor_time.as_secs(),
+            ));
+        }
     };
     let said = String::from_utf8_lossy(&ended.stderr);
     let said = printable(said.trim(), DETAIL_BYTES);
@@ -225,7 +240,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(status: Option<i32>, stderr: &str, refusal: Refusal, message: &str) {
+    fn check(status: Result<i32, Killed>, stderr: &str, refusal: Refusal, message: &str) {
         let status = status.map(ExitStatus::from_raw);
         let error = explain(&Ended { status, answer: Vec::new(), stderr: stderr.into() }, &limits());
         assert_eq!(error.refusal, refusal, "{error}");
@@ -234,12 +249,13 @@ mod tests {
 
     #[test]
     fn an_end_without_an_answer_is_the_modules_fault_or_the_machines() {
-        check(Some(24), "", Refusal::Compile, "s of processor time");
-        check(Some(6), "memory allocation of 64 bytes failed\n", Refusal::Compile, "more than 512 MiB");
-        check(Some(101 << 8), "thread 'main' panicked at x\x1b[2J", Refusal::Compile, "panicked at x\\u{1b}[2J");
-        check(Some(11), "", Refusal::Compile, "signal: 11");
-        check(Some(9), "", Refusal::Host, "killed");
-        check(None, "", Refusal::Host, "overloaded");
+        check(Ok(24), "", Refusal::Compile, "s of processor time");
+        check(Ok(6), "memory allocation of 64 bytes failed\n", Refusal::Compile, "more than 512 MiB");
+        check(Ok(101 << 8), "thread 'main' panicked at x\x1b[2J", Refusal::Compile, "panicked at x\\u{1b}[2J");
+        check(Ok(11), "", Refusal::Compile, "signal: 11");
+        check(Ok(9), "", Refusal::Host, "killed");
+        check(Err(Killed::Deadline), "", Refusal::Host, "overloaded");
+        check(Err(Killed::Stopped), "", Refusal::Host, "stopped");
     }
 
     #[test]

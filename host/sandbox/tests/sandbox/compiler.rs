@@ -3,6 +3,8 @@
 //! `PELTON_HOSTILE=full` takes every shape as large as a module may be, and the limits of production.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use pelton_sandbox::testing::{self, Cost};
@@ -11,7 +13,7 @@ use pelton_sandbox::{Child, CompileLimits, Compiler, Limits, LoadError, Options,
 use crate::wasm;
 
 fn child() -> Child {
-    Child { program: env!("CARGO_BIN_EXE_compile").into(), arguments: Vec::new() }
+    Child { program: env!("CARGO_BIN_EXE_compile").into(), arguments: Vec::new(), stop: Arc::default() }
 }
 
 /// Compiles in a child, without a cache.
@@ -19,8 +21,13 @@ pub(crate) fn in_child() -> Sandbox {
     Sandbox::new(&Options { compiler: Compiler::Child(child()), ..Options::default() }).unwrap()
 }
 
+fn program_child(program: &str, arguments: &[&str]) -> Child {
+    let arguments = arguments.iter().map(Into::into).collect();
+    Child { program: program.into(), arguments, stop: Arc::default() }
+}
+
 fn started_as(program: &str, arguments: &[&str]) -> Sandbox {
-    let child = Child { program: program.into(), arguments: arguments.iter().map(Into::into).collect() };
+    let child = program_child(program, arguments);
     Sandbox::new(&Options { compiler: Compiler::Child(child), ..Options::default() }).unwrap()
 }
 
@@ -83,6 +90,10 @@ fn a_program_that_is_no_compiler_is_the_hosts_fault_or_says_what_it_said() {
         assert_eq!(error.refusal, refusal, "{error}");
         assert!(error.message.contains(message), "{error}");
     };
+    let stopped = Child { stop: Arc::new(AtomicBool::new(true)), ..program_child("/bin/sleep", &["600"]) };
+    let stopped = Sandbox::new(&Options { compiler: Compiler::Child(stopped), ..Options::default() }).unwrap();
+    let error = load(&stopped, &wasm("examples/echo"), &Limits::default()).unwrap_err();
+    assert_eq!((error.refusal, error.message.as_str()), (Refusal::Host, "the compiler was stopped"));
     check("/nonexistent/compiler", &[], Refusal::Host, "cannot start the compiler");
     let start = Instant::now();
     check("/bin/sleep", &["600"], Refusal::Host, "no answer within 0 s");
