@@ -17,6 +17,27 @@ pub enum Operator {
     TopK,
 }
 
+impl Operator {
+    /// The word for it, which is stored with the state and never changes.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Operator::Count => "count",
+            Operator::Sum => "sum",
+            Operator::Min => "min",
+            Operator::Max => "max",
+            Operator::Distinct => "distinct",
+            Operator::TopK => "top-k",
+        }
+    }
+
+    /// Whether [`Shape::limit`] means something.
+    #[must_use]
+    pub fn has_limit(self) -> bool {
+        matches!(self, Operator::Distinct | Operator::TopK)
+    }
+}
+
 /// What is kept of one aggregate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
@@ -89,43 +110,49 @@ impl Accumulators {
         }
     }
 
-    /// Adds one value to row `row`, texts of distinct counts by a hash with `key`; returns by how many bytes the variable part of the row grew.
+    /// Adds one value to row `row`, texts of distinct counts by a hash with `key`.
     ///
     /// # Panics
     /// When there is no such row.
     #[inline]
-    pub fn add(&mut self, row: usize, shape: Shape, value: Value<'_>, key: HashKey) -> isize {
+    pub fn add(&mut self, row: usize, shape: Shape, value: Value<'_>, key: HashKey) -> Growth {
         let value = value.counted();
         match (self, value) {
-            (_, Value::Missing) => 0,
+            (_, Value::Missing) => Growth::NONE,
             (Accumulators::Counts(rows), _) => {
                 rows[row] = rows[row].saturating_add(1);
-                0
+                Growth::NONE
             }
             (Accumulators::IntegerSums(rows), Value::Integer(value)) => {
                 rows[row].add(value);
-                0
+                Growth::NONE
             }
             (Accumulators::NumberSums(rows), Value::Number(value)) => {
                 rows[row].add(value);
-                0
+                Growth::NONE
             }
             (Accumulators::Integers(rows), Value::Integer(value)) => {
                 rows[row] = Some(rows[row].map_or(value, |known| pick(shape.operator, known, value)));
-                0
+                Growth::NONE
             }
             (Accumulators::Numbers(rows), Value::Number(value)) => {
                 rows[row] = Some(rows[row].map_or(value, |known| pick(shape.operator, known, value)));
-                0
+                Growth::NONE
             }
             (Accumulators::Distinct(rows), value) => {
-                let before = rows[row].bytes();
-                rows[row].add(value, shape.limit, key);
-                grown(before, rows[row].bytes())
+                let row = &mut rows[row];
+                let before = (row.bytes(), row.change_bytes());
+                row.add(value, shape.limit, key);
+                Growth::between(before, (row.bytes(), row.change_bytes()))
             }
-            (Accumulators::Tops(rows), value) => add_top(&mut rows[row], shape.limit, value),
+            (Accumulators::Tops(rows), value) => {
+                let row = &mut rows[row];
+                let before = (row.bytes(), row.change_bytes());
+                add_top(row, shape.limit, value);
+                Growth::between(before, (row.bytes(), row.change_bytes()))
+            }
             // A plan gives every aggregate a field of a kind that it takes.
-            _ => 0,
+            _ => Growth::NONE,
         }
     }
 
@@ -139,6 +166,31 @@ impl Accumulators {
             Accumulators::Distinct(rows) => rows[row].bytes(),
             Accumulators::Tops(rows) => rows[row].bytes(),
             _ => 0,
+        }
+    }
+
+    /// Rough bytes of what has to be stored of the variable part of row `row`: what has changed, or all of it.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    #[must_use]
+    pub fn change_bytes(&self, row: usize) -> usize {
+        match self {
+            Accumulators::Distinct(rows) => rows[row].change_bytes(),
+            Accumulators::Tops(rows) => rows[row].change_bytes(),
+            _ => 0,
+        }
+    }
+
+    /// Row `row` is stored as it is.
+    ///
+    /// # Panics
+    /// When there is no such row.
+    pub fn mark_stored(&mut self, row: usize) {
+        match self {
+            Accumulators::Distinct(rows) => rows[row].mark_stored(),
+            Accumulators::Tops(rows) => rows[row].mark_stored(),
+            _ => {}
         }
     }
 
@@ -157,20 +209,40 @@ impl Accumulators {
     }
 }
 
-fn grown(before: usize, after: usize) -> isize {
-    after as isize - before as isize
+/// By how many bytes the variable part of a row has grown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Growth {
+    /// In memory.
+    pub memory: isize,
+    /// Of what has to be stored.
+    pub change: isize,
+}
+
+impl Growth {
+    const NONE: Growth = Growth { memory: 0, change: 0 };
+
+    /// Memory and change, before and after.
+    fn between(before: (usize, usize), after: (usize, usize)) -> Growth {
+        let grown = |before: usize, after: usize| after as isize - before as isize;
+        Growth { memory: grown(before.0, after.0), change: grown(before.1, after.1) }
+    }
+}
+
+impl std::ops::AddAssign for Growth {
+    fn add_assign(&mut self, other: Growth) {
+        self.memory += other.memory;
+        self.change += other.change;
+    }
 }
 
 /// Integers and booleans are counted as JSON writes them. Numbers are not ranked.
-fn add_top(top: &mut Top, limit: u32, value: Value<'_>) -> isize {
-    let before = top.bytes();
+fn add_top(top: &mut Top, limit: u32, value: Value<'_>) {
     match value {
         Value::Text(item) => top.add(item, limit),
         Value::Integer(value) => top.add(value.to_string().as_bytes(), limit),
         Value::Boolean(value) => top.add(if value { b"true" } else { b"false" }, limit),
         Value::Missing | Value::Number(_) => {}
     }
-    grown(before, top.bytes())
 }
 
 fn pick<T: PartialOrd>(operator: Operator, known: T, value: T) -> T {

@@ -24,8 +24,15 @@ enum Fingerprints {
     One(u64),
     /// None, or several; ascending.
     Few(Vec<u64>),
-    #[expect(clippy::box_collection, reason = "a row is no larger than a list then")]
-    Many(Box<BTreeSet<u64>>),
+    /// Boxed, so that a row is no larger than a list.
+    Many(Box<Many>),
+}
+
+#[derive(Clone, Debug)]
+struct Many {
+    all: BTreeSet<u64>,
+    /// Those that are not stored; `None` when none is.
+    fresh: Option<Vec<u64>>,
 }
 
 impl Default for Distinct {
@@ -43,7 +50,9 @@ impl Distinct {
         }
         Some(Distinct(match all.as_slice() {
             [one] => Fingerprints::One(*one),
-            all if all.len() > FEW_MAX => Fingerprints::Many(Box::new(all.iter().copied().collect())),
+            all if all.len() > FEW_MAX => {
+                Fingerprints::Many(Box::new(Many { all: all.iter().copied().collect(), fresh: Some(Vec::new()) }))
+            }
             _ => Fingerprints::Few(all),
         }))
     }
@@ -54,7 +63,7 @@ impl Distinct {
         match &self.0 {
             Fingerprints::One(_) => 1,
             Fingerprints::Few(all) => all.len(),
-            Fingerprints::Many(all) => all.len(),
+            Fingerprints::Many(many) => many.all.len(),
         }
     }
 
@@ -69,7 +78,7 @@ impl Distinct {
         let (few, many) = match &self.0 {
             Fingerprints::One(one) => (std::slice::from_ref(one), None),
             Fingerprints::Few(all) => (all.as_slice(), None),
-            Fingerprints::Many(all) => (&[][..], Some(all.iter())),
+            Fingerprints::Many(many) => (&[][..], Some(many.all.iter())),
         };
         few.iter().chain(many.into_iter().flatten()).copied()
     }
@@ -79,7 +88,7 @@ impl Distinct {
         match &self.0 {
             Fingerprints::One(one) => all.push(*one),
             Fingerprints::Few(few) => all.extend_from_slice(few),
-            Fingerprints::Many(many) => all.extend(many.iter()),
+            Fingerprints::Many(many) => all.extend(many.all.iter()),
         }
     }
 
@@ -102,16 +111,53 @@ impl Distinct {
                 {
                     all.insert(at, fingerprint);
                     if all.len() > FEW_MAX {
-                        self.0 = Fingerprints::Many(Box::new(std::mem::take(all).into_iter().collect()));
+                        let all = std::mem::take(all).into_iter().collect();
+                        self.0 = Fingerprints::Many(Box::new(Many { all, fresh: None }));
                     }
                 }
             }
-            Fingerprints::Many(all) => {
-                if !is_full {
-                    all.insert(fingerprint);
+            Fingerprints::Many(many) => {
+                if !is_full
+                    && many.all.insert(fingerprint)
+                    && let Some(fresh) = &mut many.fresh
+                {
+                    fresh.push(fingerprint);
                 }
             }
         }
+    }
+
+    /// Those that have come since [`Distinct::mark_stored`], ascending; `None` when that are all, or there are few.
+    #[must_use]
+    pub fn changes(&self) -> Option<Vec<u64>> {
+        let Fingerprints::Many(many) = &self.0 else { return None };
+        let mut fresh = many.fresh.clone()?;
+        fresh.sort_unstable();
+        Some(fresh)
+    }
+
+    /// Rough bytes of what has to be stored: the changes, or all of it.
+    #[must_use]
+    pub fn change_bytes(&self) -> usize {
+        let count = match &self.0 {
+            Fingerprints::Many(many) => many.fresh.as_ref().map_or(many.all.len(), Vec::len),
+            Fingerprints::One(_) | Fingerprints::Few(_) => self.len(),
+        };
+        count * size_of::<u64>()
+    }
+
+    /// All of it is stored.
+    pub fn mark_stored(&mut self) {
+        if let Fingerprints::Many(many) = &mut self.0 {
+            many.fresh = Some(Vec::new());
+        }
+    }
+
+    /// Applies changes that were stored, to what they are changes of; `None` when they cannot be.
+    #[must_use]
+    pub fn apply(&mut self, fresh: &[u64]) -> Option<()> {
+        let Fingerprints::Many(many) = &mut self.0 else { return None };
+        fresh.iter().all(|fingerprint| many.all.insert(*fingerprint)).then_some(())
     }
 
     /// Rough memory in bytes.
@@ -120,7 +166,7 @@ impl Distinct {
         match &self.0 {
             Fingerprints::One(_) => 0,
             Fingerprints::Few(all) => all.len() * 8,
-            Fingerprints::Many(all) => all.len() * 16,
+            Fingerprints::Many(many) => many.all.len() * 16,
         }
     }
 }
@@ -175,6 +221,29 @@ mod tests {
         }
         assert!(Distinct::from_ascending(vec![2, 2]).is_none());
         assert!(Distinct::from_ascending(vec![2, 1]).is_none());
+    }
+
+    #[test]
+    fn what_is_stored_as_changes_is_what_is_here() {
+        let (mut distinct, mut stored) = (Distinct::default(), Distinct::default());
+        for round in 0..3000_i64 {
+            distinct.add(Value::Integer(round * round % 2503), 2000, HashKey::default());
+            if round % 37 != 0 {
+                continue;
+            }
+            match distinct.changes() {
+                None => stored = Distinct::from_ascending(distinct.iter().collect()).unwrap(),
+                Some(fresh) => {
+                    assert!(fresh.len() <= 37 && distinct.change_bytes() == 8 * fresh.len());
+                    stored.apply(&fresh).unwrap();
+                    assert!(fresh.is_empty() || stored.apply(&fresh).is_none(), "no fingerprint comes twice");
+                }
+            }
+            distinct.mark_stored();
+            assert!(stored.iter().eq(distinct.iter()));
+        }
+        assert!(distinct.changes().is_some_and(|fresh| fresh.is_empty()));
+        assert_eq!(Distinct::default().apply(&[1]), None, "a small one is stored whole");
     }
 
     #[test]

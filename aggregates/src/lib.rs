@@ -18,8 +18,8 @@ mod sum;
 mod top;
 mod value;
 
-pub use column::{Accumulators, Finished, Merged, Operator, Shape};
+pub use column::{Accumulators, Finished, Growth, Merged, Operator, Shape};
 pub use distinct::{Distinct, HashKey, fingerprint};
 pub use sum::{IntegerSum, NumberSum};
-pub use top::{Counter, Top, TopItem, TopMerge, top_capacity};
+pub use top::{Counter, Top, TopChanges, TopItem, TopMerge, top_capacity};
 pub use value::Value;

@@ -4,8 +4,12 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// So many items are kept in a sorted list, which needs less memory than a tree.
+/// So many items with so many bytes of text are kept in a sorted list, which needs less memory than a tree, and are
+/// stored whole.
 const FEW_MAX: usize = 32;
+const FEW_TEXT_MAX: usize = 4 << 10;
+/// Rough bytes of an item where it is stored, besides its text.
+const STORED_BYTES: usize = 32;
 /// Rough bytes of an item besides its text.
 const FEW_BYTES: usize = 48;
 const MANY_BYTES: usize = 112;
@@ -23,6 +27,12 @@ pub struct Counter {
     pub count: i64,
     /// By how much `count` may be too high; 0 when it is exact.
     pub error: i64,
+}
+
+impl Counter {
+    fn can_be(&self) -> bool {
+        0 <= self.error && self.error <= self.count
+    }
 }
 
 /// The items of one key and slice: Space-Saving with a floor (Metwally, Agrawal, El Abbadi: "Efficient computation of
@@ -57,11 +67,47 @@ struct Many {
     counters: BTreeMap<Arc<[u8]>, Counter>,
     /// All items from the smallest on; empty until the first one has to go.
     ranks: BTreeSet<Rank>,
+    news: News,
+}
+
+/// What has happened since it was stored.
+#[derive(Clone, Debug, Default)]
+struct News {
+    /// All of it: it was stored as [`Items::Few`], or not at all.
+    is_all: bool,
+    /// Items that are here and were counted.
+    counted: BTreeSet<Arc<[u8]>>,
+    /// Items that had to go, and may be back.
+    gone: BTreeSet<Arc<[u8]>>,
+    /// Rough bytes of both where they are stored.
+    bytes: usize,
+}
+
+impl News {
+    fn count(&mut self, item: &Arc<[u8]>) {
+        if !self.is_all && self.counted.insert(Arc::clone(item)) {
+            self.bytes += item.len() + STORED_BYTES;
+        }
+    }
+
+    fn remove(&mut self, item: Arc<[u8]>) {
+        if self.is_all {
+            return;
+        }
+        let bytes = item.len() + STORED_BYTES;
+        if self.counted.remove(&item) {
+            self.bytes -= bytes;
+        }
+        if self.gone.insert(item) {
+            self.bytes += bytes;
+        }
+    }
 }
 
 impl Many {
-    fn new(items: Vec<(Arc<[u8]>, Counter)>) -> Box<Many> {
-        Box::new(Many { counters: items.into_iter().collect(), ranks: BTreeSet::new() })
+    fn new(items: Vec<(Arc<[u8]>, Counter)>, is_stored: bool) -> Box<Many> {
+        let news = News { is_all: !is_stored, ..News::default() };
+        Box::new(Many { counters: items.into_iter().collect(), ranks: BTreeSet::new(), news })
     }
 }
 
@@ -82,13 +128,63 @@ impl Top {
     #[must_use]
     pub fn from_ascending(items: Vec<(Arc<[u8]>, Counter)>, floor: i64) -> Option<Top> {
         let ascends = items.is_sorted_by(|left, right| left.0 < right.0);
-        let can_be = |counter: &Counter| 0 <= counter.error && counter.error <= counter.count;
-        if !ascends || floor < 0 || !items.iter().all(|(_, counter)| can_be(counter)) {
+        if !ascends || floor < 0 || !items.iter().all(|(_, counter)| counter.can_be()) {
             return None;
         }
         let text_bytes = items.iter().map(|(item, _)| item.len()).sum();
-        let items = if items.len() <= FEW_MAX { Items::Few(items) } else { Items::Many(Many::new(items)) };
+        let are_few = items.len() <= FEW_MAX && text_bytes <= FEW_TEXT_MAX;
+        let items = if are_few { Items::Few(items) } else { Items::Many(Many::new(items, true)) };
         Some(Top { items, floor, text_bytes })
+    }
+
+    /// What has changed since [`Top::mark_stored`]; `None` when that is all of it, or it is small.
+    #[must_use]
+    pub fn changes(&self) -> Option<TopChanges<'_>> {
+        match &self.items {
+            Items::Many(many) if !many.news.is_all => Some(TopChanges { floor: self.floor, many }),
+            _ => None,
+        }
+    }
+
+    /// Rough bytes of what has to be stored: the changes, or all of it.
+    #[must_use]
+    pub fn change_bytes(&self) -> usize {
+        match &self.items {
+            Items::Many(many) if !many.news.is_all => many.news.bytes,
+            _ => self.text_bytes + self.len() * STORED_BYTES,
+        }
+    }
+
+    /// All of it is stored.
+    pub fn mark_stored(&mut self) {
+        if let Items::Many(many) = &mut self.items {
+            many.news = News::default();
+        }
+    }
+
+    /// Applies changes that were stored, to what they are changes of: `gone` first, then `counted`. `None`, with nothing
+    /// changed, when they cannot be.
+    #[must_use]
+    pub fn apply(&mut self, floor: i64, gone: &[&[u8]], counted: Vec<(Arc<[u8]>, Counter)>) -> Option<()> {
+        let Items::Many(many) = &mut self.items else { return None };
+        if floor < self.floor || !counted.iter().all(|(_, counter)| counter.can_be()) {
+            return None;
+        }
+        self.floor = floor;
+        // Made again when the next one has to go.
+        many.ranks.clear();
+        for item in gone {
+            if many.counters.remove(*item).is_some() {
+                self.text_bytes -= item.len();
+            }
+        }
+        for (item, counter) in counted {
+            let len = item.len();
+            if many.counters.insert(item, counter).is_none() {
+                self.text_bytes += len;
+            }
+        }
+        Some(())
     }
 
     /// How many items there are.
@@ -133,22 +229,22 @@ impl Top {
                 Err(at) => {
                     items.insert(at, (item.into(), Counter { count: 1, error: 0 }));
                     self.text_bytes += item.len();
-                    if items.len() > FEW_MAX {
-                        self.items = Items::Many(Many::new(std::mem::take(items)));
+                    if items.len() > FEW_MAX || self.text_bytes > FEW_TEXT_MAX {
+                        self.items = Items::Many(Many::new(std::mem::take(items), false));
                     }
                 }
             },
             Items::Many(many) => {
-                let Many { counters, ranks } = &mut **many;
+                let Many { counters, ranks, news } = &mut **many;
                 if let Some(counter) = counters.get_mut(item) {
                     let before = *counter;
                     counter.count = counter.count.saturating_add(1);
                     let after = *counter;
+                    let (known, _) = counters.get_key_value(item).expect("it was found before");
+                    news.count(known);
                     if !ranks.is_empty() {
-                        let (known, _) = counters.get_key_value(item).expect("it was found before");
-                        let known = Arc::clone(known);
-                        ranks.remove(&rank(&known, before));
-                        ranks.insert(rank(&known, after));
+                        ranks.remove(&rank(known, before));
+                        ranks.insert(rank(known, after));
                     }
                     return;
                 }
@@ -160,11 +256,13 @@ impl Top {
                     let (least, _, smallest) = ranks.pop_first().expect("the capacity is above 0");
                     counters.remove(&smallest);
                     self.text_bytes -= smallest.len();
+                    news.remove(smallest);
                     self.floor = self.floor.max(least);
                     counter = Counter { count: least.saturating_add(1), error: least };
                 }
                 let item: Arc<[u8]> = item.into();
                 self.text_bytes += item.len();
+                news.count(&item);
                 if !ranks.is_empty() {
                     ranks.insert(rank(&item, counter));
                 }
@@ -181,6 +279,27 @@ impl Top {
             Items::Many(_) => MANY_BYTES,
         };
         self.text_bytes + self.len() * each
+    }
+}
+
+/// What has changed of a [`Top`] since it was stored.
+#[derive(Clone, Copy, Debug)]
+pub struct TopChanges<'a> {
+    /// As it is now.
+    pub floor: i64,
+    many: &'a Many,
+}
+
+impl<'a> TopChanges<'a> {
+    /// Items that had to go, ascending; some may be back, and some were never stored.
+    pub fn gone(&self) -> impl ExactSizeIterator<Item = &'a [u8]> + use<'a> {
+        self.many.news.gone.iter().map(|item| &**item)
+    }
+
+    /// Items that were counted, with their counts as they are now, ascending.
+    pub fn counted(&self) -> impl ExactSizeIterator<Item = (&'a [u8], Counter)> + use<'a> {
+        let many = self.many;
+        many.news.counted.iter().map(move |item| (&**item, many.counters[item]))
     }
 }
 
@@ -260,7 +379,10 @@ mod tests {
         assert!(top.iter().map(|(item, _)| item).is_sorted_by(|left, right| left < right));
         assert_eq!(top.text_bytes, top.iter().map(|(item, _)| item.len()).sum::<usize>());
         if let Items::Many(many) = &top.items {
-            let Many { counters, ranks } = &**many;
+            let Many { counters, ranks, news } = &**many;
+            assert!(news.counted.iter().all(|item| counters.contains_key(item)));
+            let stored = news.counted.iter().chain(&news.gone).map(|item| item.len() + STORED_BYTES).sum::<usize>();
+            assert_eq!(news.bytes, stored);
             assert!(ranks.is_empty() || ranks.len() == counters.len());
             assert!(ranks.iter().all(|(count, Reverse(error), item)| {
                 counters.get(item) == Some(&Counter { count: *count, error: *error })
@@ -308,6 +430,53 @@ mod tests {
         }
         check(&top);
         assert!(top.floor() > 0);
+    }
+
+    #[test]
+    fn what_is_stored_as_changes_is_what_is_here() {
+        // Few items, then so many that some have to go, some of them large.
+        let text = |number: u32| format!("{number:0width$}", width = if number.is_multiple_of(97) { 900 } else { 4 });
+        let mut top = Top::default();
+        let (mut stored, mut bytes_max) = (Top::default(), 0);
+        for round in 0..9000_u32 {
+            let number = round.wrapping_mul(2_654_435_761) % (10 + round / 4);
+            top.add(text(number).as_bytes(), 1);
+            if round % 61 != 60 {
+                continue;
+            }
+            check(&top);
+            match top.changes() {
+                None => {
+                    let items = top.iter().map(|(item, counter)| (item.into(), counter)).collect();
+                    stored = Top::from_ascending(items, top.floor()).unwrap();
+                }
+                Some(changes) => {
+                    let gone: Vec<&[u8]> = changes.gone().collect();
+                    let counted = changes.counted().map(|(item, counter)| (item.into(), counter)).collect();
+                    stored.apply(changes.floor, &gone, counted).unwrap();
+                    bytes_max = bytes_max.max(top.change_bytes());
+                }
+            }
+            top.mark_stored();
+            check(&stored);
+            assert!(stored.iter().eq(top.iter()) && stored.floor() == top.floor(), "round {round}");
+            assert_eq!(stored.bytes(), top.bytes());
+        }
+        assert!(top.floor() > 0 && top.changes().is_some());
+        assert!(bytes_max < 2 * 61 * (900 + STORED_BYTES), "61 events change that much, not {bytes_max}");
+    }
+
+    #[test]
+    fn changes_that_cannot_be_are_refused() {
+        let item = |text: &str, count, error| (Arc::from(text.as_bytes()), Counter { count, error });
+        assert_eq!(Top::default().apply(0, &[], vec![item("a", 1, 0)]), None, "a small one is stored whole");
+        let mut top = Top::default();
+        (0..100).for_each(|number| top.add(format!("{number}").as_bytes(), 1));
+        assert_eq!(top.apply(-1, &[], vec![]), None);
+        assert_eq!(top.apply(0, &[], vec![item("a", 1, 2)]), None);
+        assert_eq!(top.apply(0, &[b"7", b"none"], vec![item("7", 3, 0), item("a", 1, 0)]), Some(()));
+        assert_eq!((top.len(), top.floor()), (101, 0));
+        check(&top);
     }
 
     #[test]

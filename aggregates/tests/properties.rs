@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pelton_aggregates::{
-    Accumulators, Finished, HashKey, Merged, NumberSum, Operator, Shape, Top, TopMerge, Value, top_capacity,
+    Accumulators, Finished, Growth, HashKey, Merged, NumberSum, Operator, Shape, Top, TopMerge, Value, top_capacity,
 };
 use proptest::prelude::*;
 
@@ -11,8 +11,10 @@ use proptest::prelude::*;
 fn slice(shape: Shape, values: &[Value<'_>]) -> Accumulators {
     let mut accumulators = Accumulators::new(shape);
     accumulators.push_empty();
-    let grown: isize = values.iter().map(|value| accumulators.add(0, shape, *value, HashKey::default())).sum();
-    assert_eq!(grown, accumulators.variable_bytes(0) as isize, "the growth of a row adds up to its size");
+    let mut grown = Growth::default();
+    values.iter().for_each(|value| grown += accumulators.add(0, shape, *value, HashKey::default()));
+    assert_eq!(grown.memory, accumulators.variable_bytes(0) as isize, "the growth of a row adds up to its size");
+    assert_eq!(grown.change, accumulators.change_bytes(0) as isize, "and that of its changes to theirs");
     accumulators
 }
 

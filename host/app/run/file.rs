@@ -10,7 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use pelton_engine::effects::{Effects, Room};
-use pelton_engine::epoch::{Epoch, Facts, Marker, Records, StreamIdentity};
+use pelton_engine::epoch::{CHANGE_BYTES_AT_ONCE_MAX, Epoch, Facts, Marker, Records, StreamIdentity};
 use pelton_engine::log::{Snapshot, StoredMarker};
 use pelton_engine::plan::{Limits, Plan};
 use pelton_engine::step::{Engine, Envelope, Input, Progress as Step};
@@ -35,7 +35,16 @@ use crate::cli::run::FileOptions;
 fn room(limits: &Limits) -> Room {
     // What modules may make of one event can be written, and so can the event itself, should it be refused.
     let bytes_at_once = limits.held_bytes().saturating_add(2 * limits.payload) as usize;
-    Room { records: 1 << 16, bytes: 32 << 20, bytes_at_once, record_bytes: usize::MAX, header_bytes: usize::MAX }
+    Room {
+        records: 1 << 16,
+        bytes: 32 << 20,
+        bytes_at_once,
+        change_bytes: 64 << 20,
+        // As with a broker: what is refused does not depend on where events come from.
+        change_bytes_at_once: CHANGE_BYTES_AT_ONCE_MAX,
+        record_bytes: usize::MAX,
+        header_bytes: usize::MAX,
+    }
 }
 const EPOCH_EVENTS: u64 = 1 << 17;
 /// An epoch that is older than this is cut, for pipes that trickle.

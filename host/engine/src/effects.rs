@@ -12,7 +12,10 @@ pub use headers::key_token;
 pub(crate) use headers::{Headers, KEY_BYTES_MAX, key_text};
 pub(crate) use letter::DeadLetter;
 
-use crate::epoch::{Channel, EPOCH_BYTES_MAX, EPOCH_RECORDS_MAX, HEADER_BYTES_MAX, RECORD_BYTES_MAX, Record, Records};
+use crate::epoch::{
+    CHANGE_BYTES_AT_ONCE_MAX, Channel, EPOCH_BYTES_MAX, EPOCH_CHANGE_BYTES_MAX, EPOCH_RECORDS_MAX, HEADER_BYTES_MAX,
+    RECORD_BYTES_MAX, Record, Records,
+};
 use crate::event::RawEvent;
 use crate::totals::Totals;
 
@@ -24,6 +27,10 @@ pub struct Room {
     /// Bytes that one event, pane or timer may bring about: these records cannot be cut apart, so they have to fit into
     /// one epoch whatever its other bounds are.
     pub bytes_at_once: usize,
+    /// Bytes of the state delta at which it must be cut.
+    pub change_bytes: usize,
+    /// Bytes of the state delta that one event, timer or run of events may bring about on top of that.
+    pub change_bytes_at_once: usize,
     /// Largest record, header block and payload together: what the broker takes, less what the batch adds to it.
     /// A dead letter needs 9 KiB of it for what the host says.
     pub record_bytes: usize,
@@ -37,6 +44,8 @@ impl Default for Room {
             records: EPOCH_RECORDS_MAX,
             bytes: EPOCH_BYTES_MAX,
             bytes_at_once: EPOCH_BYTES_MAX,
+            change_bytes: EPOCH_CHANGE_BYTES_MAX,
+            change_bytes_at_once: CHANGE_BYTES_AT_ONCE_MAX,
             record_bytes: RECORD_BYTES_MAX,
             header_bytes: HEADER_BYTES_MAX,
         }

@@ -20,6 +20,15 @@ pub const CHANGE_BYTES_MAX: usize = 512 << 10;
 pub const BATCH_MESSAGES_MAX: usize = 1000;
 /// Records of one epoch at most; leaves room for change chunks and the marker.
 pub const EPOCH_RECORDS_MAX: usize = 900;
+/// Bytes of the state delta at which an epoch is cut. What one event, timer or run of events changes comes on top of it.
+pub const EPOCH_CHANGE_BYTES_MAX: usize = 8 << 20;
+/// Bytes of the state delta that one event, timer or run of events may bring about.
+pub const CHANGE_BYTES_AT_ONCE_MAX: usize = 23 << 20;
+/// Bytes of key and kept texts that one event may bring to the state; with the largest state of a key, 16 MiB, it makes
+/// [`CHANGE_BYTES_AT_ONCE_MAX`].
+pub const TEXT_BYTES_AT_ONCE_MAX: usize = 7 << 20;
+/// Chunks of the state delta of one epoch at most.
+pub const CHANGES_MAX: usize = 64;
 /// Payload and header bytes of one epoch's records at which it is cut.
 pub const EPOCH_BYTES_MAX: usize = 16 << 20;
 
@@ -30,7 +39,9 @@ pub const RECORD_BYTES_MAX: usize = (1 << 20) - BATCH_HEADER_BYTES;
 /// Largest header block of a record: JetStream takes 64 KiB of headers.
 pub const HEADER_BYTES_MAX: usize = (63 << 10) - BATCH_HEADER_BYTES;
 
-const _: () = assert!(EPOCH_RECORDS_MAX + EPOCH_BYTES_MAX / CHANGE_BYTES_MAX + 2 < BATCH_MESSAGES_MAX);
+const _: () = assert!(EPOCH_CHANGE_BYTES_MAX + CHANGE_BYTES_AT_ONCE_MAX < CHANGES_MAX * CHANGE_BYTES_MAX);
+// The marker, and one chunk where nothing has changed.
+const _: () = assert!(EPOCH_RECORDS_MAX + CHANGES_MAX + 2 < BATCH_MESSAGES_MAX);
 
 /// A stream, told apart from another one of the same name by when it was created.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

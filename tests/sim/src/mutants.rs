@@ -91,6 +91,11 @@ pub fn all() -> Vec<Mutant> {
             within: 200,
         },
         Mutant {
+            name: "delta not in the budget of an epoch",
+            weakness: Weakness { deltas_without_bound: true, ..Weakness::default() },
+            within: 200,
+        },
+        Mutant {
             name: "position durable before state",
             weakness: Weakness { torn_store: true, ..Weakness::default() },
             within: 2_000,

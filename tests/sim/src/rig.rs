@@ -172,6 +172,7 @@ impl Rig {
             ack_wait: 60_000,
             repeats: true,
             message_bytes,
+            delta_bytes: usize::MAX,
             mutants,
         };
         let log = SimLog::new(setup.partitions, settings, Rng::new(7, 4));

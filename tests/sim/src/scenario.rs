@@ -156,7 +156,7 @@ impl Scenario {
         let mut inputs = inputs(&mut rng, partitions, storm_ms);
         let is_mortal = rng.chance(150) && !is_kept;
         vary(&mut rng, &mut inputs, (is_shared, is_mortal), message_bytes);
-        let room = Room { records: rng.range(3, 24) as usize, ..Room::default() };
+        let room = Room { records: rng.range(3, 24) as usize, ..delta_room(seed) };
         let record_bytes = room.record_bytes.min(message_bytes);
         Scenario {
             seed,
@@ -199,6 +199,15 @@ impl Scenario {
             Options { origin, room: self.room, envelope: Envelope::Headers, hash_key: HashKey::default() },
         )
     }
+}
+
+/// Deltas of some events, or as large as they are in production.
+fn delta_room(seed: u64) -> Room {
+    let mut rng = Rng::new(seed, 6);
+    if rng.chance(600) {
+        return Room::default();
+    }
+    Room { change_bytes: rng.range(300, 1_500) as usize, change_bytes_at_once: 2_000, ..Room::default() }
 }
 
 /// So little that pauses and outages exceed it.

@@ -475,10 +475,11 @@ fn same_layout(marker: &Marker, engine: &Engine) -> Result<(), Halted> {
         return Ok(());
     }
     let evidence = format!(
-        "epoch {} has state of layout {:016x}, the pipeline now wants {:016x}: window, aggregates or state version changed",
+        "epoch {} has state of layout {:016x}, the pipeline now wants {:016x}, which is {}",
         marker.epoch,
         marker.layout,
-        engine.layout()
+        engine.layout(),
+        if engine.layout_text().is_empty() { "no state" } else { engine.layout_text() },
     );
     Err(Halted::new("state-layout", evidence))
 }

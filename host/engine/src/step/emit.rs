@@ -3,13 +3,14 @@
 use std::ops::Range;
 
 use crate::effects::{DeadLetter, Effects, key_text, letter_bytes};
+use crate::epoch::TEXT_BYTES_AT_ONCE_MAX;
 use crate::event::RawBatch;
 use crate::guest::{OF_SOURCE, Output, Panes};
 use crate::judge::Verdict;
 
 use super::Context;
 use super::chain::{Act, ActKind, Bytes, Letter, Unit};
-use super::output::{Cause, Outgoing, Refusal, Scale, frame_bytes_max};
+use super::output::{Cause, Outgoing, Refusal, STATE_SIZE, Scale, frame_bytes_max, state_size};
 
 /// Whether outputs carry headers. Dead letters and late rows always do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,8 +59,14 @@ impl Numbering {
 }
 
 /// Weighs what each event of a fresh unit brings about, and puts a dead letter in the place of records that cannot be
-/// kept. `digests` are those of the stages' modules.
-pub(crate) fn weigh_unit(context: &Context, digests: &[[u8; 32]], unit: &mut Unit, batch: &RawBatch) {
+/// kept. `digests` are those of the stages' modules; `text_bytes` is what a row may add to the state besides its key.
+pub(crate) fn weigh_unit(
+    context: &Context,
+    digests: &[[u8; 32]],
+    unit: &mut Unit,
+    batch: &RawBatch,
+    text_bytes: &dyn Fn(&Unit, u32) -> usize,
+) {
     let mut weights = std::mem::take(&mut unit.weights);
     weights.clear();
     let mut refused: Vec<(u32, Refusal)> = Vec::new();
@@ -68,6 +75,16 @@ pub(crate) fn weigh_unit(context: &Context, digests: &[[u8; 32]], unit: &mut Uni
         let acts = unit.acts_of(idx, first);
         first = acts.end;
         let letter = letter_bytes(event);
+        let changes = unit.rows_of(acts.clone()).map(|row| unit.key(row).len().saturating_add(text_bytes(unit, row)));
+        let changes = changes.fold(0, usize::saturating_add);
+        if changes > TEXT_BYTES_AT_ONCE_MAX {
+            refused.push((
+                idx as u32,
+                Refusal { code: STATE_SIZE, stage: None, message: state_size(changes, TEXT_BYTES_AT_ONCE_MAX) },
+            ));
+            weights.push(letter);
+            continue;
+        }
         // Mostly nothing comes near the bounds, and an upper bound tells so.
         if let Some(weight) = unit.light_weight(context, batch, acts.clone(), letter) {
             weights.push(weight);
@@ -365,6 +382,19 @@ impl Unit {
     pub(crate) fn acts_of(&self, event: usize, first: usize) -> Range<usize> {
         let count = self.acts[first..].iter().take_while(|act| act.origin as usize == event).count();
         first..first + count
+    }
+
+    /// The rows that reach the stage with state, among some acts.
+    fn rows_of(&self, acts: Range<usize>) -> impl Iterator<Item = u32> {
+        self.acts[acts].iter().filter_map(|act| match act.kind {
+            ActKind::Item { row } => Some(row),
+            _ => None,
+        })
+    }
+
+    /// The key of a row that reaches the stage with state.
+    fn key(&self, row: u32) -> &[u8] {
+        self.flows.last().expect("decoding made one").decoded.keys.get(row as usize)
     }
 
     /// At least as much as acts of one event weigh, when that is within all bounds; `letter` is the weight of a letter.

@@ -72,7 +72,7 @@ impl FoldTail {
             Some(row) => windows.corrects(EventTime(flow.decoded.timestamps[row as usize]), before),
             None => windows.has_due(after),
         };
-        let Some(run) = run::plan(context, unit, watermark, effects, usize::MAX, &mut stops) else {
+        let Some(run) = run::plan(context, unit, watermark, effects, usize::MAX, self.state_max, &mut stops) else {
             return Ok(false);
         };
         let mut fates = self.fold(unit, batch, &run, effects)?;

@@ -8,6 +8,7 @@ mod chain;
 mod emit;
 mod fold;
 mod held;
+mod layout;
 mod output;
 mod reduce;
 mod rule;
@@ -26,7 +27,7 @@ use crate::codec::{Damaged, Reader, put_i64};
 use crate::effects::{DeadLetter, Effects, Origin, Room};
 use crate::epoch::{Position, fingerprint};
 use crate::event::RawBatch;
-use crate::guest::{Descriptor, Guest, World};
+use crate::guest::{Guest, World};
 use crate::judge::StepError;
 use crate::plan::{Plan, Publish};
 use crate::time::{EventTime, Span, WallTime};
@@ -34,8 +35,10 @@ use crate::watermark::Watermark;
 
 /// Events that stages compute together.
 pub const UNIT_EVENTS: usize = 256;
-/// Bytes by which the state may grow in one epoch before it is full: a delta is held whole, and `limits.state` is looked
-/// at where an epoch ends.
+/// Most bytes of the two times that a delta begins with.
+const TIMES_STORED_BYTES_MAX: usize = 20;
+/// Bytes by which the state may grow in memory in one epoch before it is full: `limits.state` is looked at where an epoch
+/// ends.
 const GROWTH_MAX: usize = 32 << 20;
 
 /// Everything that can wake the engine.
@@ -86,7 +89,7 @@ pub struct Engine {
     /// How many events the next unit has: fewer while modules make much of each.
     unit_events: usize,
     digests: Vec<[u8; 32]>,
-    layout: u64,
+    layout: String,
     /// Of the state, when the last epoch ended.
     bytes_at_cut: usize,
 }
@@ -135,7 +138,11 @@ impl Engine {
                 }
             }
         };
-        let layout = layout_of(&plan, descriptors.last(), &tail);
+        let rule = match &tail {
+            Tail::Rule(tail) => Some((tail.plan(), fields.as_slice())),
+            Tail::None | Tail::Fold(_) | Tail::Reduce(_) => None,
+        };
+        let layout = descriptors.last().map_or(String::new(), |last| layout::text(&plan, last, rule));
         let watermark = Watermark::new(plan.source.watermark.delay);
         let chain = Chain::new(&plan, options.origin.partition, guests, fields, &descriptors);
         let Options { origin, room, envelope, hash_key: _ } = options;
@@ -183,10 +190,16 @@ impl Engine {
         &self.digests
     }
 
-    /// Identifies the shape of the state: state of another shape cannot be read.
+    /// Identifies the layout of the state: state of another one cannot be read.
     #[must_use]
     pub fn layout(&self) -> u64 {
-        self.layout
+        if self.layout.is_empty() { 0 } else { fingerprint(0, self.layout.as_bytes()) }
+    }
+
+    /// What [`Engine::layout`] identifies, as JSON; empty without state.
+    #[must_use]
+    pub fn layout_text(&self) -> &str {
+        &self.layout
     }
 
     /// Where the watermark would stand after this long without an event, when something is due by then.
@@ -285,7 +298,11 @@ impl Engine {
             }
             let mut unit = self.compute()?;
             unit.faults.drain(..).for_each(|(stage, faults)| effects.count_faults(stage, faults));
-            emit::weigh_unit(&self.context, &self.digests, &mut unit, &self.batch);
+            let text_bytes = |unit: &Unit, row: u32| match &self.tail {
+                Tail::Rule(tail) => tail.text_bytes(unit, row),
+                Tail::None | Tail::Fold(_) | Tail::Reduce(_) => 0,
+            };
+            emit::weigh_unit(&self.context, &self.digests, &mut unit, &self.batch, &text_bytes);
             self.unit = Some(unit);
         }
         let mut unit = self.unit.take().expect("made above");
@@ -341,11 +358,23 @@ impl Engine {
             if let Some(time) = unit.times[unit.next - 1] {
                 self.watermark.observe(EventTime(time));
             }
-            if !self.drain_due(effects)? {
+            if !self.drain_due(effects)? || self.change_bytes() > self.context.room.change_bytes {
                 return Ok(false);
             }
         }
         Ok(true)
+    }
+
+    /// At least what [`Engine::cut`] would append to a delta; cheap, asked after every event.
+    #[must_use]
+    pub fn change_bytes(&self) -> usize {
+        TIMES_STORED_BYTES_MAX
+            + match &self.tail {
+                Tail::None => 0,
+                Tail::Rule(tail) => tail.change_bytes(),
+                Tail::Fold(tail) => tail.windows.change_bytes(),
+                Tail::Reduce(tail) => tail.change_bytes(),
+            }
     }
 
     /// Judges what is due at the watermark; false when the epoch is full before all is judged.
@@ -366,7 +395,9 @@ impl Engine {
     /// Ends the epoch: appends the state delta to `delta` and returns the position with its fingerprint.
     pub fn cut(&mut self, delta: &mut Vec<u8>) -> Position {
         self.identify_position();
+        let (before, bound) = (delta.len(), self.change_bytes());
         self.encode(false, delta);
+        debug_assert!(delta.len() - before <= bound, "a delta of {} bytes, {bound} expected", delta.len() - before);
         self.bytes_at_cut = self.state_bytes();
         self.position
     }
@@ -426,21 +457,4 @@ impl Engine {
         }
         self.bytes_at_cut = self.state_bytes();
     }
-}
-
-/// Everything that decides how state bytes are read: world, state version, windows and aggregates.
-fn layout_of(plan: &Plan, last: Option<&Descriptor>, tail: &Tail) -> u64 {
-    let Some(last) = last.filter(|last| last.world != World::Transform) else { return 0 };
-    let window = plan.stages.last().and_then(|stage| stage.window);
-    let (version, shapes) = match tail {
-        Tail::Rule(tail) => (3, tail.layout()),
-        Tail::None | Tail::Fold(_) | Tail::Reduce(_) => (2, String::new()),
-    };
-    let text = format!(
-        "{version} {} {} {:?} {shapes}",
-        last.world.name(),
-        last.state_version,
-        window.map(|window| window.kind)
-    );
-    fingerprint(0, text.as_bytes())
 }

@@ -15,6 +15,14 @@ pub(crate) const TOO_MANY: &str = "too-many-records";
 /// Code of what gives a record that is larger than a message may be.
 pub(crate) const RECORD_SIZE: &str = "record-size";
 
+/// Code of what would change more of the state than an epoch may hold.
+pub(crate) const STATE_SIZE: &str = "state-size";
+
+/// The message of [`STATE_SIZE`].
+pub(crate) fn state_size(bytes: usize, limit: usize) -> String {
+    format!("{bytes} bytes of state would change at once, limit {limit}")
+}
+
 /// Most bytes of subject and headers besides the keys: names have at most 63 characters, numbers at most 20 digits.
 const FRAME_BYTES_MAX: usize = 1024;
 /// Longest token of a key.

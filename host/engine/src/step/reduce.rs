@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::codec::{Damaged, Reader, put_bytes, put_i64, put_u64};
-use crate::effects::{DeadLetter, Effects, key_text, letter_bytes};
+use crate::effects::{DeadLetter, Effects, Room, key_text, letter_bytes};
 use crate::event::{Events, RawBatch};
 use crate::guest::{Change, Fault, Groups, Guest, Metering, OF_SOURCE, Reduced};
 use crate::judge::{StepError, Verdict, judge};
@@ -18,7 +18,7 @@ use super::chain::{Unit, columns_of};
 use super::emit::{Fate, keep_row, refuse_row};
 use super::fold::guilty;
 use super::held::Held;
-use super::output::{Cause, Outgoing, Refusal, Scale};
+use super::output::{Cause, Outgoing, Refusal, STATE_SIZE, Scale, TOO_MANY, state_size};
 use super::run::{self, Run};
 
 /// Keys whose timers fire in one call.
@@ -29,12 +29,21 @@ const TIMER_ROUNDS: usize = 64;
 const TIMERS_TOLD: usize = 256;
 /// Rough bytes of one entry besides key, state and timers.
 const ENTRY_BYTES: usize = 96;
+/// Most bytes of a stored length, time or number.
+const COUNT_STORED_BYTES_MAX: usize = 10;
 
 /// What is kept of one key.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Entry {
     state: Vec<u8>,
     timers: BTreeSet<i64>,
+}
+
+impl Entry {
+    /// At least what it takes where it is stored.
+    fn stored_bytes_max(&self, key: &[u8]) -> usize {
+        key.len() + self.state.len() + (3 + self.timers.len()) * COUNT_STORED_BYTES_MAX
+    }
 }
 
 /// Keys in order: firing and encoding are the same in every run, and whoever chooses the keys of events cannot make them
@@ -54,7 +63,10 @@ pub(crate) struct ReduceTail {
     entries: Entries,
     /// All timers, by time and key.
     timers: BTreeSet<(i64, Vec<u8>)>,
-    changed: BTreeSet<Vec<u8>>,
+    /// Keys that have changed since the last delta, each with the bytes that it takes there.
+    changed: BTreeMap<Vec<u8>, usize>,
+    /// Sum over `changed`.
+    change_bytes: usize,
     bytes: usize,
     events: Events,
 }
@@ -123,7 +135,8 @@ impl ReduceTail {
             held: Held::new(&plan.limits),
             entries: Entries::default(),
             timers: BTreeSet::new(),
-            changed: BTreeSet::new(),
+            changed: BTreeMap::new(),
+            change_bytes: 0,
             bytes: 0,
             events: Events::default(),
         }
@@ -158,12 +171,13 @@ impl ReduceTail {
         loop {
             let next_timer = self.timers.first().map_or(i64::MAX, |(at, _)| *at);
             let mut stops = |row: Option<u32>, _: EventTime, after: EventTime| row.is_none() && next_timer <= after.0;
-            let Some(run) = run::plan(context, unit, watermark, effects, limit, &mut stops) else {
+            let Some(run) = run::plan(context, unit, watermark, effects, limit, 0, &mut stops) else {
                 return Ok(false);
             };
             let events = run.end - unit.next;
             let outcome = self.reduce(unit, batch, &run.rows)?;
-            if outcome.held.is_too_much() && events > 1 {
+            let is_too_much = outcome.held.is_too_much() || outcome.change_bytes() > context.room.change_bytes_at_once;
+            if is_too_much && events > 1 {
                 limit = events / 2;
                 continue;
             }
@@ -176,7 +190,7 @@ impl ReduceTail {
                 }
             }
             let weight = match outcome
-                .too_much()
+                .too_much(&context.room)
                 .map_or_else(|| self.weigh(context, unit, batch, &run, &outcome), |refusal| Err((0, refusal)))
             {
                 Ok(weight) => weight,
@@ -340,9 +354,20 @@ impl ReduceTail {
 
     fn commit(&mut self, overlay: Entries) {
         for (key, entry) in overlay {
-            self.put(&key, entry);
-            self.changed.insert(key);
+            self.change(key, entry);
         }
+    }
+
+    fn change(&mut self, key: Vec<u8>, entry: Entry) {
+        let bytes = entry.stored_bytes_max(&key);
+        self.put(&key, entry);
+        self.change_bytes += bytes;
+        self.change_bytes -= self.changed.insert(key, bytes).unwrap_or(0);
+    }
+
+    /// At least what [`ReduceTail::encode`] would append of what has changed.
+    pub(crate) fn change_bytes(&self) -> usize {
+        self.change_bytes + COUNT_STORED_BYTES_MAX
     }
 
     /// Replaces what is kept of a key; nothing is kept of an entry without state and timers.
@@ -410,8 +435,10 @@ impl ReduceTail {
                     // comes; a module that looks again every hour would do so for millions of years.
                     entry.timers.clear();
                 }
-                self.put(key, entry);
-                self.changed.insert(key.clone());
+                self.change(key.clone(), entry);
+                if self.change_bytes() > context.room.change_bytes {
+                    return Ok(false);
+                }
             }
         }
         Ok(false)
@@ -419,6 +446,12 @@ impl ReduceTail {
 
     /// How many records a firing has, and their bytes. When they cannot be kept, the firing is guilty.
     fn weigh_firing(&self, context: &Context, firing: &Firing<'_>, idx: u32, outcome: &mut Outcome) -> (usize, usize) {
+        let changes = outcome.overlay.get(firing.key).map_or(0, |entry| entry.stored_bytes_max(firing.key));
+        let limit = context.room.change_bytes_at_once;
+        if changes > limit {
+            let verdict = Verdict { class: "limit", code: STATE_SIZE, message: state_size(changes, limit) };
+            outcome.guilty.insert(idx, verdict);
+        }
         let records = outcome.records.get(&idx).map_or(&[][..], Vec::as_slice);
         let letters = outcome.rejected.get(&idx).map_or(0, Vec::len) + usize::from(outcome.guilty.contains_key(&idx));
         let weighed = Scale::weigh(context, |scale| {
@@ -532,8 +565,9 @@ impl ReduceTail {
     /// Appends changed entries, or all of them.
     pub(crate) fn encode(&mut self, all: bool, out: &mut Vec<u8>) {
         let changed = std::mem::take(&mut self.changed);
+        self.change_bytes = 0;
         let keys: Vec<Vec<u8>> =
-            if all { self.entries.keys().cloned().collect() } else { changed.into_iter().collect() };
+            if all { self.entries.keys().cloned().collect() } else { changed.into_keys().collect() };
         put_u64(out, keys.len() as u64);
         for key in keys {
             put_bytes(out, &key);
@@ -608,13 +642,20 @@ impl Outcome {
         if states.is_break() { states } else { self.held.add_output(output) }
     }
 
+    /// At least what the changed keys take where they are stored.
+    fn change_bytes(&self) -> usize {
+        self.overlay.iter().map(|(key, entry)| entry.stored_bytes_max(key)).sum()
+    }
+
     /// Why a run of one event cannot be kept.
-    fn too_much(&self) -> Option<Refusal> {
-        self.held.is_too_much().then(|| Refusal {
-            code: "too-many-records",
-            stage: None,
-            message: format!("the module makes more of this event than can be held, {}", self.held.limit()),
-        })
+    fn too_much(&self, room: &Room) -> Option<Refusal> {
+        if self.held.is_too_much() {
+            let message = format!("the module makes more of this event than can be held, {}", self.held.limit());
+            return Some(Refusal { code: TOO_MANY, stage: None, message });
+        }
+        let (changes, limit) = (self.change_bytes(), room.change_bytes_at_once);
+        let message = || state_size(changes, limit);
+        (changes > limit).then(|| Refusal { code: STATE_SIZE, stage: None, message: message() })
     }
 }
 

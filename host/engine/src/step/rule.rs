@@ -61,8 +61,8 @@ pub(crate) struct RuleTail {
     name: String,
     plan: RulePlan,
     inputs: Vec<Input>,
-    /// Kind of the field of each aggregate.
-    kinds: Vec<Kind>,
+    /// Of the aggregates that keep texts.
+    texts: Vec<Input>,
     columns: Vec<usize>,
     pub(crate) windows: Windows,
     /// What may be held at one time, with nothing in it.
@@ -83,12 +83,11 @@ impl RuleTail {
         let name = plan.stages[stage].name.clone();
         let halt = |reason: String| StepError::Halt { stage: name.clone(), reason };
         let rule = guest.plan().map_err(|fault| halt(format!("its plan cannot be had: {fault:?}")))?;
-        let (mut shapes, mut inputs, mut kinds) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut shapes, mut inputs) = (Vec::new(), Vec::new());
         for aggregate in &rule.aggregates {
             let (kind, input) = input_of(aggregate, &rule, fields).map_err(halt)?;
             shapes.push(shape_of(aggregate, kind));
             inputs.push(input);
-            kinds.push(kind);
         }
         let at_least = rule.at_least.iter().map(|&(idx, least)| (idx as usize, least)).collect::<Vec<_>>();
         if let Some((idx, _)) = at_least.iter().find(|(idx, _)| *idx >= shapes.len()) {
@@ -98,6 +97,7 @@ impl RuleTail {
             )));
         }
         let window = plan.stages[stage].window.as_ref().expect("the plan gives every rule a window");
+        let windows_keep_texts: Vec<bool> = shapes.iter().map(|shape| shape.operator == Operator::TopK).collect();
         let mut windows = Windows::new(window, shapes, at_least, false);
         windows.hash_key = key;
         Ok(RuleTail {
@@ -109,17 +109,17 @@ impl RuleTail {
             held: Held::new(&plan.limits),
             name,
             plan: rule,
+            texts: inputs.iter().zip(windows_keep_texts).filter(|(_, keeps)| *keeps).map(|(input, _)| *input).collect(),
             inputs,
-            kinds,
             judged: Judged::default(),
             events: Events::default(),
             output: Output::default(),
         })
     }
 
-    /// All that shapes the accumulators, as text.
-    pub(crate) fn layout(&self) -> String {
-        format!("{:?} {:?}", self.windows.shapes(), self.kinds)
+    /// What the module wants to be kept.
+    pub(crate) fn plan(&self) -> &RulePlan {
+        &self.plan
     }
 
     /// Appends the state: the key of its hashes, which makes no difference but to who would forge counts, and the windows.
@@ -132,6 +132,30 @@ impl RuleTail {
     pub(crate) fn apply(&mut self, reader: &mut Reader<'_>, watermark: EventTime) -> Result<(), Damaged> {
         self.windows.hash_key = HashKey(reader.array()?);
         self.windows.apply(reader, watermark)
+    }
+
+    /// At least what [`RuleTail::encode`] would append of what has changed.
+    pub(crate) fn change_bytes(&self) -> usize {
+        size_of::<HashKey>() + self.windows.change_bytes()
+    }
+
+    /// Bytes of the texts that a row of the unit may add to the state.
+    pub(crate) fn text_bytes(&self, unit: &Unit, row: u32) -> usize {
+        if self.texts.is_empty() {
+            return 0;
+        }
+        let flow = unit.flows.last().expect("decoding made one");
+        let samples = &unit.samples;
+        let of_row = match self.plan.extracts() {
+            true => samples.rows.partition_point(|&of| of < row)..samples.rows.partition_point(|&of| of <= row),
+            false => 0..1,
+        };
+        let bytes = |input: &Input| match *input {
+            Input::Nothing => 0,
+            Input::Declared(column) => of_row.len() * text_len(&flow.decoded.columns[column], row as usize),
+            Input::Derived(column) => of_row.clone().map(|sample| text_len(&samples.columns[column], sample)).sum(),
+        };
+        self.texts.iter().map(bytes).fold(0, usize::saturating_add)
     }
 
     /// Lets the module derive samples from a fresh unit, when its plan says so.
@@ -360,6 +384,11 @@ fn column_bytes(column: &Column) -> usize {
         Values::Numbers(values) => 8 * values.len(),
         Values::Booleans(values) => values.len(),
     }
+}
+
+/// Length of a text; 0 of anything else.
+fn text_len(column: &Column, row: usize) -> usize {
+    if let Value::Text(text) = value_at(column, row) { text.len() } else { 0 }
 }
 
 /// One value of a column.

@@ -21,25 +21,34 @@ pub(crate) struct Run {
 
 /// Plans the next run; `None` when not even the next event fits into the epoch.
 /// `stops` says whether the run must end with an event, given a row of it (if any) and the watermark before and after.
+/// A row may change `state_bytes` of state besides its key.
 pub(crate) fn plan(
     context: &Context,
     unit: &Unit,
     watermark: &Watermark,
     effects: &Effects,
     limit: usize,
+    state_bytes: usize,
     stops: &mut dyn FnMut(Option<u32>, EventTime, EventTime) -> bool,
 ) -> Option<Run> {
     let mut run = Run { end: unit.next, rows: Vec::new(), before: Vec::new(), after: Vec::new() };
     let mut mark = watermark.clone();
     let mut act = unit.next_act;
-    let (mut records, mut bytes) = (0, 0_usize);
+    let flow = unit.flows.last().expect("decoding made one");
+    let (mut records, mut bytes, mut changes) = (0, 0_usize, 0_usize);
     while run.end < unit.events.len() && run.end - unit.next < limit {
         let acts = unit.acts_of(run.end, act);
         bytes = bytes.saturating_add(unit.weights[run.end]);
         let is_first = run.end == unit.next;
         let fits = effects.fits_bytes(&context.room, records + acts.len(), bytes);
         let must = is_first && effects.records.rows.is_empty();
-        if !fits && !must {
+        for act in &unit.acts[acts.clone()] {
+            if let ActKind::Item { row } = act.kind {
+                changes = changes.saturating_add(flow.decoded.keys.get(row as usize).len() + state_bytes);
+            }
+        }
+        let changes_too_much = !is_first && changes > context.room.change_bytes_at_once;
+        if !fits && !must || changes_too_much {
             break;
         }
         let before = mark.current();

@@ -13,8 +13,22 @@ const MISSING: u8 = 0;
 const SEEN: u8 = 1;
 const WIDE: u8 = 2;
 
-/// Appends row `row`.
-pub(super) fn encode(accumulators: &Accumulators, row: usize, out: &mut Vec<u8>) {
+/// First byte of a distinct count or a top-k: all of it, or what has changed.
+const WHOLE: u8 = 0;
+const CHANGES: u8 = 1;
+
+/// Most bytes of a stored value, besides its variable part.
+pub(super) fn stored_bytes_max(accumulators: &Accumulators) -> usize {
+    match accumulators {
+        Accumulators::Counts(_) | Accumulators::Integers(_) | Accumulators::Numbers(_) => 11,
+        Accumulators::IntegerSums(_) | Accumulators::NumberSums(_) => 17,
+        Accumulators::Distinct(_) => 11,
+        Accumulators::Tops(_) => 31,
+    }
+}
+
+/// Appends row `row`: of a large one, what has changed since it was stored, unless `all` of it is asked for.
+pub(super) fn encode(accumulators: &Accumulators, row: usize, all: bool, out: &mut Vec<u8>) {
     match accumulators {
         Accumulators::Counts(rows) => put_i64(out, rows[row]),
         Accumulators::IntegerSums(rows) => match (rows[row].total(), rows[row].clipped()) {
@@ -31,19 +45,39 @@ pub(super) fn encode(accumulators: &Accumulators, row: usize, out: &mut Vec<u8>)
         }),
         Accumulators::Integers(rows) => put_option(out, rows[row], put_i64),
         Accumulators::Numbers(rows) => put_option(out, rows[row], put_f64),
-        Accumulators::Distinct(rows) => {
-            put_u64(out, rows[row].len() as u64);
-            rows[row].iter().for_each(|fingerprint| out.extend_from_slice(&fingerprint.to_le_bytes()));
-        }
-        Accumulators::Tops(rows) => {
-            put_i64(out, rows[row].floor());
-            put_u64(out, rows[row].len() as u64);
-            for (item, counter) in rows[row].iter() {
-                put_bytes(out, item);
-                put_i64(out, counter.count);
-                put_i64(out, counter.error);
+        Accumulators::Distinct(rows) => match rows[row].changes().filter(|_| !all) {
+            None => put_fingerprints(out, WHOLE, rows[row].len(), rows[row].iter()),
+            Some(fresh) => put_fingerprints(out, CHANGES, fresh.len(), fresh.iter().copied()),
+        },
+        Accumulators::Tops(rows) => match rows[row].changes().filter(|_| !all) {
+            None => {
+                out.push(WHOLE);
+                put_i64(out, rows[row].floor());
+                put_items(out, rows[row].len(), rows[row].iter());
             }
-        }
+            Some(changes) => {
+                out.push(CHANGES);
+                put_i64(out, changes.floor);
+                put_u64(out, changes.gone().len() as u64);
+                changes.gone().for_each(|item| put_bytes(out, item));
+                put_items(out, changes.counted().len(), changes.counted());
+            }
+        },
+    }
+}
+
+fn put_fingerprints(out: &mut Vec<u8>, kind: u8, count: usize, fingerprints: impl Iterator<Item = u64>) {
+    out.push(kind);
+    put_u64(out, count as u64);
+    fingerprints.for_each(|fingerprint| out.extend_from_slice(&fingerprint.to_le_bytes()));
+}
+
+fn put_items<'a>(out: &mut Vec<u8>, count: usize, items: impl Iterator<Item = (&'a [u8], Counter)>) {
+    put_u64(out, count as u64);
+    for (item, counter) in items {
+        put_bytes(out, item);
+        put_i64(out, counter.count);
+        put_i64(out, counter.error);
     }
 }
 
@@ -68,23 +102,48 @@ pub(super) fn decode(accumulators: &mut Accumulators, row: usize, reader: &mut R
         Accumulators::Integers(rows) => rows[row] = option(reader, |reader| reader.i64())?,
         Accumulators::Numbers(rows) => rows[row] = option(reader, |reader| reader.f64())?,
         Accumulators::Distinct(rows) => {
+            let is_whole = is_whole(reader)?;
             let count = reader.count()?;
-            let all = (0..count).map(|_| Ok(reader.f64()?.to_bits())).collect::<Result<_, Damaged>>()?;
-            rows[row] = Distinct::from_ascending(all).ok_or_else(|| Damaged("fingerprints do not ascend".into()))?;
+            let all = (0..count).map(|_| Ok(reader.f64()?.to_bits())).collect::<Result<Vec<u64>, Damaged>>()?;
+            if is_whole {
+                rows[row] =
+                    Distinct::from_ascending(all).ok_or_else(|| Damaged("fingerprints do not ascend".into()))?;
+            } else {
+                rows[row].apply(&all).ok_or_else(|| Damaged("fingerprints are no changes of those before".into()))?;
+            }
         }
         Accumulators::Tops(rows) => {
+            let is_whole = is_whole(reader)?;
             let floor = reader.i64()?;
+            let gone = match is_whole {
+                true => Vec::new(),
+                false => (0..reader.count()?).map(|_| reader.bytes()).collect::<Result<Vec<&[u8]>, Damaged>>()?,
+            };
             let item = |reader: &mut Reader<'_>| {
                 let item = Arc::from(reader.bytes()?);
                 Ok((item, Counter { count: reader.i64()?, error: reader.i64()? }))
             };
             let count = reader.count()?;
             let items = (0..count).map(|_| item(reader)).collect::<Result<_, Damaged>>()?;
-            rows[row] = Top::from_ascending(items, floor)
-                .ok_or_else(|| Damaged("items of a top-k do not ascend, or their counts cannot be".into()))?;
+            if is_whole {
+                rows[row] = Top::from_ascending(items, floor)
+                    .ok_or_else(|| Damaged("items of a top-k do not ascend, or their counts cannot be".into()))?;
+            } else {
+                rows[row]
+                    .apply(floor, &gone, items)
+                    .ok_or_else(|| Damaged("changes of a top-k do not follow what was before".into()))?;
+            }
         }
     }
     Ok(())
+}
+
+fn is_whole(reader: &mut Reader<'_>) -> Result<bool, Damaged> {
+    match reader.byte()? {
+        WHOLE => Ok(true),
+        CHANGES => Ok(false),
+        other => Err(Damaged(format!("an aggregate begins with {other}, expected {WHOLE} or {CHANGES}"))),
+    }
 }
 
 fn option<T>(

@@ -7,6 +7,8 @@ use siphasher::sip::SipHasher13;
 
 /// Rough bytes of a key besides its name: allocation, hash, count of uses, slot of the hash table.
 const KEY_BYTES: usize = 56;
+/// Most bytes of a stored key besides its name: its id, and the length of the name.
+const FRESH_STORED_BYTES_MAX: usize = 15;
 
 /// Key ↔ id, with a count of the slices that refer to it; an id is used again once nothing does.
 #[derive(Default)]
@@ -21,6 +23,8 @@ pub(crate) struct Keys {
     free: Vec<u32>,
     /// Ids defined since the last delta.
     fresh: Vec<u32>,
+    /// At least what they take where they are stored.
+    fresh_bytes: usize,
     bytes: usize,
 }
 
@@ -52,6 +56,7 @@ impl Keys {
         self.name_as(id, hash, key);
         self.insert(id, hash);
         self.fresh.push(id);
+        self.fresh_bytes += key.len() + FRESH_STORED_BYTES_MAX;
         id
     }
 
@@ -140,6 +145,7 @@ impl Keys {
 
     /// Ids defined since the last call and still alive, ascending.
     pub(crate) fn take_fresh(&mut self) -> Vec<u32> {
+        self.fresh_bytes = 0;
         let mut fresh = std::mem::take(&mut self.fresh);
         fresh.retain(|&id| self.is_defined(id));
         fresh.sort_unstable();
@@ -150,6 +156,11 @@ impl Keys {
     /// All live ids, ascending.
     pub(crate) fn live(&self) -> impl Iterator<Item = u32> + '_ {
         (0..self.names.len() as u32).filter(|&id| self.uses[id as usize] > 0)
+    }
+
+    /// At least what the ids defined since the last delta take in the next one.
+    pub(crate) fn fresh_bytes(&self) -> usize {
+        self.fresh_bytes
     }
 
     /// One past the largest id ever used: the size of a dense table.

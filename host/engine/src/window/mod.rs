@@ -12,13 +12,19 @@ use std::collections::{BTreeMap, VecDeque};
 
 pub(crate) use aggregate::{column, column_of_nothing};
 use keys::Keys;
-use pelton_aggregates::{Accumulators, HashKey, IntegerSum, Merged};
+use pelton_aggregates::{Accumulators, Growth, HashKey, IntegerSum, Merged};
 pub(crate) use pelton_aggregates::{Shape, Value};
 use slices::Slice;
 
 use crate::guest::{Firing, Panes};
 use crate::plan::{Window, WindowKind};
 use crate::time::EventTime;
+
+/// Most bytes of a stored number, of a window that is corrected, and of what is stored once: the lengths of all lists,
+/// and how far windows have fired.
+const NUMBER_STORED_BYTES_MAX: usize = 10;
+const CORRECTION_STORED_BYTES_MAX: usize = 3 * NUMBER_STORED_BYTES_MAX;
+const REST_STORED_BYTES_MAX: usize = 128;
 
 /// What became of an event at its window stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +72,8 @@ pub(crate) struct Windows {
     /// Key of the last judged pane of the firing window, for the delta.
     firing_after: Option<Vec<u8>>,
     dropped: Vec<i64>,
+    /// Sum over the slices' changed rows.
+    change_bytes: usize,
     /// Below this watermark nothing fires. Not part of the state: found again after a restart.
     wake: i64,
     scratch: Scratch,
@@ -116,6 +124,7 @@ impl Windows {
             firing: None,
             firing_after: None,
             dropped: Vec::new(),
+            change_bytes: 0,
             wake: i64::MIN,
             scratch: Scratch::default(),
         }
@@ -162,12 +171,14 @@ impl Windows {
         self.correct(start, key, watermark);
         let (shapes, fold) = (&self.shapes, self.fold);
         let slice = self.slices.entry(start).or_insert_with(|| Slice::new(shapes, fold));
+        let before = slice.change_bytes();
         let row = slice.touch(key, &mut self.keys);
-        let mut grown = 0;
+        let mut grown = Growth::default();
         for (idx, (column, &shape)) in slice.accumulators.iter_mut().zip(shapes).enumerate() {
             grown += column.add(row, shape, value(idx), self.hash_key);
         }
         slice.grow(grown);
+        self.change_bytes = self.change_bytes + slice.change_bytes() - before;
         Placed::Counted
     }
 
@@ -187,8 +198,10 @@ impl Windows {
         let key = self.keys.intern(key);
         self.correct(start, key, watermark);
         let slice = self.slices.entry(start).or_insert_with(|| Slice::new(&[], true));
+        let before = slice.change_bytes();
         let row = slice.touch(key, &mut self.keys);
         slice.replace(row, bytes);
+        self.change_bytes = self.change_bytes + slice.change_bytes() - before;
     }
 
     /// Queues a correction for every window over the slice at `start` that has fired and still takes events.
@@ -435,6 +448,7 @@ impl Windows {
                 break;
             }
             let slice = entry.remove();
+            self.change_bytes -= slice.change_bytes();
             slice.keys.iter().for_each(|&key| self.keys.release(key));
             self.dropped.push(start);
         }
@@ -448,6 +462,14 @@ impl Windows {
             }
             entry.remove();
         }
+    }
+
+    /// At least what [`Windows::encode`] would append of what has changed; cheap, asked after every event.
+    pub(crate) fn change_bytes(&self) -> usize {
+        let corrections = (self.revisions_changed.len() + self.corrections.len()) * CORRECTION_STORED_BYTES_MAX;
+        let dropped = self.dropped.len() * NUMBER_STORED_BYTES_MAX;
+        let firing = self.firing_after.as_ref().map_or(0, Vec::len);
+        self.change_bytes + self.keys.fresh_bytes() + corrections + dropped + firing + REST_STORED_BYTES_MAX
     }
 
     /// Rough memory in bytes.

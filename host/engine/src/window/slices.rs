@@ -5,7 +5,7 @@ use std::hash::BuildHasher;
 use hashbrown::HashTable;
 use rustc_hash::FxBuildHasher;
 
-use pelton_aggregates::{Accumulators, Shape};
+use pelton_aggregates::{Accumulators, Growth, Shape};
 
 use super::aggregate;
 use super::keys::Keys;
@@ -13,6 +13,10 @@ use crate::codec::{Damaged, Reader, put_bytes, put_i64, put_u64};
 
 /// Rough bytes of one row besides its accumulators: id, slot of the hash table, dirty marks, room to grow.
 const ROW_BYTES: usize = 24;
+/// Most bytes of a stored slice besides its rows: its start, and how many rows there are.
+const SLICE_STORED_BYTES_MAX: usize = 20;
+/// Most bytes of a stored row besides its accumulators: its key's id, and the length of a fold's state.
+const ROW_STORED_BYTES_MAX: usize = 15;
 /// Rows by which full columns grow at least.
 const GROWTH_MIN: usize = 16;
 
@@ -34,6 +38,8 @@ pub(crate) struct Slice {
     dirty: Vec<u32>,
     is_dirty: Vec<bool>,
     variable_bytes: usize,
+    /// At least what [`Slice::encode`] would append of the changed rows.
+    change_bytes: usize,
 }
 
 impl Slice {
@@ -46,6 +52,7 @@ impl Slice {
             dirty: Vec::new(),
             is_dirty: Vec::new(),
             variable_bytes: 0,
+            change_bytes: 0,
         }
     }
 
@@ -57,8 +64,14 @@ impl Slice {
     pub(crate) fn touch(&mut self, key: u32, keys: &mut Keys) -> usize {
         let row = self.row(key).unwrap_or_else(|| self.push(key, keys));
         if !self.is_dirty[row] {
+            if self.dirty.is_empty() {
+                self.change_bytes += SLICE_STORED_BYTES_MAX;
+            }
             self.is_dirty[row] = true;
             self.dirty.push(row as u32);
+            let stored = |column: &Accumulators| aggregate::stored_bytes_max(column) + column.change_bytes(row);
+            let folded = self.folded.as_ref().map_or(0, |rows| rows[row].len());
+            self.change_bytes += ROW_STORED_BYTES_MAX + folded + self.accumulators.iter().map(stored).sum::<usize>();
         }
         row
     }
@@ -82,9 +95,15 @@ impl Slice {
         row
     }
 
-    /// The variable part of a row has grown by so many bytes, or shrunk.
-    pub(crate) fn grow(&mut self, bytes: isize) {
-        self.variable_bytes = self.variable_bytes.saturating_add_signed(bytes);
+    /// The variable part of a changed row has grown, or shrunk.
+    pub(crate) fn grow(&mut self, growth: Growth) {
+        self.variable_bytes = self.variable_bytes.saturating_add_signed(growth.memory);
+        self.change_bytes = self.change_bytes.saturating_add_signed(growth.change);
+    }
+
+    /// At least what [`Slice::encode`] would append of the changed rows.
+    pub(crate) fn change_bytes(&self) -> usize {
+        self.change_bytes
     }
 
     pub(crate) fn bytes(&self) -> usize {
@@ -104,11 +123,15 @@ impl Slice {
         for row in rows {
             let idx = row as usize;
             put_u64(out, u64::from(self.keys[idx]));
-            self.accumulators.iter().for_each(|column| aggregate::encode(column, idx, out));
+            self.accumulators.iter().for_each(|column| aggregate::encode(column, idx, all, out));
             self.folded.iter().for_each(|rows| put_bytes(out, &rows[idx]));
             if !all {
                 self.is_dirty[idx] = false;
+                self.accumulators.iter_mut().for_each(|column| column.mark_stored(idx));
             }
+        }
+        if !all {
+            self.change_bytes = 0;
         }
     }
 
@@ -130,8 +153,11 @@ impl Slice {
                 self.replace(row, reader.bytes()?);
             }
         }
-        self.dirty.clear();
-        self.is_dirty.fill(false);
+        for row in self.dirty.drain(..) {
+            self.is_dirty[row as usize] = false;
+            self.accumulators.iter_mut().for_each(|column| column.mark_stored(row as usize));
+        }
+        self.change_bytes = 0;
         Ok(())
     }
 
@@ -143,9 +169,9 @@ impl Slice {
     /// Replaces the guest's own accumulator of a row.
     pub(crate) fn replace(&mut self, row: usize, bytes: &[u8]) {
         let Some(rows) = &mut self.folded else { return };
-        let before = rows[row].len();
+        let grown = bytes.len() as isize - rows[row].len() as isize;
         rows[row].clear();
         rows[row].extend_from_slice(bytes);
-        self.grow(bytes.len() as isize - before as isize);
+        self.grow(Growth { memory: grown, change: grown });
     }
 }

@@ -31,6 +31,9 @@ impl Windows {
         }
         self.encode_revisions(all, watermark, out);
         self.encode_due(out);
+        if !all {
+            self.change_bytes = 0;
+        }
     }
 
     fn encode_revisions(&mut self, all: bool, watermark: EventTime, out: &mut Vec<u8>) {

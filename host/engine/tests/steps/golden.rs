@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use pelton_engine::effects::Effects;
-use pelton_engine::event::{Events, Kind, RawBatch};
+use pelton_engine::event::{Events, Field, Kind, RawBatch};
 use pelton_engine::guest::*;
 use pelton_engine::plan::WindowKind;
 use pelton_engine::step::{HashKey, Input, Progress};
@@ -48,11 +48,26 @@ fn run(setup: &Setup, events: &[String], ends: bool) -> (String, String, String)
     (text, pelton_engine::hex::encode(&delta), pelton_engine::hex::encode(&engine.snapshot()))
 }
 
+/// `UPDATE=1` writes the file anew.
+#[track_caller]
+fn check(name: &str, got: &str, expected: &str) {
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(format!("{}/tests/steps/golden/{name}.txt", env!("CARGO_MANIFEST_DIR")), got).unwrap();
+    } else {
+        assert_eq!(got, expected);
+    }
+}
+
 const SLIDING: WindowKind = WindowKind::Sliding { size: Span(40), every: Span(10) };
 const TUMBLING: WindowKind = WindowKind::Tumbling { size: Span(10) };
 
 fn rule(aggregates: &[(Operator, Option<&str>)]) -> Native {
-    let fields = [("i", Kind::Integer, false), ("n", Kind::Number, false), ("s", Kind::Text, false)];
+    let fields = [
+        ("i", Kind::Integer, false),
+        ("j", Kind::Integer, false),
+        ("n", Kind::Number, false),
+        ("s", Kind::Text, false),
+    ];
     let mut native = Native::new(World::WindowRule, &fields);
     native.plan.aggregates = aggregates
         .iter()
@@ -155,7 +170,7 @@ fn state_is_stored_so() {
         let (_, delta, snapshot) = run(&setup, &samples(), false);
         writeln!(got, "{name}\n  delta    {delta}\n  snapshot {snapshot}").unwrap();
     }
-    assert_eq!(got, include_str!("golden/state.txt"));
+    check("state", &got, include_str!("golden/state.txt"));
 }
 
 #[test]
@@ -188,7 +203,7 @@ fn records_are_stored_so() {
         let (records, ..) = run(&setup, &events, true);
         writeln!(got, "== {name}\n{records}").unwrap();
     }
-    assert_eq!(got, include_str!("golden/records.txt"));
+    check("records", &got, include_str!("golden/records.txt"));
 }
 
 /// Forwards everything but the events of `b`.
@@ -232,6 +247,10 @@ fn whatever_shapes_the_state_makes_another_layout() {
     wider.guests[0].plan.aggregates = vec![Aggregate { limit: 4, field: Some("s".into()), ..distinct() }];
     let mut narrower = base();
     narrower.guests[0].plan.aggregates = vec![Aggregate { limit: 3, field: Some("s".into()), ..distinct() }];
+    let mut renamed = aggregates(&[(Operator::Max, Some("i"))]);
+    renamed.guests[0].plan.aggregates[0].name = "b".into();
+    let mut derived = aggregates(&[(Operator::Max, Some("d"))]);
+    derived.guests[0].plan.derived = vec![Field { name: "d".into(), kind: Kind::Integer, required: false }];
     let setups = [
         base(),
         newer,
@@ -244,6 +263,13 @@ fn whatever_shapes_the_state_makes_another_layout() {
         aggregates(&[(Operator::Count, None), (Operator::Count, None)]),
         wider,
         narrower,
+        // The same bytes, and another meaning.
+        aggregates(&[(Operator::Count, Some("i"))]),
+        aggregates(&[(Operator::Min, Some("i"))]),
+        aggregates(&[(Operator::Max, Some("i"))]),
+        aggregates(&[(Operator::Max, Some("j"))]),
+        renamed,
+        derived,
         Setup::new(vec![fold()]).window(SLIDING, 0, 0),
         Setup::new(vec![reducer()]),
         Setup::new(vec![forward()]),
@@ -258,6 +284,20 @@ fn whatever_shapes_the_state_makes_another_layout() {
         Setup::new(vec![forward(), rule(&[(Operator::Count, None)])]).window(SLIDING, 0, 0),
     ];
     same.iter().for_each(|setup| assert_eq!(setup.engine().layout(), base().engine().layout()));
+}
+
+/// It lies beside the state, and its hash in every marker: nothing in it may follow the code.
+#[test]
+fn layouts_are_spelled_so() {
+    let mut got = String::new();
+    for (name, setup) in states() {
+        let engine = setup.engine();
+        writeln!(got, "{name}\n  {:016x} {}", engine.layout(), engine.layout_text()).unwrap();
+    }
+    let mut derived = Setup::new(vec![rule(&[(Operator::TopK, Some("d"))])]).window(WindowKind::Global, 0, 0);
+    derived.guests[0].plan.derived = vec![Field { name: "d".into(), kind: Kind::Boolean, required: false }];
+    writeln!(got, "derived\n  {:016x} {}", derived.engine().layout(), derived.engine().layout_text()).unwrap();
+    check("layouts", &got, include_str!("golden/layouts.txt"));
 }
 
 fn distinct() -> Aggregate {

@@ -94,20 +94,3 @@ fn panes_of_which_too_much_is_made_are_judged_in_parts() {
     let shown = most.load(Ordering::Relaxed);
     assert!(shown < 30 * panes, "{shown} panes were shown for {panes}");
 }
-
-#[test]
-fn a_delta_has_a_bound_however_much_the_state_grows() {
-    let mut native = Native::new(World::WindowRule, &[]);
-    native.plan.aggregates = vec![Aggregate { name: "n".into(), operator: Operator::Count, field: None, limit: 0 }];
-    native.evaluate = Some(Arc::new(|panes: &Panes, _: &States, output: &mut Output| {
-        (0..panes.len()).for_each(|row| push(output, panes.keys.data.len(), row as u32, 0, b"seen"));
-        Ok(())
-    }));
-    let setup = Setup::new(vec![native]).window(WindowKind::Tumbling { size: Span(1000) }, 0, 0);
-    let events: Vec<String> =
-        (0..100).map(|number| event(&format!("{number:03}{}", "k".repeat(MIB - 100)), 0, "")).collect();
-    let outcome = drive(&setup, &events, &Cuts { batches: vec![4], ..Cuts::default() }).unwrap();
-    assert_eq!(outcome.rows.len(), events.len());
-    let largest = outcome.deltas.iter().map(Vec::len).max().unwrap();
-    assert!(largest < 40 * MIB, "a delta of {largest} bytes");
-}

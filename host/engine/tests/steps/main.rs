@@ -4,6 +4,7 @@ mod aggregates;
 mod chain;
 mod codec;
 mod cuts;
+mod deltas;
 mod golden;
 mod held;
 mod kit;

@@ -316,6 +316,8 @@ fn room_without_bounds_is_no_number_to_add_to() {
         records: 1 << 16,
         bytes: 32 << 20,
         bytes_at_once: 32 << 20,
+        change_bytes: usize::MAX,
+        change_bytes_at_once: usize::MAX,
         record_bytes: usize::MAX,
         header_bytes: usize::MAX,
     };

@@ -37,7 +37,9 @@ impl Double {
     #[must_use]
     pub fn weakened(mutants: LogMutants) -> Double {
         let (lease_ttl, ack_wait, message_bytes) = (LEASE_TTL_MS, ACK_WAIT_MS, usize::MAX);
-        let settings = Settings { lease_ttl, broken_lease: false, ack_wait, repeats: false, message_bytes, mutants };
+        let delta_bytes = usize::MAX;
+        let settings =
+            Settings { lease_ttl, broken_lease: false, ack_wait, repeats: false, message_bytes, delta_bytes, mutants };
         let clients = [Adapter::new(0, 1), Adapter::new(0, 2)];
         let log = SimLog::new(1, settings, Rng::new(1, 1));
         Double { log, clients, now: 0, remembered: Remembered::default() }

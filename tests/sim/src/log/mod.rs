@@ -83,6 +83,8 @@ pub struct Settings {
     pub repeats: bool,
     /// Largest message, headers and payload, less what a batch adds to it.
     pub message_bytes: usize,
+    /// Largest state delta of a batch.
+    pub delta_bytes: usize,
     pub mutants: LogMutants,
 }
 
@@ -149,8 +151,11 @@ impl SimLog {
         }
     }
 
-    /// Why no server would take the batch, if one of its records is too large.
+    /// Why no server would take the batch, if its delta or one of its records is too large.
     fn oversized(&self, epoch: &Epoch) -> Option<String> {
+        if epoch.delta.len() > self.settings.delta_bytes {
+            return Some(format!("a delta of {} bytes, limit {}", epoch.delta.len(), self.settings.delta_bytes));
+        }
         let bytes = |row: &Record| row.headers.len() + row.payload.len();
         let idx = epoch.records.rows.iter().position(|row| bytes(row) > self.settings.message_bytes)?;
         let bytes = bytes(&epoch.records.rows[idx]);

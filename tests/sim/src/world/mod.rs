@@ -38,6 +38,8 @@ pub struct Weakness {
     pub torn_store: bool,
     /// The driver does not renew the lease while a call of the store takes long.
     pub driver_forgets_lease: bool,
+    /// An epoch goes on whatever it has changed of the state.
+    pub deltas_without_bound: bool,
 }
 
 /// How one seed ended.
@@ -182,7 +184,7 @@ struct World {
 }
 
 impl World {
-    fn new(scenario: Scenario, weakness: Weakness, keep_trace: bool) -> World {
+    fn new(mut scenario: Scenario, weakness: Weakness, keep_trace: bool) -> World {
         let partitions = scenario.plan.source.partitions;
         let settings = Settings {
             lease_ttl: LEASE_TTL_MS,
@@ -190,8 +192,12 @@ impl World {
             ack_wait: ACK_WAIT_MS,
             repeats: true,
             message_bytes: scenario.message_bytes,
+            delta_bytes: scenario.room.change_bytes.saturating_add(scenario.room.change_bytes_at_once),
             mutants: weakness.log,
         };
+        if weakness.deltas_without_bound {
+            scenario.room.change_bytes = usize::MAX;
+        }
         let mut rng = Rng::new(scenario.seed, 3);
         let hosts = (0..HOSTS)
             .map(|_| {

@@ -1,0 +1,92 @@
+//! The layout of the state: all that decides how its bytes are read and what they mean, as text.
+//!
+//! State of another layout cannot be read, so the text lives as long as state does. It is spelled out here, word by word,
+//! and pinned by a golden test: nothing in it may follow a name of this code. What comes before the last stage (fields
+//! of transforms, filters, units of time) is no part of it, and may change what the same bytes mean.
+
+use serde::Serialize;
+
+use crate::guest::{Aggregate, Descriptor, RulePlan, World};
+use crate::plan::{FieldRead, Plan, WindowKind};
+
+/// Formats of the operators' own bytes; one rises when its bytes change.
+const RULE_FORMAT: u32 = 4;
+const FOLD_FORMAT: u32 = 2;
+const REDUCER_FORMAT: u32 = 2;
+
+#[derive(Serialize)]
+struct Layout<'a> {
+    operator: &'static str,
+    format: u32,
+    /// Of the module.
+    state_version: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    window: Option<Window>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    aggregates: Option<Vec<Kept<'a>>>,
+}
+
+/// Times in milliseconds.
+#[derive(Serialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+enum Window {
+    Tumbling { size: i64 },
+    Sliding { size: i64, slide: i64 },
+    Global,
+}
+
+#[derive(Serialize)]
+struct Kept<'a> {
+    name: &'a str,
+    aggregate: &'static str,
+    /// Where its values come from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    values: Option<Values<'a>>,
+    /// Of a distinct count or a top-k.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<u32>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Values<'a> {
+    /// Kind, and the way to it in an event.
+    Field(&'static str, &'a [String]),
+    /// Kind, and name among what the module derives.
+    Derived(&'static str, &'a str),
+}
+
+/// The layout of the last stage's state; empty without any. `rule` is the plan of a window rule, whose aggregates were
+/// checked.
+pub(super) fn text(plan: &Plan, last: &Descriptor, rule: Option<(&RulePlan, &[FieldRead])>) -> String {
+    let format = match last.world {
+        World::Transform => return String::new(),
+        World::WindowRule => RULE_FORMAT,
+        World::WindowFold => FOLD_FORMAT,
+        World::Reducer => REDUCER_FORMAT,
+    };
+    let window = plan.stages.last().and_then(|stage| stage.window).map(|window| match window.kind {
+        WindowKind::Tumbling { size } => Window::Tumbling { size: size.0 },
+        WindowKind::Sliding { size, every } => Window::Sliding { size: size.0, slide: every.0 },
+        WindowKind::Global => Window::Global,
+    });
+    let aggregates =
+        rule.map(|(rule, fields)| rule.aggregates.iter().map(|aggregate| kept(aggregate, rule, fields)).collect());
+    let (operator, state_version) = (last.world.name(), last.state_version);
+    let layout = Layout { operator, format, state_version, window, aggregates };
+    serde_json::to_string(&layout).expect("it holds only numbers, texts and lists")
+}
+
+fn kept<'a>(aggregate: &'a Aggregate, rule: &'a RulePlan, fields: &'a [FieldRead]) -> Kept<'a> {
+    let values = aggregate.field.as_deref().and_then(|name| {
+        // As the rule reads it: what it derives hides what is declared.
+        let derived = rule.derived.iter().find(|field| field.name == name);
+        let declared = || fields.iter().find(|field| field.name == name);
+        match derived {
+            Some(field) => Some(Values::Derived(field.kind.name(), name)),
+            None => declared().map(|field| Values::Field(field.kind.name(), &field.pointer)),
+        }
+    });
+    let limit = aggregate.operator.has_limit().then_some(aggregate.limit);
+    Kept { name: &aggregate.name, aggregate: aggregate.operator.name(), values, limit }
+}
