@@ -1,6 +1,6 @@
 //! The pure core: windows, state, epochs and the commit protocol. No IO, no clock, no log.
 //!
-//! Lower layers never use higher ones: `time event` < `guest plan codec` < `decode window` < `step` < `partition`.
+//! Lower layers never use higher ones: `time event` < `guest plan codec` < `decode window` < `unit` < `operator` < `step` < `partition`.
 #![forbid(unsafe_code)]
 #![deny(
     clippy::disallowed_methods,
@@ -22,6 +22,7 @@ pub mod guest;
 pub mod hex;
 pub mod judge;
 pub mod log;
+mod operator;
 pub mod partition;
 pub mod plan;
 pub mod problem;
@@ -30,5 +31,6 @@ pub mod store;
 pub mod text;
 pub mod time;
 pub mod totals;
+mod unit;
 pub mod watermark;
 mod window;

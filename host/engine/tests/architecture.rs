@@ -74,6 +74,50 @@ fn the_crates_form_a_star() {
     }
 }
 
+/// The modules of the engine, lowest layer first: each may use what stands in layers before its own.
+const LAYERS: [&str; 10] = [
+    "codec hex problem text time totals",
+    "epoch event watermark",
+    "effects guest log",
+    "judge plan store",
+    "decode window",
+    "flow",
+    "unit",
+    "operator",
+    "step",
+    "partition",
+];
+
+#[test]
+fn no_arrow_in_the_engine_runs_up() {
+    let source = root().join("host/engine/src");
+    let layer = |module: &str| LAYERS.iter().position(|layer| layer.split(' ').any(|one| one == module));
+    let mut wrong = Vec::new();
+    for path in sources() {
+        let Ok(name) = path.strip_prefix(&source) else { continue };
+        let module = name.iter().next().expect("a name").to_string_lossy();
+        let module = module.trim_end_matches(".rs");
+        if module == "lib" || name.ends_with("tests.rs") {
+            continue;
+        }
+        let Some(own) = layer(module) else {
+            wrong.push(format!("`{module}` has no layer"));
+            continue;
+        };
+        let text = std::fs::read_to_string(&path).expect("sources are UTF-8");
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default().lines();
+        for line in code.filter(|line| !line.trim_start().starts_with("//")) {
+            for used in line.split("crate::").skip(1) {
+                let used = used.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+                if used != module && layer(used).is_none_or(|used| used >= own) {
+                    wrong.push(format!("{} uses `{used}`, which is not below it", name.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
 /// Our Rust files: tracked or new, without what is ignored.
 fn sources() -> Vec<PathBuf> {
     let output = Command::new("git")

@@ -5,21 +5,8 @@
 //! After an error the state in memory is void: the partition recovers the last committed epoch.
 
 mod chain;
-mod emit;
-mod fold;
-mod held;
-mod layout;
-mod output;
-mod reduce;
-mod rule;
-mod run;
-mod trial;
 
 use std::sync::Arc;
-
-use chain::{Chain, Unit};
-pub use emit::Envelope;
-pub use trial::{Trial, try_rule};
 
 pub use pelton_aggregates::HashKey;
 
@@ -29,12 +16,17 @@ use crate::epoch::{Position, fingerprint};
 use crate::event::RawBatch;
 use crate::guest::{Guest, World};
 use crate::judge::StepError;
+use crate::operator::{self, Operator};
 use crate::plan::{Plan, Publish};
 use crate::time::{EventTime, Span, WallTime};
+use crate::unit::{self, Context, Fate, UNIT_EVENTS, Unit};
 use crate::watermark::Watermark;
 
-/// Events that stages compute together.
-pub const UNIT_EVENTS: usize = 256;
+use chain::Chain;
+
+pub use crate::operator::{Trial, try_rule};
+pub use crate::unit::Envelope;
+
 /// Most bytes of the two times that a delta begins with.
 const TIMES_STORED_BYTES_MAX: usize = 20;
 /// Bytes by which the state may grow in memory in one epoch before it is full: `limits.state` is looked at where an epoch
@@ -77,7 +69,8 @@ pub struct Options {
 /// The computation of one partition: stages, windows, keyed state, position.
 pub struct Engine {
     chain: Chain,
-    tail: Tail,
+    /// The last stage, when it has state.
+    tail: Option<Box<dyn Operator>>,
     context: Context,
     watermark: Watermark,
     position: Position,
@@ -89,27 +82,8 @@ pub struct Engine {
     /// How many events the next unit has: fewer while modules make much of each.
     unit_events: usize,
     digests: Vec<[u8; 32]>,
-    layout: String,
     /// Of the state, when the last epoch ended.
     bytes_at_cut: usize,
-}
-
-/// What every part of a step needs to write records.
-pub(crate) struct Context {
-    pub(crate) plan: Arc<Plan>,
-    pub(crate) origin: Origin,
-    pub(crate) room: Room,
-    pub(crate) envelope: Envelope,
-    /// Per output: whether its subject ends with the key.
-    pub(crate) keyed: Vec<bool>,
-}
-
-/// The last stage, when it has state.
-enum Tail {
-    None,
-    Rule(Box<rule::RuleTail>),
-    Fold(Box<fold::FoldTail>),
-    Reduce(Box<reduce::ReduceTail>),
 }
 
 impl Engine {
@@ -122,27 +96,10 @@ impl Engine {
         let descriptors: Vec<_> = guests.iter().map(|guest| guest.descriptor().clone()).collect();
         let digests = guests.iter().map(|guest| guest.digest()).collect();
         let fields = plan.reads(&descriptors);
-        let tail = match descriptors.last().map(|descriptor| descriptor.world) {
-            None | Some(World::Transform) => Tail::None,
-            Some(world) => {
-                let guest = guests.pop().expect("there is a last descriptor");
-                let idx = guests.len();
-                match world {
-                    World::WindowRule => {
-                        Tail::Rule(Box::new(rule::RuleTail::new(guest, idx, &plan, &fields, options.hash_key)?))
-                    }
-                    World::WindowFold => Tail::Fold(Box::new(fold::FoldTail::new(guest, idx, &plan, &fields))),
-                    World::Reducer | World::Transform => {
-                        Tail::Reduce(Box::new(reduce::ReduceTail::new(guest, idx, &plan, &fields)))
-                    }
-                }
-            }
-        };
-        let rule = match &tail {
-            Tail::Rule(tail) => Some((tail.plan(), fields.as_slice())),
-            Tail::None | Tail::Fold(_) | Tail::Reduce(_) => None,
-        };
-        let layout = descriptors.last().map_or(String::new(), |last| layout::text(&plan, last, rule));
+        let is_stateful = descriptors.last().is_some_and(|last| last.world != World::Transform);
+        let last = if is_stateful { guests.pop() } else { None };
+        let tail =
+            last.map(|guest| operator::stateful(guest, guests.len(), &plan, &fields, options.hash_key)).transpose()?;
         let watermark = Watermark::new(plan.source.watermark.delay);
         let chain = Chain::new(&plan, options.origin.partition, guests, fields, &descriptors);
         let Options { origin, room, envelope, hash_key: _ } = options;
@@ -162,7 +119,6 @@ impl Engine {
             unit_events: UNIT_EVENTS,
             bytes_at_cut: 0,
             digests,
-            layout,
         })
     }
 
@@ -193,13 +149,13 @@ impl Engine {
     /// Identifies the layout of the state: state of another one cannot be read.
     #[must_use]
     pub fn layout(&self) -> u64 {
-        if self.layout.is_empty() { 0 } else { fingerprint(0, self.layout.as_bytes()) }
+        self.tail.as_ref().map_or(0, |tail| fingerprint(0, tail.layout().as_bytes()))
     }
 
     /// What [`Engine::layout`] identifies, as JSON; empty without state.
     #[must_use]
     pub fn layout_text(&self) -> &str {
-        &self.layout
+        self.tail.as_ref().map_or("", |tail| tail.layout())
     }
 
     /// Where the watermark would stand after this long without an event, when something is due by then.
@@ -211,12 +167,7 @@ impl Engine {
 
     /// The earliest instant at which a window or a timer is due.
     fn next_due(&self) -> Option<EventTime> {
-        match &self.tail {
-            Tail::None => None,
-            Tail::Rule(tail) => tail.windows.next_due(),
-            Tail::Fold(tail) => tail.windows.next_due(),
-            Tail::Reduce(tail) => tail.next_due(),
-        }
+        self.tail.as_ref().and_then(|tail| tail.next_due())
     }
 
     /// Reports sequences that were gone before they could be read: they count as gaps, and a record tells which.
@@ -247,12 +198,7 @@ impl Engine {
     /// Rough memory of the typed state, bytes.
     #[must_use]
     pub fn state_bytes(&self) -> usize {
-        match &self.tail {
-            Tail::None => 0,
-            Tail::Rule(tail) => tail.windows.bytes(),
-            Tail::Fold(tail) => tail.windows.bytes(),
-            Tail::Reduce(tail) => tail.bytes(),
-        }
+        self.tail.as_ref().map_or(0, |tail| tail.bytes())
     }
 
     /// Does one bounded piece of work and adds what it brings about to `effects`.
@@ -298,11 +244,8 @@ impl Engine {
             }
             let mut unit = self.compute()?;
             unit.faults.drain(..).for_each(|(stage, faults)| effects.count_faults(stage, faults));
-            let text_bytes = |unit: &Unit, row: u32| match &self.tail {
-                Tail::Rule(tail) => tail.text_bytes(unit, row),
-                Tail::None | Tail::Fold(_) | Tail::Reduce(_) => 0,
-            };
-            emit::weigh_unit(&self.context, &self.digests, &mut unit, &self.batch, &text_bytes);
+            let text_bytes = |unit: &Unit, row: u32| self.tail.as_ref().map_or(0, |tail| tail.text_bytes(unit, row));
+            unit::weigh_unit(&self.context, &self.digests, &mut unit, &self.batch, &text_bytes);
             self.unit = Some(unit);
         }
         let mut unit = self.unit.take().expect("made above");
@@ -323,8 +266,8 @@ impl Engine {
         loop {
             let end = self.batch.events.len().min(self.next + self.unit_events);
             let mut unit = self.chain.compute(&self.context, &self.batch, self.next..end)?;
-            if let (Tail::Rule(tail), None) = (&mut self.tail, unit.too_much) {
-                tail.extract(&mut unit, &self.batch)?;
+            if let (Some(tail), None) = (&mut self.tail, unit.too_much) {
+                tail.prepare(&mut unit, &self.batch)?;
             }
             let Some(stage) = unit.too_much else {
                 self.unit_events = (2 * self.unit_events).min(UNIT_EVENTS);
@@ -343,12 +286,8 @@ impl Engine {
     fn take_rows(&mut self, unit: &mut Unit, effects: &mut Effects) -> Result<bool, StepError> {
         while unit.next < unit.events.len() {
             let taken = match &mut self.tail {
-                Tail::None => {
-                    emit::take_row(&self.context, unit, &self.batch, effects, &mut |_, _, _| emit::Fate::Filtered)
-                }
-                Tail::Rule(tail) => tail.take_row(&self.context, unit, &self.batch, self.watermark.current(), effects),
-                Tail::Fold(tail) => tail.take_run(&self.context, unit, &self.batch, &mut self.watermark, effects)?,
-                Tail::Reduce(tail) => tail.take_run(&self.context, unit, &self.batch, &mut self.watermark, effects)?,
+                None => unit::take_row(&self.context, unit, &self.batch, effects, &mut |_, _, _| Fate::Filtered),
+                Some(tail) => tail.take(&self.context, unit, &self.batch, &mut self.watermark, effects)?,
             };
             if !taken {
                 return Ok(false);
@@ -368,13 +307,7 @@ impl Engine {
     /// At least what [`Engine::cut`] would append to a delta; cheap, asked after every event.
     #[must_use]
     pub fn change_bytes(&self) -> usize {
-        TIMES_STORED_BYTES_MAX
-            + match &self.tail {
-                Tail::None => 0,
-                Tail::Rule(tail) => tail.change_bytes(),
-                Tail::Fold(tail) => tail.windows.change_bytes(),
-                Tail::Reduce(tail) => tail.change_bytes(),
-            }
+        TIMES_STORED_BYTES_MAX + self.tail.as_ref().map_or(0, |tail| tail.change_bytes())
     }
 
     /// Judges what is due at the watermark; false when the epoch is full before all is judged.
@@ -382,13 +315,10 @@ impl Engine {
     fn drain_due(&mut self, effects: &mut Effects) -> Result<bool, StepError> {
         let watermark = self.watermark.current();
         match &mut self.tail {
-            Tail::None => Ok(true),
-            Tail::Rule(tail) if !tail.windows.has_due(watermark) => Ok(true),
-            Tail::Rule(tail) => tail.drain_due(&self.context, watermark, effects),
-            Tail::Fold(tail) if !tail.windows.has_due(watermark) => Ok(true),
-            Tail::Fold(tail) => tail.drain_due(&self.context, watermark, effects),
-            Tail::Reduce(tail) if !tail.has_due(watermark) => Ok(true),
-            Tail::Reduce(tail) => tail.drain_due(&self.context, watermark, self.position.sequence, effects),
+            Some(tail) if tail.has_due(watermark) => {
+                tail.drain(&self.context, watermark, self.position.sequence, effects)
+            }
+            _ => Ok(true),
         }
     }
 
@@ -422,11 +352,8 @@ impl Engine {
     fn encode(&mut self, all: bool, out: &mut Vec<u8>) {
         put_i64(out, self.watermark.newest().0);
         put_i64(out, self.watermark.current().0);
-        match &mut self.tail {
-            Tail::None => {}
-            Tail::Rule(tail) => tail.encode(all, self.watermark.current(), out),
-            Tail::Fold(tail) => tail.windows.encode(all, self.watermark.current(), out),
-            Tail::Reduce(tail) => tail.encode(all, out),
+        if let Some(tail) = &mut self.tail {
+            tail.encode(all, self.watermark.current(), out);
         }
     }
 
@@ -438,11 +365,8 @@ impl Engine {
         let mut reader = Reader::new(delta);
         let (newest, current) = (EventTime(reader.i64()?), EventTime(reader.i64()?));
         self.watermark.restore(newest, current);
-        match &mut self.tail {
-            Tail::None => {}
-            Tail::Rule(tail) => tail.apply(&mut reader, current)?,
-            Tail::Fold(tail) => tail.windows.apply(&mut reader, current)?,
-            Tail::Reduce(tail) => tail.apply(&mut reader)?,
+        if let Some(tail) = &mut self.tail {
+            tail.apply(&mut reader, current)?;
         }
         if reader.is_empty() { Ok(()) } else { Err(Damaged("has bytes behind its end".into())) }
     }
@@ -450,10 +374,8 @@ impl Engine {
     /// After the last [`Engine::restore`]: where to go on.
     pub fn resume(&mut self, position: Position) {
         self.position = position;
-        match &mut self.tail {
-            Tail::Rule(tail) => tail.windows.restored(),
-            Tail::Fold(tail) => tail.windows.restored(),
-            Tail::None | Tail::Reduce(_) => {}
+        if let Some(tail) = &mut self.tail {
+            tail.restored();
         }
         self.bytes_at_cut = self.state_bytes();
     }

@@ -49,6 +49,7 @@ fn run(setup: &Setup, events: &[String], ends: bool) -> (String, String, String)
 }
 
 /// `UPDATE=1` writes the file anew.
+#[expect(clippy::disallowed_methods, reason = "this is the test, not the engine")]
 #[track_caller]
 fn check(name: &str, got: &str, expected: &str) {
     if std::env::var_os("UPDATE").is_some() {

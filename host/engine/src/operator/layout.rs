@@ -56,23 +56,22 @@ enum Values<'a> {
     Derived(&'static str, &'a str),
 }
 
-/// The layout of the last stage's state; empty without any. `rule` is the plan of a window rule, whose aggregates were
-/// checked.
-pub(super) fn text(plan: &Plan, last: &Descriptor, rule: Option<(&RulePlan, &[FieldRead])>) -> String {
-    let format = match last.world {
-        World::Transform => return String::new(),
+/// The layout of what the stage of this module keeps. `rule` is the plan of a window rule, whose aggregates were checked.
+pub(super) fn text(plan: &Plan, stage: usize, module: &Descriptor, rule: Option<(&RulePlan, &[FieldRead])>) -> String {
+    let format = match module.world {
+        World::Transform => unreachable!("a transform keeps nothing"),
         World::WindowRule => RULE_FORMAT,
         World::WindowFold => FOLD_FORMAT,
         World::Reducer => REDUCER_FORMAT,
     };
-    let window = plan.stages.last().and_then(|stage| stage.window).map(|window| match window.kind {
+    let window = plan.stages[stage].window.map(|window| match window.kind {
         WindowKind::Tumbling { size } => Window::Tumbling { size: size.0 },
         WindowKind::Sliding { size, every } => Window::Sliding { size: size.0, slide: every.0 },
         WindowKind::Global => Window::Global,
     });
     let aggregates =
         rule.map(|(rule, fields)| rule.aggregates.iter().map(|aggregate| kept(aggregate, rule, fields)).collect());
-    let (operator, state_version) = (last.world.name(), last.state_version);
+    let (operator, state_version) = (module.world.name(), module.state_version);
     let layout = Layout { operator, format, state_version, window, aggregates };
     serde_json::to_string(&layout).expect("it holds only numbers, texts and lists")
 }

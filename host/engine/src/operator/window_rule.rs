@@ -5,21 +5,19 @@ use std::sync::Arc;
 
 use crate::codec::{Damaged, Reader};
 use crate::effects::Effects;
-use crate::event::{Column, Events, Kind, RawBatch, TextColumn, Values};
+use crate::event::{Column, Events, Kind, RawBatch, Values};
 use crate::flow::{append_column, empty_columns};
-use crate::guest::{
-    Aggregate, AggregateColumn, AggregateData, Guest, Metering, Operator, Output, Panes, RulePlan, Samples,
-};
+use crate::guest::{Aggregate, Guest, Operator, Output, Panes, RulePlan, Samples};
 use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
+use crate::unit::{Context, Fate, Held, Letter, Unit, letter_of, take_row};
+use crate::watermark::Watermark;
 use crate::window::{Placed, Shape, Value, Windows, column};
 use pelton_aggregates::HashKey;
 
-use super::Context;
-use super::chain::{Letter, Unit, columns_of, letter_of};
-use super::emit::{Fate, Judged, PaneResult, split_output, take_row};
-use super::held::Held;
+use super::panes::{Judged, judge_panes};
+use super::{columns_of, layout};
 
 /// Panes that are judged in one call.
 const PANES_PER_CALL: usize = 1024;
@@ -35,26 +33,8 @@ pub(super) enum Input {
     Derived(usize),
 }
 
-/// Samples of a unit, for rules that extract.
-#[derive(Default)]
-pub(crate) struct UnitSamples {
-    /// Row of the flow that each sample came from, ascending.
-    rows: Vec<u32>,
-    columns: Vec<Column>,
-    /// First sample that no row has taken yet.
-    next: usize,
-}
-
-impl UnitSamples {
-    pub(crate) fn clear(&mut self) {
-        self.rows.clear();
-        self.columns.iter_mut().for_each(Column::clear);
-        self.next = 0;
-    }
-}
-
 /// The rule's guest, its windows and what waits for room.
-pub(crate) struct RuleTail {
+pub(crate) struct WindowRule {
     guest: Box<dyn Guest>,
     digest: [u8; 32],
     stage: usize,
@@ -63,8 +43,9 @@ pub(crate) struct RuleTail {
     inputs: Vec<Input>,
     /// Of the aggregates that keep texts.
     texts: Vec<Input>,
+    layout: String,
     columns: Vec<usize>,
-    pub(crate) windows: Windows,
+    windows: Windows,
     /// What may be held at one time, with nothing in it.
     held: Held,
     judged: Judged,
@@ -72,14 +53,14 @@ pub(crate) struct RuleTail {
     output: Output,
 }
 
-impl RuleTail {
+impl WindowRule {
     pub(crate) fn new(
         mut guest: Box<dyn Guest>,
         stage: usize,
         plan: &Arc<Plan>,
         fields: &[FieldRead],
         key: HashKey,
-    ) -> Result<RuleTail, StepError> {
+    ) -> Result<WindowRule, StepError> {
         let name = plan.stages[stage].name.clone();
         let halt = |reason: String| StepError::Halt { stage: name.clone(), reason };
         let rule = guest.plan().map_err(|fault| halt(format!("its plan cannot be had: {fault:?}")))?;
@@ -100,15 +81,17 @@ impl RuleTail {
         let windows_keep_texts: Vec<bool> = shapes.iter().map(|shape| shape.operator == Operator::TopK).collect();
         let mut windows = Windows::new(window, shapes, at_least, false);
         windows.hash_key = key;
-        Ok(RuleTail {
+        let layout = layout::text(plan, stage, guest.descriptor(), Some((&rule, fields)));
+        Ok(WindowRule {
+            layout,
             columns: columns_of(guest.as_ref(), fields),
             digest: guest.digest(),
-            guest,
             stage,
             windows,
             held: Held::new(&plan.limits),
             name,
             plan: rule,
+            guest,
             texts: inputs.iter().zip(windows_keep_texts).filter(|(_, keeps)| *keeps).map(|(input, _)| *input).collect(),
             inputs,
             judged: Judged::default(),
@@ -117,52 +100,8 @@ impl RuleTail {
         })
     }
 
-    /// What the module wants to be kept.
-    pub(crate) fn plan(&self) -> &RulePlan {
-        &self.plan
-    }
-
-    /// Appends the state: the key of its hashes, which makes no difference but to who would forge counts, and the windows.
-    pub(crate) fn encode(&mut self, all: bool, watermark: EventTime, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.windows.hash_key.0);
-        self.windows.encode(all, watermark, out);
-    }
-
-    /// Applies what [`RuleTail::encode`] wrote; the key counts that the state began with.
-    pub(crate) fn apply(&mut self, reader: &mut Reader<'_>, watermark: EventTime) -> Result<(), Damaged> {
-        self.windows.hash_key = HashKey(reader.array()?);
-        self.windows.apply(reader, watermark)
-    }
-
-    /// At least what [`RuleTail::encode`] would append of what has changed.
-    pub(crate) fn change_bytes(&self) -> usize {
-        size_of::<HashKey>() + self.windows.change_bytes()
-    }
-
-    /// Bytes of the texts that a row of the unit may add to the state.
-    pub(crate) fn text_bytes(&self, unit: &Unit, row: u32) -> usize {
-        if self.texts.is_empty() {
-            return 0;
-        }
-        let flow = unit.flows.last().expect("decoding made one");
-        let samples = &unit.samples;
-        let of_row = match self.plan.extracts() {
-            true => samples.rows.partition_point(|&of| of < row)..samples.rows.partition_point(|&of| of <= row),
-            false => 0..1,
-        };
-        let bytes = |input: &Input| match *input {
-            Input::Nothing => 0,
-            Input::Declared(column) => of_row.len() * text_len(&flow.decoded.columns[column], row as usize),
-            Input::Derived(column) => of_row.clone().map(|sample| text_len(&samples.columns[column], sample)).sum(),
-        };
-        self.texts.iter().map(bytes).fold(0, usize::saturating_add)
-    }
-
     /// Lets the module derive samples from a fresh unit, when its plan says so.
-    pub(crate) fn extract(&mut self, unit: &mut Unit, batch: &RawBatch) -> Result<(), StepError> {
-        if !self.plan.extracts() {
-            return Ok(());
-        }
+    fn extract(&mut self, unit: &mut Unit, batch: &RawBatch) -> Result<(), StepError> {
         let flow = unit.flows.last().expect("decoding made one");
         let mut samples = std::mem::take(&mut unit.samples);
         if samples.columns.is_empty() {
@@ -212,16 +151,76 @@ impl RuleTail {
         unit.samples = samples;
         Ok(())
     }
+}
 
-    /// Accounts for the unit's next event; false when its records do not fit into the epoch.
-    pub(crate) fn take_row(
+impl super::Operator for WindowRule {
+    fn layout(&self) -> &str {
+        &self.layout
+    }
+
+    fn prepare(&mut self, unit: &mut Unit, batch: &RawBatch) -> Result<(), StepError> {
+        if self.plan.extracts() { self.extract(unit, batch) } else { Ok(()) }
+    }
+
+    fn has_due(&self, watermark: EventTime) -> bool {
+        self.windows.has_due(watermark)
+    }
+
+    fn next_due(&self) -> Option<EventTime> {
+        self.windows.next_due()
+    }
+
+    fn restored(&mut self) {
+        self.windows.restored();
+    }
+
+    fn bytes(&self) -> usize {
+        self.windows.bytes()
+    }
+
+    /// Appends the state: the key of its hashes, which makes no difference but to who would forge counts, and the windows.
+    fn encode(&mut self, all: bool, watermark: EventTime, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.windows.hash_key.0);
+        self.windows.encode(all, watermark, out);
+    }
+
+    /// The key counts that the state began with.
+    fn apply(&mut self, reader: &mut Reader<'_>, watermark: EventTime) -> Result<(), Damaged> {
+        self.windows.hash_key = HashKey(reader.array()?);
+        self.windows.apply(reader, watermark)
+    }
+
+    fn change_bytes(&self) -> usize {
+        size_of::<HashKey>() + self.windows.change_bytes()
+    }
+
+    fn text_bytes(&self, unit: &Unit, row: u32) -> usize {
+        if self.texts.is_empty() {
+            return 0;
+        }
+        let flow = unit.flows.last().expect("decoding made one");
+        let samples = &unit.samples;
+        let of_row = match self.plan.extracts() {
+            true => samples.rows.partition_point(|&of| of < row)..samples.rows.partition_point(|&of| of <= row),
+            false => 0..1,
+        };
+        let bytes = |input: &Input| match *input {
+            Input::Nothing => 0,
+            Input::Declared(column) => of_row.len() * text_len(&flow.decoded.columns[column], row as usize),
+            Input::Derived(column) => of_row.clone().map(|sample| text_len(&samples.columns[column], sample)).sum(),
+        };
+        self.texts.iter().map(bytes).fold(0, usize::saturating_add)
+    }
+
+    fn take(
         &mut self,
         context: &Context,
         unit: &mut Unit,
         batch: &RawBatch,
-        watermark: EventTime,
+        watermark: &mut Watermark,
         effects: &mut Effects,
-    ) -> bool {
+    ) -> Result<bool, StepError> {
+        let watermark = watermark.current();
         let mut samples = std::mem::take(&mut unit.samples);
         let taken = take_row(context, unit, batch, effects, &mut |unit, row, effects| {
             let flow = unit.flows.last().expect("decoding made one");
@@ -259,14 +258,14 @@ impl RuleTail {
             fate
         });
         unit.samples = samples;
-        taken
+        Ok(taken)
     }
 
-    /// Judges due panes; false when the epoch is full before all is judged.
-    pub(crate) fn drain_due(
+    fn drain(
         &mut self,
         context: &Context,
         watermark: EventTime,
+        _: u64,
         effects: &mut Effects,
     ) -> Result<bool, StepError> {
         loop {
@@ -278,7 +277,13 @@ impl RuleTail {
                 if self.windows.due(watermark, PANES_PER_CALL, &mut panes) == 0 {
                     return Ok(true);
                 }
-                self.judge(panes, effects)?;
+                let guest = &mut self.guest;
+                let evaluate = &mut |metering, _: &[u32], panes: &mut Panes, output: &mut Output| {
+                    guest.evaluate(metering, panes, output)
+                };
+                let (judged, faults) = judge_panes(&self.name, panes, self.held, &mut self.output, evaluate)?;
+                effects.count_faults(self.stage, faults);
+                self.judged = judged;
             }
             let kept = self.judged.keep(context, self.stage, self.digest, effects);
             self.windows.settle(kept);
@@ -287,94 +292,6 @@ impl RuleTail {
             }
         }
     }
-
-    fn judge(&mut self, mut panes: Panes, effects: &mut Effects) -> Result<(), StepError> {
-        let rows: Vec<u32> = (0..panes.len() as u32).collect();
-        let mut results: Vec<PaneResult> = rows.iter().map(|_| PaneResult::Records(Vec::new())).collect();
-        let (guest, output) = (&mut self.guest, &mut self.output);
-        let keys = panes.keys.data.clone();
-        let mut held = self.held;
-        let judgement = judge(
-            &self.name,
-            &rows,
-            &mut |metering, rows| {
-                if rows.len() == panes.len() {
-                    evaluate(guest.as_mut(), metering, &mut panes, output)?;
-                    return Ok((std::mem::take(output), keys.clone()));
-                }
-                let mut some = pick(&panes, rows);
-                evaluate(guest.as_mut(), metering, &mut some, output)?;
-                Ok((std::mem::take(output), some.keys.data))
-            },
-            &mut |rows, reply| match reply {
-                Ok((output, input)) => {
-                    split_output(rows, &output, &input, &mut results);
-                    held.add_output(&output)
-                }
-                Err(verdict) => {
-                    results[rows[0] as usize] = PaneResult::of_verdict(&verdict);
-                    ControlFlow::Continue(())
-                }
-            },
-        )?;
-        effects.count_faults(self.stage, judgement.faults);
-        // Those behind stay due.
-        results.truncate(judgement.taken);
-        self.judged = Judged { panes, results, next: 0 };
-        Ok(())
-    }
-}
-
-fn evaluate(
-    guest: &mut dyn Guest,
-    metering: Metering,
-    panes: &mut Panes,
-    output: &mut Output,
-) -> Result<(), crate::guest::Fault> {
-    guest.evaluate(metering, panes, output)
-}
-
-/// Some rows of a set of panes, for a call that is bisected.
-pub(crate) fn pick(panes: &Panes, rows: &[u32]) -> Panes {
-    let mut some =
-        Panes { values: panes.values.iter().map(|values| pick_values(values, rows)).collect(), ..Panes::default() };
-    for &row in rows {
-        let row = row as usize;
-        some.keys.push(panes.keys.get(row));
-        some.starts.push(panes.starts[row]);
-        some.ends.push(panes.ends[row]);
-        some.firings.push(panes.firings[row]);
-        some.numbers.push(panes.numbers[row]);
-        some.finals.push(panes.finals[row]);
-        some.watermarks.push(panes.watermarks[row]);
-    }
-    some
-}
-
-fn pick_values(all: &AggregateColumn, rows: &[u32]) -> AggregateColumn {
-    let among = |marked: &[u32]| {
-        let picked = rows.iter().zip(0..).filter(|(row, _)| marked.binary_search(row).is_ok());
-        picked.map(|(_, pane)| pane).collect()
-    };
-    let data = match &all.data {
-        AggregateData::Integers(all) => AggregateData::Integers(rows.iter().map(|&row| all[row as usize]).collect()),
-        AggregateData::Numbers(all) => AggregateData::Numbers(rows.iter().map(|&row| all[row as usize]).collect()),
-        AggregateData::Tops { items, counts, errors, pane_ends } => {
-            let mut picked = TextColumn::default();
-            let (mut picked_counts, mut picked_errors, mut ends) = (Vec::new(), Vec::new(), Vec::new());
-            for &row in rows {
-                let row = row as usize;
-                let start = if row == 0 { 0 } else { pane_ends[row - 1] as usize };
-                let run = start..pane_ends[row] as usize;
-                run.clone().for_each(|idx| picked.push(items.get(idx)));
-                picked_counts.extend_from_slice(&counts[run.clone()]);
-                picked_errors.extend_from_slice(&errors[run]);
-                ends.push(picked_counts.len() as u32);
-            }
-            AggregateData::Tops { items: picked, counts: picked_counts, errors: picked_errors, pane_ends: ends }
-        }
-    };
-    AggregateColumn { missing: among(&all.missing), clipped: among(&all.clipped), data }
 }
 
 fn column_bytes(column: &Column) -> usize {

@@ -4,27 +4,26 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use crate::effects::{DeadLetter, Effects};
+use crate::codec::{Damaged, Reader};
+use crate::effects::Effects;
 use crate::event::{Events, RawBatch, TextColumn};
 use crate::guest::{Fault, Groups, Guest, Metering, Output, Panes, States};
 use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
+use crate::unit::{Context, Fate, Held, Unit, keep_row};
 use crate::watermark::Watermark;
 use crate::window::Windows;
 
-use super::Context;
-use super::chain::{Unit, columns_of};
-use super::emit::{Fate, Judged, PaneResult, keep_row, split_output};
-use super::held::Held;
-use super::rule::pick;
+use super::panes::{Judged, judge_panes, pick};
 use super::run::{self, Run};
+use super::{Operator, columns_of, layout};
 
 /// Panes that are finished in one call.
 const PANES_PER_CALL: usize = 256;
 
 /// The module, its windows and what waits for room.
-pub(crate) struct FoldTail {
+pub(crate) struct WindowFold {
     guest: Box<dyn Guest>,
     digest: [u8; 32],
     stage: usize,
@@ -32,19 +31,21 @@ pub(crate) struct FoldTail {
     state_max: usize,
     /// What may be held at one time, with nothing in it.
     held: Held,
+    layout: String,
     columns: Vec<usize>,
-    pub(crate) windows: Windows,
+    windows: Windows,
     judged: Judged,
     events: Events,
     output: Output,
 }
 
-impl FoldTail {
-    pub(crate) fn new(guest: Box<dyn Guest>, stage: usize, plan: &Arc<Plan>, fields: &[FieldRead]) -> FoldTail {
+impl WindowFold {
+    pub(crate) fn new(guest: Box<dyn Guest>, stage: usize, plan: &Arc<Plan>, fields: &[FieldRead]) -> WindowFold {
         let window = plan.stages[stage].window.as_ref().expect("the plan gives every fold a window");
-        FoldTail {
+        WindowFold {
             columns: columns_of(guest.as_ref(), fields),
             digest: guest.digest(),
+            layout: layout::text(plan, stage, guest.descriptor(), None),
             guest,
             stage,
             name: plan.stages[stage].name.clone(),
@@ -55,53 +56,6 @@ impl FoldTail {
             events: Events::default(),
             output: Output::default(),
         }
-    }
-
-    /// Accounts for a run of the unit's events; false when the next one does not fit into the epoch.
-    pub(crate) fn take_run(
-        &mut self,
-        context: &Context,
-        unit: &mut Unit,
-        batch: &RawBatch,
-        watermark: &mut Watermark,
-        effects: &mut Effects,
-    ) -> Result<bool, StepError> {
-        let flow = unit.flows.last().expect("decoding made one");
-        let windows = &self.windows;
-        let mut stops = |row: Option<u32>, before: EventTime, after: EventTime| match row {
-            Some(row) => windows.corrects(EventTime(flow.decoded.timestamps[row as usize]), before),
-            None => windows.has_due(after),
-        };
-        let Some(run) = run::plan(context, unit, watermark, effects, usize::MAX, self.state_max, &mut stops) else {
-            return Ok(false);
-        };
-        let mut fates = self.fold(unit, batch, &run, effects)?;
-        let start = unit.next;
-        while unit.next < run.end {
-            let (stage, digest, name) = (self.stage, self.digest, &self.name);
-            keep_row(context, unit, batch, effects, &mut |unit, row, effects| {
-                let flow = unit.flows.last().expect("decoding made one");
-                let at = row as usize;
-                let event = &unit.events[flow.origins[at] as usize];
-                match fates.remove(&row) {
-                    Some(RowFate::Late(mark)) => {
-                        let (room, origin) = (&context.room, &context.origin);
-                        effects.push_late(room, origin, name, flow.decoded.timestamps[at], mark.0, batch, event);
-                        Fate::Late
-                    }
-                    Some(RowFate::Guilty(verdict)) => {
-                        let letter = guilty(context, stage, digest, &verdict);
-                        effects.push_dead(&context.room, &context.origin, &letter, batch, event);
-                        Fate::Dead
-                    }
-                    None => Fate::Processed,
-                }
-            });
-        }
-        for time in unit.times[start..run.end].iter().flatten() {
-            watermark.observe(EventTime(*time));
-        }
-        Ok(true)
     }
 
     /// Folds the run's rows into the accumulators; returns the rows with another fate than that.
@@ -169,11 +123,117 @@ impl FoldTail {
         Ok(fates)
     }
 
-    /// Finishes due panes; false when the epoch is full before all are.
-    pub(crate) fn drain_due(
+    fn finish(&mut self, mut panes: Panes, effects: &mut Effects) -> Result<(), StepError> {
+        let mut held = self.held;
+        let mut parts: Vec<Vec<Vec<u8>>> = Vec::new();
+        for row in 0..panes.len() {
+            let part = self.windows.accumulators_of(panes.ends[row], panes.keys.get(row));
+            let bytes = part.iter().map(Vec::len).sum();
+            parts.push(part);
+            if held.add(0, bytes).is_break() {
+                break;
+            }
+        }
+        let rows: Vec<u32> = (0..parts.len() as u32).collect();
+        if rows.len() < panes.len() {
+            panes = pick(&panes, &rows);
+        }
+        let guest = &mut self.guest;
+        let finish = &mut |metering, rows: &[u32], panes: &mut Panes, output: &mut Output| {
+            let mut states = merge(guest.as_mut(), metering, rows, &parts)?;
+            guest.finish(metering, panes, &mut states, output)
+        };
+        let (judged, faults) = judge_panes(&self.name, panes, self.held, &mut self.output, finish)?;
+        effects.count_faults(self.stage, faults);
+        self.judged = judged;
+        Ok(())
+    }
+}
+
+impl Operator for WindowFold {
+    fn layout(&self) -> &str {
+        &self.layout
+    }
+
+    fn has_due(&self, watermark: EventTime) -> bool {
+        self.windows.has_due(watermark)
+    }
+
+    fn next_due(&self) -> Option<EventTime> {
+        self.windows.next_due()
+    }
+
+    fn encode(&mut self, all: bool, watermark: EventTime, out: &mut Vec<u8>) {
+        self.windows.encode(all, watermark, out);
+    }
+
+    fn apply(&mut self, reader: &mut Reader<'_>, watermark: EventTime) -> Result<(), Damaged> {
+        self.windows.apply(reader, watermark)
+    }
+
+    fn restored(&mut self) {
+        self.windows.restored();
+    }
+
+    fn bytes(&self) -> usize {
+        self.windows.bytes()
+    }
+
+    fn change_bytes(&self) -> usize {
+        self.windows.change_bytes()
+    }
+
+    fn take(
+        &mut self,
+        context: &Context,
+        unit: &mut Unit,
+        batch: &RawBatch,
+        watermark: &mut Watermark,
+        effects: &mut Effects,
+    ) -> Result<bool, StepError> {
+        let flow = unit.flows.last().expect("decoding made one");
+        let windows = &self.windows;
+        let mut stops = |row: Option<u32>, before: EventTime, after: EventTime| match row {
+            Some(row) => windows.corrects(EventTime(flow.decoded.timestamps[row as usize]), before),
+            None => windows.has_due(after),
+        };
+        let Some(run) = run::plan(context, unit, watermark, effects, usize::MAX, self.state_max, &mut stops) else {
+            return Ok(false);
+        };
+        let mut fates = self.fold(unit, batch, &run, effects)?;
+        let start = unit.next;
+        while unit.next < run.end {
+            let (stage, digest, name) = (self.stage, self.digest, &self.name);
+            keep_row(context, unit, batch, effects, &mut |unit, row, effects| {
+                let flow = unit.flows.last().expect("decoding made one");
+                let at = row as usize;
+                let event = &unit.events[flow.origins[at] as usize];
+                match fates.remove(&row) {
+                    Some(RowFate::Late(mark)) => {
+                        let (room, origin) = (&context.room, &context.origin);
+                        effects.push_late(room, origin, name, flow.decoded.timestamps[at], mark.0, batch, event);
+                        Fate::Late
+                    }
+                    Some(RowFate::Guilty(verdict)) => {
+                        let letter = context.letter(stage, digest, verdict.class, verdict.code, &verdict.message);
+                        effects.push_dead(&context.room, &context.origin, &letter, batch, event);
+                        Fate::Dead
+                    }
+                    None => Fate::Processed,
+                }
+            });
+        }
+        for time in unit.times[start..run.end].iter().flatten() {
+            watermark.observe(EventTime(*time));
+        }
+        Ok(true)
+    }
+
+    fn drain(
         &mut self,
         context: &Context,
         watermark: EventTime,
+        _: u64,
         effects: &mut Effects,
     ) -> Result<bool, StepError> {
         loop {
@@ -191,74 +251,12 @@ impl FoldTail {
             }
         }
     }
-
-    fn finish(&mut self, mut panes: Panes, effects: &mut Effects) -> Result<(), StepError> {
-        let mut held = self.held;
-        let mut parts: Vec<Vec<Vec<u8>>> = Vec::new();
-        for row in 0..panes.len() {
-            let part = self.windows.accumulators_of(panes.ends[row], panes.keys.get(row));
-            let bytes = part.iter().map(Vec::len).sum();
-            parts.push(part);
-            if held.add(0, bytes).is_break() {
-                break;
-            }
-        }
-        let rows: Vec<u32> = (0..parts.len() as u32).collect();
-        if rows.len() < panes.len() {
-            panes = pick(&panes, &rows);
-        }
-        let mut results: Vec<PaneResult> = rows.iter().map(|_| PaneResult::Records(Vec::new())).collect();
-        let mut held = self.held;
-        let (guest, output) = (&mut self.guest, &mut self.output);
-        let keys = panes.keys.data.clone();
-        let judgement = judge(
-            &self.name,
-            &rows,
-            &mut |metering, rows| {
-                let mut states = merge(guest.as_mut(), metering, rows, &parts)?;
-                if rows.len() == panes.len() {
-                    guest.finish(metering, &mut panes, &mut states, output)?;
-                    return Ok((std::mem::take(output), keys.clone()));
-                }
-                let mut some = pick(&panes, rows);
-                guest.finish(metering, &mut some, &mut states, output)?;
-                Ok((std::mem::take(output), some.keys.data))
-            },
-            &mut |rows, reply| match reply {
-                Ok((output, input)) => {
-                    split_output(rows, &output, &input, &mut results);
-                    held.add_output(&output)
-                }
-                Err(verdict) => {
-                    results[rows[0] as usize] = PaneResult::of_verdict(&verdict);
-                    ControlFlow::Continue(())
-                }
-            },
-        )?;
-        effects.count_faults(self.stage, judgement.faults);
-        // Those behind stay due.
-        results.truncate(judgement.taken);
-        self.judged = Judged { panes, results, next: 0 };
-        Ok(())
-    }
 }
 
 /// What became of a row that was not folded.
 enum RowFate {
     Late(EventTime),
     Guilty(Verdict),
-}
-
-/// The dead letter of a verdict.
-pub(crate) fn guilty<'a>(context: &'a Context, stage: usize, digest: [u8; 32], verdict: &'a Verdict) -> DeadLetter<'a> {
-    DeadLetter {
-        stage: &context.plan.stages[stage].name,
-        digest: Some(digest),
-        class: verdict.class,
-        code: verdict.code,
-        path: "",
-        message: &verdict.message,
-    }
 }
 
 /// Groups rows by key and slice, groups in order of first appearance, members in order of arrival.

@@ -5,7 +5,7 @@ use crate::guest::{AggregateData, Fault, Firing, Guest, Metering, Output, Panes,
 use crate::plan::FieldRead;
 use crate::window::column_of_nothing;
 
-use super::rule::{input_of, shape_of};
+use super::window_rule::{input_of, shape_of};
 
 /// What is wrong with a rule that was tried.
 #[derive(Clone, Debug, PartialEq, Eq)]

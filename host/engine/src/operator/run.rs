@@ -5,8 +5,7 @@ use crate::effects::Effects;
 use crate::time::EventTime;
 use crate::watermark::Watermark;
 
-use super::Context;
-use super::chain::{ActKind, Unit};
+use crate::unit::{ActKind, Context, Unit};
 
 /// Events `unit.next..end` and the rows of theirs that reach the stage.
 pub(crate) struct Run {

@@ -2,23 +2,12 @@
 
 use std::ops::Range;
 
-use crate::effects::{DeadLetter, Effects, key_text, letter_bytes};
+use crate::effects::{DeadLetter, Effects, letter_bytes};
 use crate::epoch::TEXT_BYTES_AT_ONCE_MAX;
 use crate::event::RawBatch;
-use crate::guest::{OF_SOURCE, Output, Panes};
-use crate::judge::Verdict;
 
-use super::Context;
-use super::chain::{Act, ActKind, Bytes, Letter, Unit};
-use super::output::{Cause, Outgoing, Refusal, STATE_SIZE, Scale, frame_bytes_max, state_size};
-
-/// Whether outputs carry headers. Dead letters and late rows always do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Envelope {
-    Headers,
-    /// For sinks that keep payloads only.
-    Bare,
-}
+use super::outgoing::{Cause, Outgoing, Refusal, STATE_SIZE, Scale, frame_bytes_max, state_size};
+use super::{Act, ActKind, Context, Letter, Unit};
 
 /// What became of an event; the largest one of its acts counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -219,184 +208,7 @@ fn keep_act(
     Fate::Dead
 }
 
-/// Records of judged panes that wait for room in an epoch.
-#[derive(Default)]
-pub(crate) struct Judged {
-    pub(crate) panes: Panes,
-    /// One per pane.
-    pub(crate) results: Vec<PaneResult>,
-    /// Next pane whose records are kept.
-    pub(crate) next: usize,
-}
-
-/// What a module said of one pane.
-pub(crate) enum PaneResult {
-    Records(Vec<PaneRecord>),
-    Dead { class: &'static str, code: String, message: String },
-}
-
-/// One record that a pane gave.
-pub(crate) struct PaneRecord {
-    port: u8,
-    /// `None`: the pane's key.
-    key: Option<Vec<u8>>,
-    payload: Vec<u8>,
-}
-
-/// Splits the output of a call over panes `rows` into results per pane; `input` is the arena that offsets start in.
-pub(crate) fn split_output(rows: &[u32], output: &Output, input: &[u8], results: &mut [PaneResult]) {
-    let slice = |offset: u32, len: u32| -> Vec<u8> {
-        let (offset, len) = (offset as usize, len as usize);
-        match offset.checked_sub(input.len()) {
-            None => input[offset..offset + len].to_vec(),
-            Some(offset) => output.data[offset..offset + len].to_vec(),
-        }
-    };
-    for &row in rows {
-        results[row as usize] = PaneResult::Records(Vec::new());
-    }
-    for (idx, &source) in output.sources.iter().enumerate() {
-        let [key, key_len, payload, payload_len] = output.slices[4 * idx..4 * idx + 4] else {
-            unreachable!("a slice of four has four parts")
-        };
-        let record = PaneRecord {
-            port: output.ports.get(idx).copied().unwrap_or(0),
-            key: (key != OF_SOURCE).then(|| slice(key, key_len)),
-            // A pane has no payload of its own to forward.
-            payload: if payload == OF_SOURCE { Vec::new() } else { slice(payload, payload_len) },
-        };
-        if let PaneResult::Records(records) = &mut results[rows[source as usize] as usize] {
-            records.push(record);
-        }
-    }
-    for reject in &output.rejects {
-        let row = rows[reject.source as usize] as usize;
-        results[row] = PaneResult::Dead { class: "reject", code: reject.code.clone(), message: reject.detail.clone() };
-    }
-}
-
-impl PaneResult {
-    pub(crate) fn of_verdict(verdict: &Verdict) -> PaneResult {
-        PaneResult::Dead { class: verdict.class, code: verdict.code.into(), message: verdict.message.clone() }
-    }
-}
-
-impl Judged {
-    /// Keeps the records of judged panes while they fit; returns how many panes are done by this call.
-    pub(crate) fn keep(&mut self, context: &Context, stage: usize, digest: [u8; 32], effects: &mut Effects) -> usize {
-        let first = self.next;
-        while self.next < self.results.len() {
-            let (count, bytes) = self.weigh_next(context, stage);
-            if count > 0 && !effects.fits_bytes(&context.room, count, bytes) && !effects.records.rows.is_empty() {
-                break;
-            }
-            self.keep_pane(context, stage, digest, effects);
-            self.next += 1;
-        }
-        self.next - first
-    }
-
-    /// Whether every judged pane's records are kept.
-    pub(crate) fn is_done(&self) -> bool {
-        self.next == self.results.len()
-    }
-
-    /// How many records the next pane has, and their bytes. Records that cannot be kept become one dead letter.
-    fn weigh_next(&mut self, context: &Context, stage: usize) -> (usize, usize) {
-        let idx = self.next;
-        let PaneResult::Records(records) = &self.results[idx] else { return (1, 0) };
-        let weighed = Scale::weigh(context, |scale| {
-            self.outgoing(context, stage, idx, records).for_each(|record| scale.add(&record));
-        });
-        match weighed {
-            Ok(scale) => (scale.records, scale.bytes),
-            Err(Refusal { code, message, .. }) => {
-                self.results[idx] = PaneResult::Dead { class: "limit", code: code.into(), message };
-                (1, 0)
-            }
-        }
-    }
-
-    /// The records of a pane that an output takes.
-    fn outgoing<'a>(
-        &'a self,
-        context: &'a Context,
-        stage: usize,
-        idx: usize,
-        records: &'a [PaneRecord],
-    ) -> impl Iterator<Item = Outgoing<'a>> {
-        records.iter().enumerate().filter_map(move |(nth, record)| {
-            Some(Outgoing {
-                output: context.route(stage, record.port)?,
-                key: record.key.as_deref().unwrap_or_else(|| self.panes.keys.get(idx)),
-                payload: &record.payload,
-                cause: Cause::Pane { panes: &self.panes, idx, nth },
-            })
-        })
-    }
-
-    fn keep_pane(&self, context: &Context, stage: usize, digest: [u8; 32], effects: &mut Effects) {
-        let idx = self.next;
-        match &self.results[idx] {
-            PaneResult::Dead { class, code, message } => {
-                let letter = DeadLetter {
-                    stage: &context.plan.stages[stage].name,
-                    digest: Some(digest),
-                    class,
-                    code,
-                    path: "",
-                    message,
-                };
-                effects.push_dead_row(&context.origin, &letter, &self.describe(idx));
-            }
-            PaneResult::Records(records) => {
-                self.outgoing(context, stage, idx, records).for_each(|record| record.push(context, effects));
-            }
-        }
-    }
-
-    /// A pane as JSON: the payload of its dead letter.
-    fn describe(&self, idx: usize) -> Vec<u8> {
-        let panes = &self.panes;
-        serde_json::json!({
-            "key": key_text(panes.keys.get(idx)),
-            "window_start": panes.starts[idx],
-            "window_end": panes.ends[idx],
-            "pane": panes.numbers[idx],
-            "firing": panes.firings[idx].name(),
-        })
-        .to_string()
-        .into_bytes()
-    }
-}
-
-impl Context {
-    /// Which output takes records of this stage and port.
-    pub(crate) fn route(&self, stage: usize, port: u8) -> Option<usize> {
-        self.plan.outputs.iter().position(|output| output.stage == stage && output.port == port)
-    }
-}
-
 impl Unit {
-    /// The acts of event `event`, of which `first` is the first, if it has any.
-    pub(crate) fn acts_of(&self, event: usize, first: usize) -> Range<usize> {
-        let count = self.acts[first..].iter().take_while(|act| act.origin as usize == event).count();
-        first..first + count
-    }
-
-    /// The rows that reach the stage with state, among some acts.
-    fn rows_of(&self, acts: Range<usize>) -> impl Iterator<Item = u32> {
-        self.acts[acts].iter().filter_map(|act| match act.kind {
-            ActKind::Item { row } => Some(row),
-            _ => None,
-        })
-    }
-
-    /// The key of a row that reaches the stage with state.
-    fn key(&self, row: u32) -> &[u8] {
-        self.flows.last().expect("decoding made one").decoded.keys.get(row as usize)
-    }
-
     /// At least as much as acts of one event weigh, when that is within all bounds; `letter` is the weight of a letter.
     fn light_weight(&self, context: &Context, batch: &RawBatch, acts: Range<usize>, letter: usize) -> Option<usize> {
         let room = &context.room;
@@ -447,14 +259,5 @@ impl Unit {
             payload: self.bytes(payload, batch),
             cause: Cause::Event { sequence, nth, time },
         })
-    }
-
-    /// Resolves bytes of an act.
-    pub(crate) fn bytes<'a>(&'a self, bytes: Bytes, batch: &'a RawBatch) -> &'a [u8] {
-        match bytes {
-            Bytes::Own { start, end } => &self.arena[start..end],
-            Bytes::Payload { flow, row } => self.flows[flow as usize].payload(row as usize, batch, &self.events),
-            Bytes::Key { flow, row } => self.flows[flow as usize].decoded.keys.get(row as usize),
-        }
     }
 }

@@ -7,8 +7,7 @@ use crate::effects::{Effects, Headers, KEY_BYTES_MAX, key_token};
 use crate::epoch::Channel;
 use crate::guest::Panes;
 
-use super::Context;
-use super::emit::Envelope;
+use super::{Context, Envelope};
 
 /// Code of what gives more records, or more bytes of them, than an epoch may hold.
 pub(crate) const TOO_MANY: &str = "too-many-records";

@@ -1,0 +1,117 @@
+//! What stages do: one file per kind of operator, those with state behind one trait.
+//!
+//! An operator knows the unit of events, effects and windows, not the engine that drives it. Whatever it keeps is a
+//! function of the events that it took, in their order, and of the watermark at each of them.
+
+mod layout;
+mod panes;
+mod reducer;
+mod run;
+mod transform;
+mod trial;
+mod window_fold;
+mod window_rule;
+
+use std::sync::Arc;
+
+use pelton_aggregates::HashKey;
+
+use crate::codec::{Damaged, Reader};
+use crate::effects::Effects;
+use crate::event::RawBatch;
+use crate::guest::{Guest, World};
+use crate::judge::StepError;
+use crate::plan::{FieldRead, Plan};
+use crate::time::EventTime;
+use crate::unit::{Context, Unit};
+use crate::watermark::Watermark;
+
+pub(crate) use transform::Transform;
+pub use trial::{Trial, try_rule};
+
+/// A stage with state.
+///
+/// After an error its state is void.
+pub(crate) trait Operator: Send {
+    /// All that decides how the bytes of its state are read and what they mean, as JSON.
+    fn layout(&self) -> &str;
+
+    /// Computes what it needs of a fresh unit before any event is taken.
+    fn prepare(&mut self, _: &mut Unit, _: &RawBatch) -> Result<(), StepError> {
+        Ok(())
+    }
+
+    /// Bytes of texts that a row of the unit may add to the state besides its key.
+    fn text_bytes(&self, _: &Unit, _: u32) -> usize {
+        0
+    }
+
+    /// Accounts for the unit's next event, or for a run of events between which nothing becomes due; then it has moved the
+    /// watermark over them. False when the next event does not fit into the epoch: then nothing has happened.
+    fn take(
+        &mut self,
+        context: &Context,
+        unit: &mut Unit,
+        batch: &RawBatch,
+        watermark: &mut Watermark,
+        effects: &mut Effects,
+    ) -> Result<bool, StepError>;
+
+    /// Whether something may be due at this watermark; cheap, asked after every event.
+    fn has_due(&self, watermark: EventTime) -> bool;
+
+    /// The earliest instant at which something is due.
+    fn next_due(&self) -> Option<EventTime>;
+
+    /// Judges what is due at the watermark, which the event at `sequence` has brought about; false when the epoch is full
+    /// before all is judged.
+    fn drain(
+        &mut self,
+        context: &Context,
+        watermark: EventTime,
+        sequence: u64,
+        effects: &mut Effects,
+    ) -> Result<bool, StepError>;
+
+    /// Appends what has changed since the last call, or with `all` the whole state, and what is due either way.
+    fn encode(&mut self, all: bool, watermark: EventTime, out: &mut Vec<u8>);
+
+    /// Applies what [`Operator::encode`] wrote.
+    fn apply(&mut self, reader: &mut Reader<'_>, watermark: EventTime) -> Result<(), Damaged>;
+
+    /// After the last [`Operator::apply`].
+    fn restored(&mut self) {}
+
+    /// Rough memory of the state.
+    fn bytes(&self) -> usize;
+
+    /// At least what [`Operator::encode`] would append of what has changed; cheap, asked after every event.
+    fn change_bytes(&self) -> usize;
+}
+
+/// The operator of the last stage, when it has state. `fields` are those of all stages; `hash_key` is for a state that
+/// begins here.
+///
+/// # Errors
+/// When a window rule's plan cannot be had or does not fit its fields.
+pub(crate) fn stateful(
+    guest: Box<dyn Guest>,
+    stage: usize,
+    plan: &Arc<Plan>,
+    fields: &[FieldRead],
+    hash_key: HashKey,
+) -> Result<Box<dyn Operator>, StepError> {
+    Ok(match guest.descriptor().world {
+        World::WindowRule => Box::new(window_rule::WindowRule::new(guest, stage, plan, fields, hash_key)?),
+        World::WindowFold => Box::new(window_fold::WindowFold::new(guest, stage, plan, fields)),
+        World::Reducer => Box::new(reducer::Reducer::new(guest, stage, plan, fields)),
+        World::Transform => unreachable!("a transform has no state"),
+    })
+}
+
+/// Decoder column of each field that the module declares.
+fn columns_of(guest: &dyn Guest, fields: &[FieldRead]) -> Vec<usize> {
+    let position =
+        |name: &str| fields.iter().position(|field| field.name == name).expect("the plan reads every declared field");
+    guest.descriptor().fields.iter().map(|field| position(&field.name)).collect()
+}

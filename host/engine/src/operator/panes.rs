@@ -1,0 +1,245 @@
+//! Panes on their way to records: judged by a module, some rows at a time, and kept one after the other.
+
+use std::ops::ControlFlow;
+
+use crate::effects::{DeadLetter, Effects, key_text};
+use crate::event::TextColumn;
+use crate::guest::{AggregateColumn, AggregateData, Fault, Metering, OF_SOURCE, Output, Panes};
+use crate::judge::{StepError, Verdict, judge};
+use crate::unit::{Cause, Context, Held, Outgoing, Refusal, Scale};
+
+/// Records of judged panes that wait for room in an epoch.
+#[derive(Default)]
+pub(crate) struct Judged {
+    pub(crate) panes: Panes,
+    /// One per pane.
+    pub(crate) results: Vec<PaneResult>,
+    /// Next pane whose records are kept.
+    pub(crate) next: usize,
+}
+
+/// What a module said of one pane.
+pub(crate) enum PaneResult {
+    Records(Vec<PaneRecord>),
+    Dead { class: &'static str, code: String, message: String },
+}
+
+/// One record that a pane gave.
+pub(crate) struct PaneRecord {
+    port: u8,
+    /// `None`: the pane's key.
+    key: Option<Vec<u8>>,
+    payload: Vec<u8>,
+}
+
+/// Splits the output of a call over panes `rows` into results per pane; `input` is the arena that offsets start in.
+pub(crate) fn split_output(rows: &[u32], output: &Output, input: &[u8], results: &mut [PaneResult]) {
+    let slice = |offset: u32, len: u32| -> Vec<u8> {
+        let (offset, len) = (offset as usize, len as usize);
+        match offset.checked_sub(input.len()) {
+            None => input[offset..offset + len].to_vec(),
+            Some(offset) => output.data[offset..offset + len].to_vec(),
+        }
+    };
+    for &row in rows {
+        results[row as usize] = PaneResult::Records(Vec::new());
+    }
+    for (idx, &source) in output.sources.iter().enumerate() {
+        let [key, key_len, payload, payload_len] = output.slices[4 * idx..4 * idx + 4] else {
+            unreachable!("a slice of four has four parts")
+        };
+        let record = PaneRecord {
+            port: output.ports.get(idx).copied().unwrap_or(0),
+            key: (key != OF_SOURCE).then(|| slice(key, key_len)),
+            // A pane has no payload of its own to forward.
+            payload: if payload == OF_SOURCE { Vec::new() } else { slice(payload, payload_len) },
+        };
+        if let PaneResult::Records(records) = &mut results[rows[source as usize] as usize] {
+            records.push(record);
+        }
+    }
+    for reject in &output.rejects {
+        let row = rows[reject.source as usize] as usize;
+        results[row] = PaneResult::Dead { class: "reject", code: reject.code.clone(), message: reject.detail.clone() };
+    }
+}
+
+impl PaneResult {
+    pub(crate) fn of_verdict(verdict: &Verdict) -> PaneResult {
+        PaneResult::Dead { class: verdict.class, code: verdict.code.into(), message: verdict.message.clone() }
+    }
+}
+
+impl Judged {
+    /// Keeps the records of judged panes while they fit; returns how many panes are done by this call.
+    pub(crate) fn keep(&mut self, context: &Context, stage: usize, digest: [u8; 32], effects: &mut Effects) -> usize {
+        let first = self.next;
+        while self.next < self.results.len() {
+            let (count, bytes) = self.weigh_next(context, stage);
+            if count > 0 && !effects.fits_bytes(&context.room, count, bytes) && !effects.records.rows.is_empty() {
+                break;
+            }
+            self.keep_pane(context, stage, digest, effects);
+            self.next += 1;
+        }
+        self.next - first
+    }
+
+    /// Whether every judged pane's records are kept.
+    pub(crate) fn is_done(&self) -> bool {
+        self.next == self.results.len()
+    }
+
+    /// How many records the next pane has, and their bytes. Records that cannot be kept become one dead letter.
+    fn weigh_next(&mut self, context: &Context, stage: usize) -> (usize, usize) {
+        let idx = self.next;
+        let PaneResult::Records(records) = &self.results[idx] else { return (1, 0) };
+        let weighed = Scale::weigh(context, |scale| {
+            self.outgoing(context, stage, idx, records).for_each(|record| scale.add(&record));
+        });
+        match weighed {
+            Ok(scale) => (scale.records, scale.bytes),
+            Err(Refusal { code, message, .. }) => {
+                self.results[idx] = PaneResult::Dead { class: "limit", code: code.into(), message };
+                (1, 0)
+            }
+        }
+    }
+
+    /// The records of a pane that an output takes.
+    fn outgoing<'a>(
+        &'a self,
+        context: &'a Context,
+        stage: usize,
+        idx: usize,
+        records: &'a [PaneRecord],
+    ) -> impl Iterator<Item = Outgoing<'a>> {
+        records.iter().enumerate().filter_map(move |(nth, record)| {
+            Some(Outgoing {
+                output: context.route(stage, record.port)?,
+                key: record.key.as_deref().unwrap_or_else(|| self.panes.keys.get(idx)),
+                payload: &record.payload,
+                cause: Cause::Pane { panes: &self.panes, idx, nth },
+            })
+        })
+    }
+
+    fn keep_pane(&self, context: &Context, stage: usize, digest: [u8; 32], effects: &mut Effects) {
+        let idx = self.next;
+        match &self.results[idx] {
+            PaneResult::Dead { class, code, message } => {
+                let letter = DeadLetter {
+                    stage: &context.plan.stages[stage].name,
+                    digest: Some(digest),
+                    class,
+                    code,
+                    path: "",
+                    message,
+                };
+                effects.push_dead_row(&context.origin, &letter, &self.describe(idx));
+            }
+            PaneResult::Records(records) => {
+                self.outgoing(context, stage, idx, records).for_each(|record| record.push(context, effects));
+            }
+        }
+    }
+
+    /// A pane as JSON: the payload of its dead letter.
+    fn describe(&self, idx: usize) -> Vec<u8> {
+        let panes = &self.panes;
+        serde_json::json!({
+            "key": key_text(panes.keys.get(idx)),
+            "window_start": panes.starts[idx],
+            "window_end": panes.ends[idx],
+            "pane": panes.numbers[idx],
+            "firing": panes.firings[idx].name(),
+        })
+        .to_string()
+        .into_bytes()
+    }
+}
+
+/// Asks a module about some panes, which are those rows of all.
+type Call<'a> = dyn FnMut(Metering, &[u32], &mut Panes, &mut Output) -> Result<(), Fault> + 'a;
+
+/// What a module says of panes, of which it is asked some rows at a time. Returns the panes with that, and how many faults
+/// it had; panes behind what may be held at one time stay due.
+pub(super) fn judge_panes(
+    name: &str,
+    mut panes: Panes,
+    mut held: Held,
+    output: &mut Output,
+    call: &mut Call<'_>,
+) -> Result<(Judged, u64), StepError> {
+    let rows: Vec<u32> = (0..panes.len() as u32).collect();
+    let mut results: Vec<PaneResult> = rows.iter().map(|_| PaneResult::Records(Vec::new())).collect();
+    let keys = panes.keys.data.clone();
+    let judgement = judge(
+        name,
+        &rows,
+        &mut |metering, rows| {
+            if rows.len() == panes.len() {
+                call(metering, rows, &mut panes, output)?;
+                return Ok((std::mem::take(output), keys.clone()));
+            }
+            let mut some = pick(&panes, rows);
+            call(metering, rows, &mut some, output)?;
+            Ok((std::mem::take(output), some.keys.data))
+        },
+        &mut |rows, reply| match reply {
+            Ok((output, input)) => {
+                split_output(rows, &output, &input, &mut results);
+                held.add_output(&output)
+            }
+            Err(verdict) => {
+                results[rows[0] as usize] = PaneResult::of_verdict(&verdict);
+                ControlFlow::Continue(())
+            }
+        },
+    )?;
+    results.truncate(judgement.taken);
+    Ok((Judged { panes, results, next: 0 }, judgement.faults))
+}
+
+/// Some rows of a set of panes, for a call that is bisected.
+pub(crate) fn pick(panes: &Panes, rows: &[u32]) -> Panes {
+    let mut some =
+        Panes { values: panes.values.iter().map(|values| pick_values(values, rows)).collect(), ..Panes::default() };
+    for &row in rows {
+        let row = row as usize;
+        some.keys.push(panes.keys.get(row));
+        some.starts.push(panes.starts[row]);
+        some.ends.push(panes.ends[row]);
+        some.firings.push(panes.firings[row]);
+        some.numbers.push(panes.numbers[row]);
+        some.finals.push(panes.finals[row]);
+        some.watermarks.push(panes.watermarks[row]);
+    }
+    some
+}
+
+fn pick_values(all: &AggregateColumn, rows: &[u32]) -> AggregateColumn {
+    let among = |marked: &[u32]| {
+        let picked = rows.iter().zip(0..).filter(|(row, _)| marked.binary_search(row).is_ok());
+        picked.map(|(_, pane)| pane).collect()
+    };
+    let data = match &all.data {
+        AggregateData::Integers(all) => AggregateData::Integers(rows.iter().map(|&row| all[row as usize]).collect()),
+        AggregateData::Numbers(all) => AggregateData::Numbers(rows.iter().map(|&row| all[row as usize]).collect()),
+        AggregateData::Tops { items, counts, errors, pane_ends } => {
+            let mut picked = TextColumn::default();
+            let (mut picked_counts, mut picked_errors, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+            for &row in rows {
+                let row = row as usize;
+                let start = if row == 0 { 0 } else { pane_ends[row - 1] as usize };
+                let run = start..pane_ends[row] as usize;
+                run.clone().for_each(|idx| picked.push(items.get(idx)));
+                picked_counts.extend_from_slice(&counts[run.clone()]);
+                picked_errors.extend_from_slice(&errors[run]);
+                ends.push(picked_counts.len() as u32);
+            }
+            AggregateData::Tops { items: picked, counts: picked_counts, errors: picked_errors, pane_ends: ends }
+        }
+    };
+    AggregateColumn { missing: among(&all.missing), clipped: among(&all.clipped), data }
+}

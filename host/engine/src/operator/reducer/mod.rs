@@ -1,0 +1,467 @@
+//! A reducer as the last stage: state bytes and event-time timers per key.
+
+mod kept;
+mod outcome;
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use crate::codec::{Damaged, Reader};
+use crate::effects::{Effects, key_text, letter_bytes};
+use crate::event::{Events, RawBatch};
+use crate::guest::{Fault, Groups, Guest};
+use crate::judge::{StepError, Verdict, judge};
+use crate::plan::{FieldRead, Plan};
+use crate::time::EventTime;
+use crate::unit::{
+    Cause, Context, Fate, Held, Outgoing, Refusal, STATE_SIZE, Scale, Unit, keep_row, refuse_row, state_size,
+};
+use crate::watermark::Watermark;
+
+use super::run::{self, Run};
+use super::{Operator, columns_of, layout};
+use kept::Kept;
+use outcome::{Emitted, Outcome, call, group};
+
+/// Keys whose timers fire in one call.
+const TIMER_GROUPS: usize = 256;
+/// Calls for timers in one step; a module that sets timers for ever is cut into epochs, and the host stays responsive.
+const TIMER_ROUNDS: usize = 64;
+/// Timers that a dead letter names.
+const TIMERS_TOLD: usize = 256;
+/// The module and the state of all its keys.
+pub(crate) struct Reducer {
+    guest: Box<dyn Guest>,
+    digest: [u8; 32],
+    stage: usize,
+    name: String,
+    layout: String,
+    state_max: usize,
+    /// What may be held at one time, with nothing in it.
+    held: Held,
+    columns: Vec<usize>,
+    kept: Kept,
+    events: Events,
+}
+
+/// What a run brings about, in numbers.
+#[derive(Default)]
+struct Weight {
+    records: usize,
+    bytes: usize,
+    /// Why the only event of the run is a dead letter.
+    refusal: Option<Refusal>,
+}
+
+/// Due timers of one key, and the event that has made them due.
+#[derive(Clone, Copy)]
+struct Firing<'a> {
+    key: &'a [u8],
+    timers: &'a [i64],
+    sequence: u64,
+}
+
+impl Firing<'_> {
+    /// As JSON: the payload of its dead letter.
+    fn describe(&self) -> String {
+        let told = &self.timers[..self.timers.len().min(TIMERS_TOLD)];
+        let mut row = serde_json::json!({"key": key_text(self.key), "timers": told});
+        if told.len() < self.timers.len() {
+            row["timers_count"] = self.timers.len().into();
+        }
+        row.to_string()
+    }
+}
+
+impl Reducer {
+    pub(crate) fn new(guest: Box<dyn Guest>, stage: usize, plan: &Arc<Plan>, fields: &[FieldRead]) -> Reducer {
+        Reducer {
+            columns: columns_of(guest.as_ref(), fields),
+            digest: guest.digest(),
+            layout: layout::text(plan, stage, guest.descriptor(), None),
+            guest,
+            stage,
+            name: plan.stages[stage].name.clone(),
+            state_max: plan.limits.state_per_key as usize,
+            held: Held::new(&plan.limits),
+            kept: Kept::default(),
+            events: Events::default(),
+        }
+    }
+
+    /// Weighs what the run brings about. An event whose records cannot be kept is an error: how many events of the run
+    /// are before it, and why.
+    fn weigh(
+        &self,
+        context: &Context,
+        unit: &Unit,
+        batch: &RawBatch,
+        run: &Run,
+        outcome: &Outcome,
+    ) -> Result<Weight, (usize, Refusal)> {
+        let flow = unit.flows.last().expect("decoding made one");
+        let mut weight = Weight::default();
+        let (mut act, mut row) = (unit.next_act, 0);
+        for idx in unit.next..run.end {
+            let acts = unit.acts_of(idx, act);
+            act = acts.end;
+            let count = run.rows[row..].iter().take_while(|row| flow.origins[**row as usize] as usize == idx).count();
+            let rows = &run.rows[row..row + count];
+            row += count;
+            let scale = Scale::weigh(context, |scale| {
+                let others = acts.start..acts.end - count;
+                unit.put_on(context, batch, others, scale);
+                for &row in rows {
+                    self.outgoing(context, unit, batch, row, outcome).for_each(|record| scale.add(&record));
+                    let rejected = outcome.rejected.get(&row).map_or(0, Vec::len);
+                    scale.add_letters(rejected + usize::from(outcome.guilty.contains_key(&row)));
+                }
+            });
+            let scale = scale.map_err(|refusal| (idx - unit.next, refusal))?;
+            let letters = (scale.records - scale.outputs).saturating_mul(letter_bytes(&unit.events[idx]));
+            weight.records += scale.records;
+            weight.bytes = weight.bytes.saturating_add(scale.bytes).saturating_add(letters);
+        }
+        Ok(weight)
+    }
+
+    /// The records that the module made of a row, as far as an output takes them.
+    fn outgoing<'a>(
+        &'a self,
+        context: &'a Context,
+        unit: &'a Unit,
+        batch: &'a RawBatch,
+        row: u32,
+        outcome: &'a Outcome,
+    ) -> impl Iterator<Item = Outgoing<'a>> {
+        let flow = unit.flows.last().expect("decoding made one");
+        let at = row as usize;
+        let sequence = unit.events[flow.origins[at] as usize].sequence;
+        let records = outcome.records.get(&row).map_or(&[][..], Vec::as_slice);
+        records.iter().enumerate().filter_map(move |(nth, record)| {
+            let time = record.time.unwrap_or(flow.decoded.timestamps[at]);
+            Some(Outgoing {
+                output: context.route(self.stage, record.port)?,
+                key: record.key.as_deref().unwrap_or_else(|| flow.decoded.keys.get(at)),
+                payload: record.payload.as_deref().unwrap_or_else(|| flow.payload(at, batch, &unit.events)),
+                cause: Cause::Event { sequence, nth, time },
+            })
+        })
+    }
+
+    /// Calls the module over the run's rows, on an overlay.
+    fn reduce(&mut self, unit: &Unit, batch: &RawBatch, rows: &[u32]) -> Result<Outcome, StepError> {
+        let flow = unit.flows.last().expect("decoding made one");
+        let descriptor = self.guest.descriptor().clone();
+        let (guest, events, columns, entries, state_max) =
+            (&mut self.guest, &mut self.events, &self.columns, self.kept.entries(), self.state_max);
+        let outcome = std::cell::RefCell::new(Outcome { held: self.held, ..Outcome::default() });
+        let judgement = judge(
+            &self.name,
+            rows,
+            &mut |metering, rows| {
+                flow.fill(rows, &descriptor, columns, batch, &unit.events, events);
+                let (mut groups, keys) =
+                    group(entries, &outcome.borrow().overlay, rows, |row| flow.decoded.keys.get(row as usize));
+                let reduced = call(guest.as_mut(), metering, events, &mut groups, state_max)?;
+                Ok((keys, reduced, events.data.clone()))
+            },
+            &mut |rows, reply| match reply {
+                Ok((keys, reduced, input)) => {
+                    outcome.borrow_mut().take(entries, &keys, reduced, &input, &|source| rows[source as usize])
+                }
+                Err(verdict) => {
+                    outcome.borrow_mut().guilty.insert(rows[0], verdict);
+                    ControlFlow::Continue(())
+                }
+            },
+        )?;
+        let mut outcome = outcome.into_inner();
+        outcome.faults = judgement.faults;
+        Ok(outcome)
+    }
+
+    /// Keeps what a run brought about.
+    fn keep(
+        &mut self,
+        context: &Context,
+        unit: &mut Unit,
+        batch: &RawBatch,
+        end: usize,
+        outcome: Outcome,
+        effects: &mut Effects,
+    ) {
+        effects.count_faults(self.stage, outcome.faults);
+        let (this, stage, digest) = (&*self, self.stage, self.digest);
+        while unit.next < end {
+            keep_row(context, unit, batch, effects, &mut |unit, row, effects| {
+                let flow = unit.flows.last().expect("decoding made one");
+                let event = &unit.events[flow.origins[row as usize] as usize];
+                if let Some(verdict) = outcome.guilty.get(&row) {
+                    let letter = context.letter(stage, digest, verdict.class, verdict.code, &verdict.message);
+                    effects.push_dead(&context.room, &context.origin, &letter, batch, event);
+                    return Fate::Dead;
+                }
+                this.outgoing(context, unit, batch, row, &outcome).for_each(|record| record.push(context, effects));
+                let mut fate = Fate::Processed;
+                for (code, detail) in outcome.rejected.get(&row).into_iter().flatten() {
+                    let letter = context.letter(stage, digest, "reject", code, detail);
+                    effects.push_dead(&context.room, &context.origin, &letter, batch, event);
+                    fate = Fate::Dead;
+                }
+                fate
+            });
+        }
+        self.kept.change_all(outcome.overlay);
+    }
+
+    /// How many records a firing has, and their bytes. When they cannot be kept, the firing is guilty.
+    fn weigh_firing(&self, context: &Context, firing: &Firing<'_>, idx: u32, outcome: &mut Outcome) -> (usize, usize) {
+        let changes = outcome.overlay.get(firing.key).map_or(0, |entry| entry.stored_bytes_max(firing.key));
+        let limit = context.room.change_bytes_at_once;
+        if changes > limit {
+            let verdict = Verdict { class: "limit", code: STATE_SIZE, message: state_size(changes, limit) };
+            outcome.guilty.insert(idx, verdict);
+        }
+        let records = outcome.records.get(&idx).map_or(&[][..], Vec::as_slice);
+        let letters = outcome.rejected.get(&idx).map_or(0, Vec::len) + usize::from(outcome.guilty.contains_key(&idx));
+        let weighed = Scale::weigh(context, |scale| {
+            self.fired(context, firing, records).for_each(|record| scale.add(&record));
+            scale.add_letters(letters);
+        });
+        match weighed {
+            Ok(scale) => (scale.records, scale.bytes),
+            Err(Refusal { code, message, .. }) => {
+                outcome.guilty.insert(idx, Verdict { class: "limit", code, message });
+                (1, 0)
+            }
+        }
+    }
+
+    /// The records of a firing, as far as an output takes them.
+    fn fired<'a>(
+        &'a self,
+        context: &'a Context,
+        firing: &'a Firing<'a>,
+        records: &'a [Emitted],
+    ) -> impl Iterator<Item = Outgoing<'a>> {
+        let Firing { key, timers, sequence } = *firing;
+        let at = *timers.last().expect("a due group has timers");
+        records.iter().enumerate().filter_map(move |(nth, record)| {
+            Some(Outgoing {
+                output: context.route(self.stage, record.port)?,
+                key: record.key.as_deref().unwrap_or(key),
+                payload: record.payload.as_deref().unwrap_or_default(),
+                cause: Cause::Timer { key, at, sequence, nth, time: record.time.unwrap_or(at) },
+            })
+        })
+    }
+
+    fn fire(&mut self, due: &[(Vec<u8>, Vec<i64>)]) -> Result<Outcome, StepError> {
+        let rows: Vec<u32> = (0..due.len() as u32).collect();
+        let guest = &mut self.guest;
+        let (entries, state_max) = (self.kept.entries(), self.state_max);
+        let mut outcome = Outcome { held: self.held, ..Outcome::default() };
+        let mut guilty = BTreeMap::new();
+        let judgement = judge(
+            &self.name,
+            &rows,
+            &mut |metering, rows| {
+                let mut groups = Groups::default();
+                for &row in rows {
+                    let (key, timers) = &due[row as usize];
+                    groups.keys.push(key);
+                    groups.states.push(entries.get(key).map_or(&[][..], |entry| &entry.state));
+                    groups.member_ends.push(0);
+                    groups.timers.extend(timers);
+                    groups.timer_ends.push(groups.timers.len() as u32);
+                }
+                let mut events = Events::default();
+                let reduced = call(guest.as_mut(), metering, &mut events, &mut groups, state_max)?;
+                for (group, at) in &reduced.timers {
+                    let last = due[rows[*group as usize] as usize].1.last().copied().unwrap_or(i64::MIN);
+                    if *at <= last {
+                        return Err(Fault::Contract(format!("a timer at {last} sets one at {at}, which is not later")));
+                    }
+                }
+                Ok(reduced)
+            },
+            &mut |rows, reply| match reply {
+                Ok(reduced) => {
+                    let keys: Vec<Vec<u8>> = rows.iter().map(|&row| due[row as usize].0.clone()).collect();
+                    outcome.take(entries, &keys, reduced, &[], &|source| rows[source as usize])
+                }
+                Err(verdict) => {
+                    guilty.insert(rows[0], verdict);
+                    ControlFlow::Continue(())
+                }
+            },
+        )?;
+        for (key, timers) in due {
+            if let Some(entry) = outcome.overlay.get_mut(key) {
+                timers.iter().for_each(|at| {
+                    entry.timers.remove(at);
+                });
+            }
+        }
+        (outcome.guilty, outcome.faults, outcome.taken) = (guilty, judgement.faults, judgement.taken);
+        Ok(outcome)
+    }
+}
+
+impl Operator for Reducer {
+    fn layout(&self) -> &str {
+        &self.layout
+    }
+
+    /// Accounts for a run of the unit's events; false when the next one does not fit into the epoch.
+    ///
+    /// A run must not reach beyond a moment at which a timer of its own is due: then it is cut there and done again,
+    /// so that results are those of one event at a time.
+    fn take(
+        &mut self,
+        context: &Context,
+        unit: &mut Unit,
+        batch: &RawBatch,
+        watermark: &mut Watermark,
+        effects: &mut Effects,
+    ) -> Result<bool, StepError> {
+        let mut limit = usize::MAX;
+        loop {
+            let next_timer = self.kept.next_timer().unwrap_or(i64::MAX);
+            let mut stops = |row: Option<u32>, _: EventTime, after: EventTime| row.is_none() && next_timer <= after.0;
+            let Some(run) = run::plan(context, unit, watermark, effects, limit, 0, &mut stops) else {
+                return Ok(false);
+            };
+            let events = run.end - unit.next;
+            let outcome = self.reduce(unit, batch, &run.rows)?;
+            let is_too_much = outcome.held.is_too_much() || outcome.change_bytes() > context.room.change_bytes_at_once;
+            if is_too_much && events > 1 {
+                limit = events / 2;
+                continue;
+            }
+            if let Some(timer) = outcome.earliest_timer {
+                let due_after = run.after.iter().position(|mark| timer <= mark.0).map_or(events, |idx| idx + 1);
+                if due_after < events {
+                    // Half may do, when it is not the half that sets this timer.
+                    limit = due_after.max(events / 2);
+                    continue;
+                }
+            }
+            let weight = match outcome
+                .too_much(&context.room)
+                .map_or_else(|| self.weigh(context, unit, batch, &run, &outcome), |refusal| Err((0, refusal)))
+            {
+                Ok(weight) => weight,
+                // What comes before the event goes its way, then it is alone.
+                Err((before, _)) if events > 1 => {
+                    limit = before.max(1);
+                    continue;
+                }
+                Err((_, refusal)) => Weight { records: 1, bytes: 0, refusal: Some(refusal) },
+            };
+            if !effects.fits_bytes(&context.room, weight.records, weight.bytes) {
+                if events > 1 {
+                    limit = events / 2;
+                    continue;
+                }
+                if !effects.records.rows.is_empty() {
+                    return Ok(false);
+                }
+            }
+            let start = unit.next;
+            match weight.refusal {
+                Some(refusal) => {
+                    effects.count_faults(self.stage, outcome.faults);
+                    let letter = context.letter(self.stage, self.digest, "limit", refusal.code, &refusal.message);
+                    refuse_row(context, unit, batch, &letter, effects);
+                }
+                None => self.keep(context, unit, batch, run.end, outcome, effects),
+            }
+            for time in unit.times[start..run.end].iter().flatten() {
+                watermark.observe(EventTime(*time));
+            }
+            return Ok(true);
+        }
+    }
+
+    /// Fires due timers in order of time and key, at the end of the input each key's once; false when the epoch is full before all have fired.
+    /// `sequence` is the event that has made them due.
+    fn drain(
+        &mut self,
+        context: &Context,
+        watermark: EventTime,
+        sequence: u64,
+        effects: &mut Effects,
+    ) -> Result<bool, StepError> {
+        for _ in 0..TIMER_ROUNDS {
+            let due = self.kept.due_groups(watermark, TIMER_GROUPS);
+            if due.is_empty() {
+                return Ok(true);
+            }
+            let mut outcome = self.fire(&due)?;
+            effects.count_faults(self.stage, outcome.faults);
+            // Those behind what could be held stay due.
+            for (idx, (key, timers)) in due.iter().enumerate().take(outcome.taken) {
+                // A timer that has just been set may come before the rest.
+                if self.kept.first_timer().is_some_and(|first| first < (timers[0], key)) {
+                    break;
+                }
+                let idx = idx as u32;
+                let firing = Firing { key, timers, sequence };
+                let (count, bytes) = self.weigh_firing(context, &firing, idx, &mut outcome);
+                if !effects.fits_bytes(&context.room, count, bytes) && !effects.records.rows.is_empty() {
+                    return Ok(false);
+                }
+                if let Some(verdict) = outcome.guilty.get(&idx) {
+                    let letter = context.letter(self.stage, self.digest, verdict.class, verdict.code, &verdict.message);
+                    effects.push_dead_row(&context.origin, &letter, firing.describe().as_bytes());
+                    outcome.overlay.insert(key.clone(), self.kept.without_timers(key, timers));
+                } else {
+                    for (code, detail) in outcome.rejected.get(&idx).into_iter().flatten() {
+                        let letter = context.letter(self.stage, self.digest, "reject", code, detail);
+                        effects.push_dead_row(&context.origin, &letter, firing.describe().as_bytes());
+                    }
+                    let records = outcome.records.get(&idx).map_or(&[][..], Vec::as_slice);
+                    self.fired(context, &firing, records).for_each(|record| record.push(context, effects));
+                }
+                let mut entry = outcome.overlay.remove(key).unwrap_or_else(|| self.kept.without_timers(key, timers));
+                if watermark == EventTime::MAX {
+                    // All timers of the key have fired together. One that is set now would be for a time that never
+                    // comes; a module that looks again every hour would do so for millions of years.
+                    entry.timers.clear();
+                }
+                self.kept.change(key.clone(), entry);
+                if self.change_bytes() > context.room.change_bytes {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    fn has_due(&self, watermark: EventTime) -> bool {
+        self.kept.next_timer().is_some_and(|at| at <= watermark.0)
+    }
+
+    fn next_due(&self) -> Option<EventTime> {
+        self.kept.next_timer().map(EventTime)
+    }
+
+    fn encode(&mut self, all: bool, _: EventTime, out: &mut Vec<u8>) {
+        self.kept.encode(all, out);
+    }
+
+    fn apply(&mut self, reader: &mut Reader<'_>, _: EventTime) -> Result<(), Damaged> {
+        self.kept.apply(reader)
+    }
+
+    fn bytes(&self) -> usize {
+        self.kept.bytes()
+    }
+
+    fn change_bytes(&self) -> usize {
+        self.kept.change_bytes()
+    }
+}

@@ -1,0 +1,243 @@
+//! A transform: a module without state, over the rows of a unit, column-wise.
+
+use std::ops::ControlFlow;
+
+use crate::decode::{Decoded, Decoder};
+use crate::event::{Events, RawBatch, TextColumn};
+use crate::flow::Flow;
+use crate::guest::{Descriptor, Fault, Guest, Metering, OF_SOURCE, Output};
+use crate::judge::{StepError, Verdict, judge};
+use crate::plan::FieldRead;
+use crate::unit::{Act, ActKind, Bytes, Context, Letter, Unit, letter_of};
+
+use super::columns_of;
+
+/// The module and what it is given.
+pub(crate) struct Transform {
+    guest: Box<dyn Guest>,
+    stage: usize,
+    /// Whether its rows go on to a further stage.
+    goes_on: bool,
+    /// Decoder column of each declared field.
+    columns: Vec<usize>,
+    /// For records that it makes new.
+    behind: Decoder,
+    digest: [u8; 32],
+    events: Events,
+    output: Output,
+}
+
+/// A record that goes on to the next stage.
+struct Onward {
+    row: u32,
+    key: Bytes,
+    payload: Bytes,
+    time: i64,
+}
+
+impl Transform {
+    /// `fields` are those of all stages, `descriptors` those of all modules, in order of stages.
+    pub(crate) fn new(
+        guest: Box<dyn Guest>,
+        stage: usize,
+        fields: &[FieldRead],
+        descriptors: &[Descriptor],
+        payload_max: u64,
+    ) -> Transform {
+        Transform {
+            columns: columns_of(guest.as_ref(), fields),
+            behind: decoder_behind(stage, fields, descriptors, payload_max),
+            digest: guest.digest(),
+            guest,
+            stage,
+            goes_on: stage + 1 < descriptors.len(),
+            events: Events::default(),
+            output: Output::default(),
+        }
+    }
+
+    /// Lets the module make what it makes of the unit's rows, unless that becomes too much to be held.
+    ///
+    /// # Errors
+    /// The step did not happen.
+    pub(crate) fn apply(&mut self, context: &Context, unit: &mut Unit, batch: &RawBatch) -> Result<(), StepError> {
+        let Transform { guest, columns, digest, stage, goes_on, events, output, .. } = self;
+        let (stage, goes_on) = (*stage, *goes_on);
+        let flow_idx = unit.flows.len() as u32 - 1;
+        let flow = unit.flows.pop().expect("decoding made one");
+        let rows = flow.rows();
+        let descriptor = guest.descriptor().clone();
+        let raw = &unit.events;
+        // The replies of all calls of this stage, in order of rows.
+        let mut replies: Vec<Reply> = Vec::with_capacity(1);
+        let held = &mut unit.held;
+        let judgement = judge(
+            &context.plan.stages[stage].name,
+            &rows,
+            &mut |metering, rows| {
+                flow.fill(rows, &descriptor, columns, batch, raw, events);
+                call(guest.as_mut(), metering, events, output)?;
+                let input = forwarded_input(events, output);
+                Ok((std::mem::take(output), events.data.len(), input))
+            },
+            &mut |rows, reply| {
+                let more = match &reply {
+                    Ok((output, _, input)) => {
+                        let more = held.add(0, input.len());
+                        if more.is_break() { more } else { held.add_output(output) }
+                    }
+                    Err(_) => ControlFlow::Continue(()),
+                };
+                replies.push(Reply { rows: rows.to_vec(), result: reply });
+                more
+            },
+        )?;
+        unit.faults.push((stage, judgement.faults));
+        unit.flows.push(flow);
+        if unit.held.is_too_much() {
+            unit.too_much = Some(stage);
+            return Ok(());
+        }
+        let digest = *digest;
+        let mut onward = Vec::new();
+        for reply in replies {
+            unit.take_reply(context, stage, digest, reply, goes_on, &mut onward);
+        }
+        if goes_on {
+            self.pass_on(unit, flow_idx, batch, &onward);
+        }
+        Ok(())
+    }
+
+    /// Makes the next flow: the same rows when the stage forwarded them untouched, new rows otherwise.
+    fn pass_on(&mut self, unit: &mut Unit, flow_idx: u32, batch: &RawBatch, onward: &[Onward]) {
+        let flow = &mut unit.flows[flow_idx as usize];
+        let untouched = onward.windows(2).all(|pair| pair[0].row < pair[1].row)
+            && onward.iter().all(|record| {
+                matches!((record.key, record.payload), (Bytes::Key { .. }, Bytes::Payload { .. }))
+                    && record.time == flow.decoded.timestamps[record.row as usize]
+            });
+        if untouched {
+            let all = onward.len() == flow.decoded.len();
+            flow.selected = (!all).then(|| onward.iter().map(|record| record.row).collect());
+            return;
+        }
+        let (behind, stage) = (&mut self.behind, self.stage);
+        let mut next = Flow { decoded: Decoded { columns: behind.columns(), ..Decoded::default() }, ..Flow::default() };
+        let mut payloads = TextColumn::default();
+        for record in onward {
+            let origin = unit.flows[flow_idx as usize].origins[record.row as usize];
+            let (key, payload) = (unit.bytes(record.key, batch), unit.bytes(record.payload, batch));
+            match behind.decode_record(key, record.time, payload, &mut next.decoded) {
+                Ok(()) => {
+                    next.origins.push(origin);
+                    payloads.push(payload);
+                }
+                Err(mut fault) => {
+                    fault.stage.get_or_insert(stage + 1);
+                    unit.acts.push(Act { origin, kind: ActKind::Refused(unit.refused.len() as u32) });
+                    unit.refused.push(fault);
+                }
+            }
+        }
+        next.payloads = Some(payloads);
+        unit.flows.push(next);
+    }
+}
+
+/// One call's answer over some rows of a flow. The input arena is kept only when a slice needs it.
+struct Reply {
+    rows: Vec<u32>,
+    result: Result<(Output, usize, Vec<u8>), Verdict>,
+}
+
+fn call(guest: &mut dyn Guest, metering: Metering, events: &mut Events, output: &mut Output) -> Result<(), Fault> {
+    guest.process(metering, events, output)
+}
+
+/// The input arena, when some slice points into it; mostly modules forward whole sources, which need no copy.
+fn forwarded_input(events: &Events, output: &Output) -> Vec<u8> {
+    let len = events.data.len() as u32;
+    let points = output.slices.chunks_exact(2).any(|slice| slice[0] != OF_SOURCE && slice[0] < len);
+    if points { events.data.clone() } else { Vec::new() }
+}
+
+/// Decodes what a stage makes new: only for the fields that later stages declare, as they require them.
+fn decoder_behind(stage: usize, fields: &[FieldRead], descriptors: &[Descriptor], payload_max: u64) -> Decoder {
+    let mut fields = fields.to_vec();
+    let mut needed = vec![false; fields.len()];
+    for (field, needed) in fields.iter_mut().zip(&mut needed) {
+        field.required = false;
+        for (later, descriptor) in descriptors.iter().enumerate().skip(stage + 1) {
+            if let Some(declared) = descriptor.fields.iter().find(|declared| declared.name == field.name) {
+                if !*needed {
+                    field.stage = later;
+                }
+                *needed = true;
+                field.required |= declared.required;
+            }
+        }
+    }
+    Decoder::between_stages(fields, &needed, payload_max)
+}
+
+impl Unit {
+    fn take_reply(
+        &mut self,
+        context: &Context,
+        stage: usize,
+        digest: [u8; 32],
+        reply: Reply,
+        goes_on: bool,
+        onward: &mut Vec<Onward>,
+    ) {
+        let flow = self.flows.len() as u32 - 1;
+        let rows = reply.rows;
+        let origin_of = |unit: &Unit, row: u32| unit.flows[flow as usize].origins[row as usize];
+        let (output, input_len, input) = match reply.result {
+            Ok(reply) => reply,
+            Err(Verdict { class, code, message }) => {
+                let origin = origin_of(self, rows[0]);
+                let (stage, digest) = (Some(stage), Some(digest));
+                return self.bury(origin, Letter { stage, digest, class, code: code.into(), message });
+            }
+        };
+        let mut rejects = output.rejects.iter().peekable();
+        for (idx, &source) in output.sources.iter().enumerate() {
+            while let Some(reject) = rejects.next_if(|reject| reject.source <= source) {
+                let origin = origin_of(self, rows[reject.source as usize]);
+                self.bury(origin, letter_of(stage, digest, reject));
+            }
+            let row = rows[source as usize];
+            let slices = &output.slices[4 * idx..4 * idx + 4];
+            let mut bytes = |offset: u32, len: u32, of_source: Bytes| {
+                if offset == OF_SOURCE {
+                    return of_source;
+                }
+                let (offset, len) = (offset as usize, len as usize);
+                match offset.checked_sub(input_len) {
+                    None => self.own(&input[offset..offset + len]),
+                    Some(offset) => self.own(&output.data[offset..offset + len]),
+                }
+            };
+            let key = bytes(slices[0], slices[1], Bytes::Key { flow, row });
+            let payload = bytes(slices[2], slices[3], Bytes::Payload { flow, row });
+            let time = output
+                .timestamps
+                .get(idx)
+                .copied()
+                .unwrap_or(self.flows[flow as usize].decoded.timestamps[row as usize]);
+            let port = output.ports.get(idx).copied().unwrap_or(0);
+            if port == 0 && goes_on {
+                onward.push(Onward { row, key, payload, time });
+            } else if let Some(target) = context.route(stage, port) {
+                let origin = origin_of(self, row);
+                self.acts.push(Act { origin, kind: ActKind::Emit { output: target as u16, key, payload, time } });
+            }
+        }
+        for reject in rejects {
+            let origin = origin_of(self, rows[reject.source as usize]);
+            self.bury(origin, letter_of(stage, digest, reject));
+        }
+    }
+}

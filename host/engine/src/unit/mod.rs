@@ -1,0 +1,194 @@
+//! A unit of events on its way through the stages: what was decoded, what modules made of it, and what each event brings
+//! about, before any of it is kept. All stages share it, and it knows none of them.
+
+mod context;
+mod fate;
+mod held;
+mod outgoing;
+
+use std::ops::Range;
+
+use crate::decode::DecodeFault;
+use crate::event::{Column, RawBatch, RawEvent};
+use crate::flow::Flow;
+
+pub(crate) use context::Context;
+pub use context::Envelope;
+pub(crate) use fate::{Fate, keep_row, refuse_row, take_row, weigh_unit};
+pub(crate) use held::Held;
+pub(crate) use outgoing::{Cause, Outgoing, Refusal, STATE_SIZE, Scale, TOO_MANY, state_size};
+
+/// Events that stages compute together.
+pub(crate) const UNIT_EVENTS: usize = 256;
+
+/// Up to [`UNIT_EVENTS`] events and everything the stateless stages made of them.
+#[derive(Default)]
+pub(crate) struct Unit {
+    pub(crate) events: Vec<RawEvent>,
+    /// Event time of each event; `None` for one that cannot be read: it moves no watermark.
+    pub(crate) times: Vec<Option<i64>>,
+    pub(crate) flows: Vec<Flow>,
+    /// Bytes that modules made.
+    pub(crate) arena: Vec<u8>,
+    pub(crate) refused: Vec<DecodeFault>,
+    pub(crate) letters: Vec<Letter>,
+    /// Faults of modules, by stage.
+    pub(crate) faults: Vec<(usize, u64)>,
+    pub(crate) held: Held,
+    /// The stage at which the unit became too large to be held; the rest of it was not computed.
+    pub(crate) too_much: Option<usize>,
+    /// What each event brings about, ordered by event.
+    pub(crate) acts: Vec<Act>,
+    /// Next event to account for, and its first act.
+    pub(crate) next: usize,
+    pub(crate) next_act: usize,
+    /// Per event, about how many bytes it brings about.
+    pub(crate) weights: Vec<usize>,
+    /// Samples of a window rule that extracts, see [`crate::operator`].
+    pub(crate) samples: Samples,
+}
+
+/// A dead letter of an event that could be read.
+pub(crate) struct Letter {
+    /// `None` when no stage is to blame.
+    pub(crate) stage: Option<usize>,
+    pub(crate) digest: Option<[u8; 32]>,
+    pub(crate) class: &'static str,
+    pub(crate) code: String,
+    pub(crate) message: String,
+}
+
+/// One thing that an event brings about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Act {
+    /// Event within the unit.
+    pub(crate) origin: u32,
+    pub(crate) kind: ActKind,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum ActKind {
+    /// Index into `Unit::refused`.
+    Refused(u32),
+    /// Index into `Unit::letters`.
+    Dead(u32),
+    Emit {
+        output: u16,
+        key: Bytes,
+        payload: Bytes,
+        time: i64,
+    },
+    /// Row of the last flow that reaches the stage with state.
+    Item {
+        row: u32,
+    },
+}
+
+/// Where bytes of an act lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Bytes {
+    /// In the unit's arena, which may outgrow 32 bits when a module writes much for every event.
+    Own {
+        start: usize,
+        end: usize,
+    },
+    Payload {
+        flow: u32,
+        row: u32,
+    },
+    Key {
+        flow: u32,
+        row: u32,
+    },
+}
+
+/// Samples of a unit, for window rules that extract.
+#[derive(Default)]
+pub(crate) struct Samples {
+    /// Row of the flow that each sample came from, ascending.
+    pub(crate) rows: Vec<u32>,
+    pub(crate) columns: Vec<Column>,
+    /// First sample that no row has taken yet.
+    pub(crate) next: usize,
+}
+
+impl Samples {
+    fn clear(&mut self) {
+        self.rows.clear();
+        self.columns.iter_mut().for_each(Column::clear);
+        self.next = 0;
+    }
+}
+
+impl Unit {
+    pub(crate) fn reset(&mut self, events: &[RawEvent], held: Held) {
+        self.events.clear();
+        self.events.extend_from_slice(events);
+        self.times.clear();
+        // The first flow's columns keep their allocations; others are made new when a module makes new rows.
+        self.flows.truncate(1);
+        self.arena.clear();
+        self.refused.clear();
+        self.letters.clear();
+        self.acts.clear();
+        self.faults.clear();
+        (self.held, self.too_much) = (held, None);
+        (self.next, self.next_act) = (0, 0);
+        self.samples.clear();
+    }
+
+    pub(crate) fn spare_flow(&mut self) -> Flow {
+        let mut flow = self.flows.pop().unwrap_or_default();
+        flow.decoded.clear();
+        flow.origins.clear();
+        (flow.payloads, flow.selected) = (None, None);
+        flow
+    }
+
+    /// Appends bytes that a module made.
+    pub(crate) fn own(&mut self, bytes: &[u8]) -> Bytes {
+        let start = self.arena.len();
+        self.arena.extend_from_slice(bytes);
+        Bytes::Own { start, end: self.arena.len() }
+    }
+
+    /// Adds a dead letter by a stage.
+    pub(crate) fn bury(&mut self, origin: u32, letter: Letter) {
+        self.acts.push(Act { origin, kind: ActKind::Dead(self.letters.len() as u32) });
+        self.letters.push(letter);
+    }
+
+    /// The acts of event `event`, of which `first` is the first, if it has any.
+    pub(crate) fn acts_of(&self, event: usize, first: usize) -> Range<usize> {
+        let count = self.acts[first..].iter().take_while(|act| act.origin as usize == event).count();
+        first..first + count
+    }
+
+    /// The rows that reach the stage with state, among some acts.
+    pub(crate) fn rows_of(&self, acts: Range<usize>) -> impl Iterator<Item = u32> {
+        self.acts[acts].iter().filter_map(|act| match act.kind {
+            ActKind::Item { row } => Some(row),
+            _ => None,
+        })
+    }
+
+    /// The key of a row that reaches the stage with state.
+    pub(crate) fn key(&self, row: u32) -> &[u8] {
+        self.flows.last().expect("decoding made one").decoded.keys.get(row as usize)
+    }
+
+    /// Resolves bytes of an act.
+    pub(crate) fn bytes<'a>(&'a self, bytes: Bytes, batch: &'a RawBatch) -> &'a [u8] {
+        match bytes {
+            Bytes::Own { start, end } => &self.arena[start..end],
+            Bytes::Payload { flow, row } => self.flows[flow as usize].payload(row as usize, batch, &self.events),
+            Bytes::Key { flow, row } => self.flows[flow as usize].decoded.keys.get(row as usize),
+        }
+    }
+}
+
+/// The dead letter of a reject.
+pub(crate) fn letter_of(stage: usize, digest: [u8; 32], reject: &crate::guest::Reject) -> Letter {
+    let (code, message) = (reject.code.clone(), reject.detail.clone());
+    Letter { stage: Some(stage), digest: Some(digest), class: "reject", code, message }
+}
