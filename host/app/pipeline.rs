@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use pelton_engine::guest::{Descriptor, Guest, World};
+use pelton_engine::judge::StepError;
 use pelton_engine::plan::{self, Draft, DraftStage, Plan, Shape, Stage};
 use pelton_engine::problem::Problem;
 use pelton_engine::step::{Trial, try_rule};
@@ -84,9 +85,15 @@ impl Pipeline {
     }
 
     /// Fresh guests of one partition, one per stage.
-    pub(crate) fn guests(&self) -> Result<Vec<Box<dyn Guest>>, LoadError> {
-        let stages = self.plan.stages.iter().zip(&self.modules);
-        stages.map(|(stage, module)| module.instantiate(&stage.config, &self.limits)).collect()
+    ///
+    /// # Errors
+    /// They were started before, when the pipeline was loaded: what is in the way now may go.
+    pub(crate) fn guests(&self) -> Result<Vec<Box<dyn Guest>>, StepError> {
+        let start = |(stage, module): (&Stage, &Module)| {
+            let failed = |error: LoadError| StepError::Retry { stage: stage.name.clone(), reason: error.to_string() };
+            module.instantiate(&stage.config, &self.limits).map_err(failed)
+        };
+        self.plan.stages.iter().zip(&self.modules).map(start).collect()
     }
 }
 

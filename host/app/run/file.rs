@@ -10,9 +10,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use pelton_engine::effects::{Effects, Room};
-use pelton_engine::epoch::{CHANGE_BYTES_AT_ONCE_MAX, Epoch, Facts, Marker, Records, StreamIdentity};
+use pelton_engine::epoch::{CHANGE_BYTES_AT_ONCE_MAX, Closed, Epoch, Marker, Place, StreamIdentity};
 use pelton_engine::log::{Snapshot, StoredMarker};
 use pelton_engine::plan::{Limits, Plan};
+use pelton_engine::seal::close;
 use pelton_engine::step::{Engine, Envelope, Input, Progress as Step};
 use pelton_engine::store::Store;
 use pelton_engine::time::EventTime;
@@ -27,7 +28,7 @@ use super::output::{self, InputFiles, Lengths, Sink, Target};
 use super::progress::Progress;
 use super::restore::{Begun, restore, start_over};
 use super::summary::{Process, Summary};
-use super::{Stop, engine, guests, open_store, session, state_folder};
+use super::{Stop, engine, open_store, session, state_folder};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::run::FileOptions;
 
@@ -58,9 +59,8 @@ const COMMITS_AHEAD: usize = 1;
 
 /// What the committer gets.
 struct Cut {
-    facts: Facts,
-    records: Records,
-    delta: Vec<u8>,
+    place: Place,
+    closed: Closed,
     progress: Progress,
     snapshot: Option<Vec<u8>>,
 }
@@ -74,7 +74,7 @@ pub(crate) fn run(mut options: FileOptions) -> Result<(), Failure> {
     let inputs = Arc::new(Inputs::find(&options.input)?);
     let name = inputs.name();
     let files = InputFiles::look(&inputs.files())?;
-    let guests = guests(&options.pipeline).map_err(failed)?;
+    let guests = options.pipeline.guests().map_err(failed)?;
     let envelope = if options.envelope { Envelope::Headers } else { Envelope::Bare };
     let mut engine = engine(&plan, guests, 0, &name, room(&plan.limits), envelope).map_err(failed)?;
     let made_by = MadeBy::of(&plan, engine.digests(), options.envelope);
@@ -302,21 +302,10 @@ impl Work {
 
     /// Seals the open epoch and hands it to the committer.
     fn cut(&mut self, sender: &SyncSender<Cut>, progress: &mut Progress) -> Result<(), Failure> {
-        let mut delta = Vec::new();
-        let position = self.engine.cut(&mut delta);
+        let closed = close(&mut self.engine, &mut self.effects, self.plan.limits.state)
+            .map_err(|unsound| Failure::halted(unsound.to_string()))?;
         progress.input.arrived(self.engine.published());
-        let totals = self.effects.totals;
-        if !totals.balanced() {
-            return Err(Failure::halted(format!("events do not add up: {totals:?}")));
-        }
-        let state = self.engine.state_bytes() as u64;
-        if state > self.plan.limits.state {
-            return Err(Failure::halted(format!(
-                "state has {state} bytes, limit {} (`limits.state`)",
-                self.plan.limits.state
-            )));
-        }
-        self.delta_bytes += delta.len();
+        self.delta_bytes += closed.delta.len();
         let compact_bytes = bound("PELTON_TEST_COMPACT_BYTES", COMPACT_BYTES);
         let is_due = self.keeps_state && self.delta_bytes as u64 >= compact_bytes;
         let snapshot = is_due.then(|| self.engine.snapshot());
@@ -324,26 +313,19 @@ impl Work {
             self.delta_bytes = 0;
         }
         progress.summary.add(&self.effects);
-        let facts = Facts {
+        let place = Place {
             nonce: 0,
             input: StreamIdentity { name: self.inputs.name(), created: progress.input.began_ms() },
             // Without a broker the files are the log.
             log: StreamIdentity { name: String::new(), created: 0 },
-            position,
-            seen: position.sequence,
-            published: 0,
-            watermark: self.engine.watermark().0,
-            modules: self.engine.digests().to_vec(),
-            layout: self.engine.layout(),
+            seen: closed.position.sequence,
             lease: 0,
-            totals,
         };
-        let records = std::mem::take(&mut self.effects.records);
         self.effects.clear();
         self.opened = Instant::now();
         // An error means that the committer has ended: its own error is the one to show, and there is nothing to
         // compute for any more.
-        let cut = Cut { facts, records, delta, progress: progress.clone(), snapshot };
+        let cut = Cut { place, closed, progress: progress.clone(), snapshot };
         sender.send(cut).map_err(|_| Failure::new(Exit::Failed, anyhow::anyhow!("the committer has ended")))
     }
 }
@@ -361,11 +343,12 @@ fn commit_all(
     let environment = |error: anyhow::Error| Failure::new(Exit::Environment, error).hint(way_out);
     while let Ok(mut cut) = receiver.recv() {
         pass("files.before");
-        cut.progress.lengths = sink.append(&cut.records, places).map_err(|error| environment(error.into()))?;
+        // Once they are in the files, the store keeps none.
+        let records = std::mem::take(&mut cut.closed.records);
+        cut.progress.lengths = sink.append(&records, places).map_err(|error| environment(error.into()))?;
         pass("files.after");
-        cut.facts.nonce = session | u128::from(last.as_ref().map_or(0, |last| last.epoch) + 1);
-        // The records are in the files: the store keeps none.
-        let epoch = Epoch::seal(last.as_ref(), cut.facts, Records::default(), cut.delta);
+        cut.place.nonce = session | u128::from(last.as_ref().map_or(0, |last| last.epoch) + 1);
+        let epoch = Epoch::seal(last.as_ref(), cut.place, cut.closed);
         let sink_state = serde_json::to_vec(&cut.progress)?;
         let number = epoch.marker.epoch;
         store.apply(&epoch, number, &sink_state).map_err(|error| environment(error.into()))?;

@@ -36,16 +36,9 @@ pub(crate) use stop::Stop;
 pub(crate) use stream::run as stream;
 
 use crate::cli::failure::{Exit, Failure};
-use crate::pipeline::Pipeline;
 
 /// Ways out of a file run whose inputs, files or state are not what it left.
 const START_OVER: &str = "name another --output, or add --fresh to delete the results and start over";
-
-/// Fresh guests of all stages.
-fn guests(pipeline: &Pipeline) -> Result<Vec<Box<dyn Guest>>, StepError> {
-    let stage = || pipeline.plan.name.clone();
-    pipeline.guests().map_err(|error| StepError::Retry { stage: stage(), reason: error.to_string() })
-}
 
 /// An engine with empty state for one partition.
 fn engine(

@@ -24,7 +24,7 @@ use super::failpoint::{Watched, bound, pass};
 use super::notices::Notices;
 use super::seat::{Seat, Task};
 use super::timed::{Spent, Timed};
-use super::{engine, guests, keeper, lag, open_store, session, state_folder};
+use super::{engine, keeper, lag, open_store, session, state_folder};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::run::{Listen, StreamOptions};
 use crate::pipeline::Pipeline;
@@ -323,7 +323,7 @@ fn make_engine(shared: &Shared, partition: u32, spent: &Spent) -> MakeEngine {
     let broker = shared.broker.clone();
     Box::new(move || {
         let timed = |(stage, guest)| Box::new(Timed { guest, stage, spent: spent.clone() }) as Box<dyn Guest>;
-        let guests = guests(&pipeline)?.into_iter().enumerate().map(timed).collect();
+        let guests = pipeline.guests()?.into_iter().enumerate().map(timed).collect();
         engine(&plan, guests, partition, &plan.source.stream, room(&broker), Envelope::Headers)
     })
 }

@@ -217,19 +217,30 @@ impl Records {
     }
 }
 
-/// What a marker says besides its place in the chain.
-pub struct Facts {
-    pub nonce: u128,
-    pub input: StreamIdentity,
-    pub log: StreamIdentity,
+/// What was computed in an epoch, and where that left off.
+#[derive(Clone, Debug)]
+pub struct Closed {
     pub position: Position,
-    pub seen: u64,
     pub published: i64,
     pub watermark: i64,
     pub modules: Vec<[u8; 32]>,
     pub layout: u64,
-    pub lease: u64,
     pub totals: Totals,
+    pub records: Records,
+    /// Encoded state changes.
+    pub delta: Vec<u8>,
+    /// Rough memory of the state.
+    pub state_bytes: usize,
+}
+
+/// By whom an epoch is sealed, and over which streams.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub nonce: u128,
+    pub input: StreamIdentity,
+    pub log: StreamIdentity,
+    pub seen: u64,
+    pub lease: u64,
 }
 
 /// A whole epoch, ready to be published, applied or published again with the same bytes.
@@ -244,8 +255,9 @@ pub struct Epoch {
 impl Epoch {
     /// The next link of the chain after `last`.
     #[must_use]
-    pub fn seal(last: Option<&Marker>, facts: Facts, records: Records, delta: Vec<u8>) -> Epoch {
-        let Facts { nonce, input, log, position, seen, published, watermark, modules, layout, lease, totals } = facts;
+    pub fn seal(last: Option<&Marker>, place: Place, closed: Closed) -> Epoch {
+        let Place { nonce, input, log, seen, lease } = place;
+        let Closed { position, published, watermark, modules, layout, totals, records, delta, state_bytes: _ } = closed;
         let mut totals_sum = last.map_or(Totals::default(), |last| last.totals_sum);
         totals_sum.add(&totals);
         if let Some(last) = last {

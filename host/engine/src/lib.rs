@@ -1,6 +1,6 @@
 //! The pure core: windows, state, epochs and the commit protocol. No IO, no clock, no log.
 //!
-//! Lower layers never use higher ones: `time event` < `guest plan codec` < `decode window` < `unit` < `operator` < `step` < `partition`.
+//! Lower layers never use higher ones: `time event` < `guest plan codec` < `decode window` < `unit` < `operator` < `step` < `seal` < `partition`.
 #![forbid(unsafe_code)]
 #![deny(
     clippy::disallowed_methods,
@@ -26,6 +26,7 @@ mod operator;
 pub mod partition;
 pub mod plan;
 pub mod problem;
+pub mod seal;
 pub mod step;
 pub mod store;
 pub mod text;

@@ -75,7 +75,7 @@ fn the_crates_form_a_star() {
 }
 
 /// The modules of the engine, lowest layer first: each may use what stands in layers before its own.
-const LAYERS: [&str; 10] = [
+const LAYERS: [&str; 11] = [
     "codec hex problem text time totals",
     "epoch event watermark",
     "effects guest log",
@@ -85,6 +85,7 @@ const LAYERS: [&str; 10] = [
     "unit",
     "operator",
     "step",
+    "seal",
     "partition",
 ];
 

@@ -101,13 +101,15 @@ fn the_rolling_hash_is_a_chain() {
 
 #[test]
 fn a_sealed_epoch_rolls_on_from_the_one_before() {
-    let facts = || {
+    let seal = |last: Option<&Marker>, delta: &[u8]| {
         let Marker { nonce, input, log, position, seen, published, watermark, modules, layout, lease, totals, .. } =
             marker();
-        Facts { nonce, input, log, position, seen, published, watermark, modules, layout, lease, totals }
+        let (records, delta) = (Records::default(), delta.to_vec());
+        let closed = Closed { position, published, watermark, modules, layout, totals, records, delta, state_bytes: 0 };
+        Epoch::seal(last, Place { nonce, input, log, seen, lease }, closed)
     };
-    let first = Epoch::seal(None, facts(), Records::default(), b"one".to_vec());
-    let second = Epoch::seal(Some(&first.marker), facts(), Records::default(), Vec::new());
+    let first = seal(None, b"one");
+    let second = seal(Some(&first.marker), b"");
     let (one, two) = (first.marker, second.marker);
     assert_eq!([one.epoch, two.epoch], [1, 2]);
     assert_eq!([one.prev_nonce, two.prev_nonce], [0, one.nonce]);

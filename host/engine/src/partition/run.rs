@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crate::effects::Effects;
-use crate::epoch::{Epoch, Facts, Marker, StreamIdentity};
+use crate::epoch::{Epoch, Marker, Place, StreamIdentity};
 use crate::event::RawBatch;
 use crate::log::{AllDelivered, Fetched, Hole, HoleCause, Request, Response, StoredMarker, Survey};
+use crate::seal::close;
 use crate::step::{Engine, Input, Progress};
 use crate::store::Store;
 use crate::time::{EventTime, Span};
@@ -422,38 +423,24 @@ impl Partition {
     fn seal(&mut self, now: u64) {
         let nonce = self.nonce();
         let Phase::Running(running) = &mut self.phase else { return };
-        let state_bytes = running.engine.state_bytes();
-        if state_bytes as u64 > self.plan.limits.state {
-            let evidence = format!("state has {state_bytes} bytes, limit {} (`limits.state`)", self.plan.limits.state);
-            return self.halt(Halted::new("state-full", evidence));
-        }
-        let totals = running.effects.totals;
-        if !totals.balanced() {
-            return self.halt(Halted::new("conservation", format!("events do not add up: {totals:?}")));
-        }
-        let mut delta = Vec::new();
-        let mut position = running.engine.cut(&mut delta);
+        let mut closed = match close(&mut running.engine, &mut running.effects, self.plan.limits.state) {
+            Ok(closed) => closed,
+            Err(unsound) => return self.halt(Halted::new(unsound.code(), unsound.to_string())),
+        };
         if self.config.mutants.position_ahead {
-            position.sequence = running.last_fetched;
+            closed.position.sequence = running.last_fetched;
         }
-        let records = std::mem::take(&mut running.effects.records);
-        let watermark = running.engine.watermark();
-        let facts = Facts {
+        let place = Place {
             nonce,
             input: running.input.clone(),
             log: running.log.clone(),
-            position,
-            seen: running.seen(position.sequence),
-            published: running.engine.published().0,
-            watermark: watermark.0,
-            modules: running.engine.digests().to_vec(),
-            layout: running.engine.layout(),
+            seen: running.seen(closed.position.sequence),
             lease: self.lease.as_ref().map_or(0, |lease| lease.revision),
-            totals,
         };
-        running.unsnapped.bytes += delta.len();
+        running.unsnapped.bytes += closed.delta.len();
         running.unsnapped.epochs += 1;
-        let epoch = Epoch::seal(running.last.as_ref(), facts, records, delta);
+        let state_bytes = closed.state_bytes;
+        let epoch = Epoch::seal(running.last.as_ref(), place, closed);
         let marker = &epoch.marker;
         let snap = running.saving.is_none()
             && now >= running.snapshot_after
@@ -465,10 +452,10 @@ impl Partition {
         }
         let facts = Committed {
             epoch: marker.epoch,
-            position: position.sequence,
-            watermark: watermark.0,
+            position: marker.position.sequence,
+            watermark: marker.watermark,
             published: running.engine.published(),
-            totals,
+            totals: marker.totals,
             totals_sum: marker.totals_sum,
             dead_by_code: running.effects.dead_by_code.iter().map(|(code, count)| (code.clone(), *count)).collect(),
             records_by_output: running.effects.records_by_output.clone(),

@@ -1,0 +1,57 @@
+//! The end of an epoch, the same for every driver: what was computed is checked and closed.
+//!
+//! What was closed is sealed into the chain with [`Epoch::seal`](crate::epoch::Epoch::seal), which may be later and on
+//! another thread.
+
+use crate::effects::Effects;
+use crate::epoch::Closed;
+use crate::step::Engine;
+use crate::totals::Totals;
+
+/// Why an epoch cannot be closed: whoever stored it would store what is wrong, or more than was allowed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unsound {
+    #[error("events do not add up: {0:?}")]
+    Unbalanced(Totals),
+    #[error("state has {bytes} bytes, limit {limit} (`limits.state`)")]
+    StateFull { bytes: usize, limit: u64 },
+}
+
+impl Unsound {
+    /// The code under which a partition halts.
+    #[must_use]
+    pub fn code(&self) -> &'static str {
+        match self {
+            Unsound::Unbalanced(_) => "conservation",
+            Unsound::StateFull { .. } => "state-full",
+        }
+    }
+}
+
+/// Closes the epoch that was computed: takes its records and its delta. What else the effects say stays there.
+///
+/// # Errors
+/// When it must not be stored; then nothing has changed.
+pub fn close(engine: &mut Engine, effects: &mut Effects, state_limit: u64) -> Result<Closed, Unsound> {
+    let totals = effects.totals;
+    if !totals.balanced() {
+        return Err(Unsound::Unbalanced(totals));
+    }
+    let state_bytes = engine.state_bytes();
+    if state_bytes as u64 > state_limit {
+        return Err(Unsound::StateFull { bytes: state_bytes, limit: state_limit });
+    }
+    let mut delta = Vec::new();
+    let position = engine.cut(&mut delta);
+    Ok(Closed {
+        position,
+        published: engine.published().0,
+        watermark: engine.watermark().0,
+        modules: engine.digests().to_vec(),
+        layout: engine.layout(),
+        totals,
+        records: std::mem::take(&mut effects.records),
+        delta,
+        state_bytes,
+    })
+}
