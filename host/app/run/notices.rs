@@ -151,7 +151,7 @@ impl Notices {
                 error!(
                     pipeline,
                     partition,
-                    code = halted.code,
+                    code = halted.code.name(),
                     evidence = halted.evidence,
                     "halted: going on could corrupt results"
                 );

@@ -21,6 +21,7 @@ mod wanted;
 
 use serde::de::DeserializeSeed;
 
+use crate::codes::Code;
 use crate::event::{Column, RawEvent, TextColumn, Values};
 use crate::plan::{FieldRead, Key, Source, TimeUnit};
 use crate::time::EventTime;
@@ -33,7 +34,7 @@ use wanted::{Node, element};
 /// Why an event cannot be read: becomes a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DecodeFault {
-    pub code: &'static str,
+    pub code: Code,
     /// Stage that declared the field, `None` for what the source itself needs.
     pub stage: Option<usize>,
     /// JSON pointer of the field at fault; empty for the whole event.
@@ -220,7 +221,7 @@ impl Decoder {
         out: &mut Decoded,
     ) -> Result<(), DecodeFault> {
         if event.unreadable {
-            return Err(fault("header", stored::what_is_wrong(headers)));
+            return Err(fault(Code::Header, stored::what_is_wrong(headers)));
         }
         if let Some(whole) = &event.whole {
             return Err(too_large(whole.bytes, self.payload_max));
@@ -260,7 +261,7 @@ impl Decoder {
         /// 285,000 years, so that adding a window to a time that a module made up does not overflow.
         const TIME_MAX: u64 = 1 << 53;
         if time.unsigned_abs() > TIME_MAX {
-            return Err(fault("time-range", format!("the record's time {time} is out of range")));
+            return Err(fault(Code::TimeRange, format!("the record's time {time} is out of range")));
         }
         let rows = out.len();
         match self.read(payload, &mut out.keys, &mut out.columns) {
@@ -282,7 +283,7 @@ impl Decoder {
         }
         let text = std::str::from_utf8(payload).map_err(|error| {
             let message = format!("invalid UTF-8 at byte {}", error.valid_up_to());
-            fault("json-utf8", encoding_mark(payload).map_or(message, str::to_owned))
+            fault(Code::JsonUtf8, encoding_mark(payload).map_or(message, str::to_owned))
         })?;
         self.row.seen.fill(Seen::No);
         (self.row.time, self.row.time_seen, self.row.key_seen) = (None, Seen::No, Seen::No);
@@ -368,7 +369,7 @@ impl Decoder {
                     self.in_the_way(&field.pointer)
                 );
                 return Err(DecodeFault {
-                    code: "field-missing",
+                    code: Code::FieldMissing,
                     stage: Some(field.stage),
                     path: pointer_text(&field.pointer),
                     message,
@@ -383,7 +384,7 @@ impl Decoder {
 
     fn take_key(&self, subject: &[u8], headers: &[u8], rows: usize, keys: &mut TextColumn) -> Result<(), DecodeFault> {
         let missing =
-            |what: String, path: String| Err(DecodeFault { code: "key-missing", stage: None, path, message: what });
+            |what: String, path: String| Err(DecodeFault { code: Code::KeyMissing, stage: None, path, message: what });
         match &self.key {
             Key::Field(pointer) => {
                 if self.row.key_seen != Seen::Value || keys.ends.len() == rows || keys.get(rows).is_empty() {
@@ -412,7 +413,7 @@ impl Decoder {
         let Some(time) = self.row.time else {
             let (absent, why) = (self.row.time_seen.absent(), self.in_the_way(&self.time_pointer));
             let message = format!("the event time is {absent}{why}");
-            return Err(DecodeFault { code: "time-missing", stage: None, path: path(), message });
+            return Err(DecodeFault { code: Code::TimeMissing, stage: None, path: path(), message });
         };
         if time > published.saturating_add(self.max_future) {
             let ahead = crate::time::Span(time.saturating_sub(published));
@@ -420,13 +421,13 @@ impl Decoder {
                 "event time {time} is {ahead} ahead of its arrival, limit {}",
                 crate::time::Span(self.max_future)
             );
-            return Err(DecodeFault { code: "time-future", stage: None, path: path(), message });
+            return Err(DecodeFault { code: Code::TimeFuture, stage: None, path: path(), message });
         }
         if time < published.saturating_sub(self.max_past) {
             let behind = crate::time::Span(published.saturating_sub(time));
             let message =
                 format!("event time {time} is {behind} behind its arrival, limit {}", crate::time::Span(self.max_past));
-            return Err(DecodeFault { code: "time-past", stage: None, path: path(), message });
+            return Err(DecodeFault { code: Code::TimePast, stage: None, path: path(), message });
         }
         Ok(EventTime(time))
     }
@@ -452,10 +453,10 @@ fn begin(root: &mut Node, fields: usize) -> (Vec<String>, Row) {
 }
 
 fn too_large(bytes: u64, limit: u64) -> DecodeFault {
-    fault("payload-size", format!("payload has {bytes} bytes, limit {limit}"))
+    fault(Code::PayloadSize, format!("payload has {bytes} bytes, limit {limit}"))
 }
 
-fn fault(code: &'static str, message: String) -> DecodeFault {
+fn fault(code: Code, message: String) -> DecodeFault {
     DecodeFault { code, stage: None, path: String::new(), message }
 }
 

@@ -6,6 +6,7 @@
 
 use std::ops::ControlFlow;
 
+use crate::codes::Code;
 use crate::guest::{Fault, Metering};
 
 /// The step did not happen; the state in memory is no longer valid and must be recovered.
@@ -22,8 +23,7 @@ pub enum StepError {
 /// Why one row is a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Verdict {
-    pub(crate) class: &'static str,
-    pub(crate) code: &'static str,
+    pub(crate) code: Code,
     pub(crate) message: String,
 }
 
@@ -114,17 +114,17 @@ impl<R> Court<'_, '_, R> {
 /// What a fault means for a row that is alone; an error when it is not the row's fault.
 fn verdict(stage: &str, fault: Fault) -> Result<Verdict, StepError> {
     let stage = stage.to_string();
-    let (class, code, message) = match fault {
-        Fault::Trap(message) => ("trap", "trap", message),
-        Fault::Fuel => ("limit", "limit-fuel", "the event used more than `fuel_per_event`".into()),
-        Fault::Limit(message) => ("limit", "limit", message),
-        Fault::Contract(message) => ("guest-error", "contract", message),
+    let (code, message) = match fault {
+        Fault::Trap(message) => (Code::Trap, message),
+        Fault::Fuel => (Code::LimitFuel, "the event used more than `fuel_per_event`".into()),
+        Fault::Limit(message) => (Code::Limit, message),
+        Fault::Contract(message) => (Code::Contract, message),
         // Fuel does not judge everything that takes time (compiling, a slow host): not the event's fault.
         Fault::Timeout => return Err(StepError::Retry { stage, reason: "a metered call missed its deadline".into() }),
         Fault::Retry(reason) | Fault::Host(reason) => return Err(StepError::Retry { stage, reason }),
         Fault::Halt(reason) => return Err(StepError::Halt { stage, reason }),
     };
-    Ok(Verdict { class, code, message })
+    Ok(Verdict { code, message })
 }
 
 #[cfg(test)]

@@ -13,6 +13,7 @@
 #![cfg_attr(test, allow(clippy::disallowed_methods, clippy::unwrap_used, reason = "tests read files and unwrap"))]
 
 pub mod codec;
+pub mod codes;
 pub mod decode;
 pub mod effects;
 pub mod epoch;

@@ -3,6 +3,7 @@
 //! What was closed is sealed into the chain with [`Epoch::seal`](crate::epoch::Epoch::seal), which may be later and on
 //! another thread.
 
+use crate::codes::HaltCode;
 use crate::effects::Effects;
 use crate::epoch::Closed;
 use crate::step::Engine;
@@ -20,10 +21,10 @@ pub enum Unsound {
 impl Unsound {
     /// The code under which a partition halts.
     #[must_use]
-    pub fn code(&self) -> &'static str {
+    pub fn code(&self) -> HaltCode {
         match self {
-            Unsound::Unbalanced(_) => "conservation",
-            Unsound::StateFull { .. } => "state-full",
+            Unsound::Unbalanced(_) => HaltCode::Conservation,
+            Unsound::StateFull { .. } => HaltCode::StateFull,
         }
     }
 }

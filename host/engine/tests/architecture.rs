@@ -76,7 +76,7 @@ fn the_crates_form_a_star() {
 
 /// The modules of the engine, lowest layer first: each may use what stands in layers before its own.
 const LAYERS: [&str; 11] = [
-    "codec hex problem text time totals",
+    "codec codes hex problem text time totals",
     "epoch event watermark",
     "effects guest log",
     "judge plan store",

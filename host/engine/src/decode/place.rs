@@ -1,5 +1,6 @@
 //! Whether a key is in the partition that the broker puts it into.
 
+use crate::codes::Code;
 use crate::effects::{key_text, key_token};
 
 use super::{DecodeFault, fault};
@@ -28,7 +29,7 @@ impl KeyPlace {
         let message = format!(
             "key `{key}` belongs to partition {own}, and came to {partition}: the last token of its subject was not the key"
         );
-        Err(fault("key-partition", message))
+        Err(fault(Code::KeyPartition, message))
     }
 }
 

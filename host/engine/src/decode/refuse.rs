@@ -1,11 +1,12 @@
 //! What is said of an event that is no JSON object, or whose key is no key.
 
 use super::{DecodeFault, fault, visit};
+use crate::codes::Code;
 
 /// What a parser's error means for the event `text`.
 pub(super) fn syntax_fault(error: &serde_json::Error, text: &str) -> DecodeFault {
     if let Some(mark) = encoding_mark(text.as_bytes()) {
-        return fault("json-syntax", mark.to_owned());
+        return fault(Code::JsonSyntax, mark.to_owned());
     }
     if text.trim_start().as_bytes().first().is_some_and(|&byte| byte != b'{') && error.is_data() {
         let found = match text.trim_start().as_bytes().first() {
@@ -15,13 +16,13 @@ pub(super) fn syntax_fault(error: &serde_json::Error, text: &str) -> DecodeFault
             Some(b't' | b'f') => "a boolean",
             _ => "a number",
         };
-        return fault("json-not-object", format!("the event is {found}, expected a JSON object"));
+        return fault(Code::JsonNotObject, format!("the event is {found}, expected a JSON object"));
     }
     let message = error.to_string();
     let code = match () {
-        () if message.starts_with("recursion limit") => "json-depth",
-        () if message.starts_with("number out of range") => "json-number",
-        () => "json-syntax",
+        () if message.starts_with("recursion limit") => Code::JsonDepth,
+        () if message.starts_with("number out of range") => Code::JsonNumber,
+        () => Code::JsonSyntax,
     };
     fault(code, message)
 }
@@ -37,7 +38,7 @@ pub(super) fn key_digits(numeral: &str) -> Result<(), DecodeFault> {
     };
     let found = visit::shown(numeral);
     let message = format!("the key has the wrong type: expected text or an integer, found {reason} (`{found}`)");
-    Err(fault("key-type", message))
+    Err(fault(Code::KeyType, message))
 }
 
 /// Says when bytes begin as another encoding than UTF-8 without a mark does.

@@ -250,7 +250,7 @@ fn the_beginning_of_an_event_is_refused_for_the_size_of_the_whole() {
     let mut out = Decoded { columns: decoder.columns(), ..Decoded::default() };
     // What is there would be a fine event.
     let fault = decoder.decode(&event, b"", b"", br#"{"k":"a","t":1767225600000,"i":1}"#, &mut out).unwrap_err();
-    assert_eq!((fault.code, out.len()), ("payload-size", 0));
+    assert_eq!((fault.code, out.len()), (Code::PayloadSize, 0));
     assert!(fault.message.contains("5368709120 bytes"), "{}", fault.message);
 }
 

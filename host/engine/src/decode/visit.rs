@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use crate::codes::Code;
 use crate::event::{Column, TextColumn, Values};
 use crate::plan::{FieldRead, TimeUnit};
 
@@ -228,7 +229,7 @@ fn occurs(seen: &mut Seen, value: Scalar<'_>) -> Option<DecodeFault> {
 }
 
 fn twice() -> DecodeFault {
-    fault("json-duplicate", "the field occurs more than once".into())
+    fault(Code::JsonDuplicate, "the field occurs more than once".into())
 }
 
 fn take_key_value(value: Scalar<'_>, row: &mut Row, keys: &mut TextColumn) -> Option<DecodeFault> {
@@ -243,7 +244,7 @@ fn take_key_value(value: Scalar<'_>, row: &mut Row, keys: &mut TextColumn) -> Op
         Scalar::Huge(_) | Scalar::Number(_) => row.reread_key = true,
         other => {
             let message = format!("the key has the wrong type: expected text or an integer, found {}", other.found());
-            return Some(fault("key-type", message));
+            return Some(fault(Code::KeyType, message));
         }
     }
     None
@@ -257,7 +258,7 @@ fn take_time_value(value: Scalar<'_>, unit: TimeUnit, row: &mut Row) -> Option<D
         (_, Scalar::Null) => return None,
         (TimeUnit::Rfc3339, Scalar::Text(text)) => match time::rfc3339(text) {
             Ok(time) => Some(time),
-            Err(reason) => return Some(fault("time-type", not_rfc3339(text, reason))),
+            Err(reason) => return Some(fault(Code::TimeType, not_rfc3339(text, reason))),
         },
         (TimeUnit::Rfc3339, _) => None,
         (TimeUnit::Seconds, Scalar::Number(_) | Scalar::Huge(_)) => {
@@ -289,12 +290,12 @@ fn take_time_value(value: Scalar<'_>, unit: TimeUnit, row: &mut Row) -> Option<D
         }
         value => value.found(),
     };
-    Some(fault("time-type", format!("the event time has the wrong type: expected {expected}, found {found}")))
+    Some(fault(Code::TimeType, format!("the event time has the wrong type: expected {expected}, found {found}")))
 }
 
 /// The fault of a time whose milliseconds do not fit into 64 bits.
 pub(super) fn time_beyond(numeral: &str) -> DecodeFault {
-    fault("time-type", format!("the event time `{}` is beyond 64 bits of milliseconds", shown(numeral)))
+    fault(Code::TimeType, format!("the event time `{}` is beyond 64 bits of milliseconds", shown(numeral)))
 }
 
 fn not_rfc3339(text: &str, reason: &str) -> String {
@@ -352,7 +353,7 @@ fn take_field(
     }
     let message =
         format!("field `{}` has the wrong type: expected {}, found {}", field.name, field.kind.name(), value.found());
-    Some(DecodeFault { stage: Some(field.stage), ..fault("field-type", message) })
+    Some(DecodeFault { stage: Some(field.stage), ..fault(Code::FieldType, message) })
 }
 
 impl<'de> DeserializeSeed<'de> for Leaf<'_, '_> {

@@ -8,6 +8,7 @@ use base64::Engine as _;
 
 use super::headers::{VALUE_MAX, text_end};
 use super::{Effects, Headers, Origin, Room};
+use crate::codes::Class;
 use crate::epoch::{Channel, sha256};
 use crate::event::{RawBatch, RawEvent, Whole};
 use crate::hex;
@@ -26,8 +27,7 @@ pub(crate) struct DeadLetter<'a> {
     pub(crate) stage: &'a str,
     /// sha256 of the module, when a module was involved.
     pub(crate) digest: Option<[u8; 32]>,
-    /// decode, schema, reject, trap, limit, contract.
-    pub(crate) class: &'a str,
+    pub(crate) class: Class,
     pub(crate) code: &'a str,
     pub(crate) path: &'a str,
     pub(crate) message: &'a str,

@@ -2,6 +2,7 @@
 
 use std::ops::ControlFlow;
 
+use crate::codes::{Class, Code};
 use crate::effects::{DeadLetter, Effects, key_text};
 use crate::event::TextColumn;
 use crate::guest::{AggregateColumn, AggregateData, Fault, Metering, OF_SOURCE, Output, Panes};
@@ -21,7 +22,7 @@ pub(crate) struct Judged {
 /// What a module said of one pane.
 pub(crate) enum PaneResult {
     Records(Vec<PaneRecord>),
-    Dead { class: &'static str, code: String, message: String },
+    Dead { class: Class, code: String, message: String },
 }
 
 /// One record that a pane gave.
@@ -60,13 +61,18 @@ pub(crate) fn split_output(rows: &[u32], output: &Output, input: &[u8], results:
     }
     for reject in &output.rejects {
         let row = rows[reject.source as usize] as usize;
-        results[row] = PaneResult::Dead { class: "reject", code: reject.code.clone(), message: reject.detail.clone() };
+        results[row] =
+            PaneResult::Dead { class: Class::Reject, code: reject.code.clone(), message: reject.detail.clone() };
     }
 }
 
 impl PaneResult {
     pub(crate) fn of_verdict(verdict: &Verdict) -> PaneResult {
-        PaneResult::Dead { class: verdict.class, code: verdict.code.into(), message: verdict.message.clone() }
+        PaneResult::of_code(verdict.code, verdict.message.clone())
+    }
+
+    fn of_code(code: Code, message: String) -> PaneResult {
+        PaneResult::Dead { class: code.class(), code: code.name().to_owned(), message }
     }
 }
 
@@ -100,7 +106,7 @@ impl Judged {
         match weighed {
             Ok(scale) => (scale.records, scale.bytes),
             Err(Refusal { code, message, .. }) => {
-                self.results[idx] = PaneResult::Dead { class: "limit", code: code.into(), message };
+                self.results[idx] = PaneResult::of_code(code, message);
                 (1, 0)
             }
         }
@@ -131,7 +137,7 @@ impl Judged {
                 let letter = DeadLetter {
                     stage: &context.plan.stages[stage].name,
                     digest: Some(digest),
-                    class,
+                    class: *class,
                     code,
                     path: "",
                     message,

@@ -196,10 +196,10 @@ impl Unit {
         let origin_of = |unit: &Unit, row: u32| unit.flows[flow as usize].origins[row as usize];
         let (output, input_len, input) = match reply.result {
             Ok(reply) => reply,
-            Err(Verdict { class, code, message }) => {
+            Err(Verdict { code, message }) => {
                 let origin = origin_of(self, rows[0]);
                 let (stage, digest) = (Some(stage), Some(digest));
-                return self.bury(origin, Letter { stage, digest, class, code: code.into(), message });
+                return self.bury(origin, Letter::of(stage, digest, code, message));
             }
         };
         let mut rejects = output.rejects.iter().peekable();

@@ -215,7 +215,7 @@ impl Operator for WindowFold {
                         Fate::Late
                     }
                     Some(RowFate::Guilty(verdict)) => {
-                        let letter = context.letter(stage, digest, verdict.class, verdict.code, &verdict.message);
+                        let letter = context.letter(stage, digest, verdict.code, &verdict.message);
                         effects.push_dead(&context.room, &context.origin, &letter, batch, event);
                         Fate::Dead
                     }

@@ -130,9 +130,9 @@ impl WindowRule {
                     }
                     held.add(reply.sources.len() + reply.rejects.len(), reply.columns.iter().map(column_bytes).sum())
                 }
-                Err(Verdict { class, code, message }) => {
+                Err(Verdict { code, message }) => {
                     let (stage, digest) = (Some(stage), Some(digest));
-                    letters.push((rows[0], Letter { stage, digest, class, code: code.into(), message }));
+                    letters.push((rows[0], Letter::of(stage, digest, code, message)));
                     ControlFlow::Continue(())
                 }
             },

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::codes::HaltCode;
 use crate::epoch::{Epoch, RUN_SHIFT};
 use crate::log::{AllDelivered, Published, Request, Response, Snapshot, StoredMarker, StreamFacts, Survey};
 use crate::store::{Store, StoreError};
@@ -105,7 +106,7 @@ impl Partition {
                     marker.records,
                     u64::from(marker.records) + u64::from(marker.changes) + 1
                 );
-                self.halt(Halted::new("batch-refused", evidence));
+                self.halt(Halted::new(HaltCode::BatchRefused, evidence));
             }
             (State::Publishing(_), response) => {
                 let reason = match response {

@@ -25,6 +25,7 @@ pub use recover::{Decision, Halted, check_position, decide};
 use recovery::Recovery;
 use run::Running;
 
+use crate::codes::HaltCode;
 use crate::epoch::{Epoch, RUN_SHIFT};
 use crate::judge::StepError;
 use crate::log::{Request, Response};
@@ -246,7 +247,7 @@ impl Partition {
     fn step_failed(&mut self, error: StepError, now: u64) {
         match error {
             StepError::Retry { .. } => self.pause(error.to_string(), now),
-            StepError::Halt { .. } => self.halt(Halted::new("module-halt", error.to_string())),
+            StepError::Halt { .. } => self.halt(Halted::new(HaltCode::ModuleHalt, error.to_string())),
         }
     }
 

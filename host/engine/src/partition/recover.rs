@@ -1,5 +1,6 @@
 //! The recovery table: what the local store and the stream say, and what follows from it. A pure function.
 
+use crate::codes::HaltCode;
 use crate::epoch::Position;
 use crate::log::{StoredMarker, Survey};
 use crate::store::Local;
@@ -25,13 +26,13 @@ pub enum Decision {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Halted {
     /// Short code, for status and alerts.
-    pub code: &'static str,
+    pub code: HaltCode,
     /// The facts, both sides.
     pub evidence: String,
 }
 
 impl Halted {
-    pub(crate) fn new(code: &'static str, evidence: String) -> Halted {
+    pub(crate) fn new(code: HaltCode, evidence: String) -> Halted {
         Halted { code, evidence }
     }
 }
@@ -58,7 +59,7 @@ pub fn decide(local: Option<&Local>, survey: &Survey, outbox_reaches: &mut dyn F
             }
             let evidence =
                 format!("the local store is at epoch {last}, the pipeline stream holds no marker of this partition");
-            Decision::Halt(Halted::new("markers-gone", evidence))
+            Decision::Halt(Halted::new(HaltCode::MarkersGone, evidence))
         }
         (Some(local), Some(marker)) => compare(local, marker, survey, outbox_reaches),
     }
@@ -111,7 +112,7 @@ fn consumed_without_marker(survey: &Survey) -> Option<Halted> {
     };
     let evidence =
         format!("pipeline stream `{}` holds no marker of this partition, but {evidence}", survey.log.identity.name);
-    Some(Halted::new("markers-gone", evidence))
+    Some(Halted::new(HaltCode::MarkersGone, evidence))
 }
 
 fn recreated(local: Option<&Local>, survey: &Survey) -> Option<Halted> {
@@ -128,12 +129,12 @@ fn recreated(local: Option<&Local>, survey: &Survey) -> Option<Halted> {
             "epoch {} was committed to pipeline stream `{}` created at {} ns; found `{}` created at {} ns",
             local.head.marker.epoch, stored.name, stored.created, found.name, found.created
         );
-        return Some(Halted::new("log-recreated", evidence));
+        return Some(Halted::new(HaltCode::LogRecreated, evidence));
     }
     let (stored, found) = (&known.marker.input, &survey.input.identity);
     (stored != found).then(|| {
         Halted::new(
-            "input-recreated",
+            HaltCode::InputRecreated,
             format!(
                 "input stream `{}` created at {} ns was consumed up to epoch {}; found `{}` created at {} ns",
                 stored.name, stored.created, known.marker.epoch, found.name, found.created
@@ -167,7 +168,7 @@ pub fn check_position(position: Position, survey: &Survey) -> Result<(), Halted>
             "consumed up to sequence {}, but stream `{}` ends at {}: it lost acknowledged messages or was purged",
             position.sequence, input.identity.name, input.last_sequence
         );
-        return Err(Halted::new("input-rolled-back", evidence));
+        return Err(Halted::new(HaltCode::InputRolledBack, evidence));
     }
     match survey.input_fingerprint {
         Some(found) if found != position.fingerprint => {
@@ -176,7 +177,7 @@ pub fn check_position(position: Position, survey: &Survey) -> Result<(), Halted>
                  the stream was rolled back and its sequences used again",
                 position.sequence, input.identity.name, position.fingerprint
             );
-            Err(Halted::new("input-rolled-back", evidence))
+            Err(Halted::new(HaltCode::InputRolledBack, evidence))
         }
         _ => Ok(()),
     }
@@ -191,5 +192,5 @@ pub(super) fn input_gap((first, last): (u64, u64), survey: &Survey) -> Halted {
         "sequences {first}..={last} of stream `{}` expired before they were read; it holds {}..={} now{shared}",
         input.identity.name, input.first_sequence, input.last_sequence
     );
-    Halted::new("input-gap", evidence)
+    Halted::new(HaltCode::InputGap, evidence)
 }

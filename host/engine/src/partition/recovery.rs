@@ -4,6 +4,7 @@ mod rebuild;
 
 use std::sync::Arc;
 
+use crate::codes::HaltCode;
 use crate::epoch::{Marker, Position, StreamIdentity};
 use crate::log::{Fence, FoundSnapshot, Published, Request, Response, StoredMarker, Survey};
 use crate::step::Engine;
@@ -117,8 +118,8 @@ impl Partition {
             }
             Err(StoreError::Damaged(reason)) => self.quarantine(&reason, now, store),
             Err(StoreError::Environment(reason)) => self.store_pauses(reason, now),
-            Err(error @ StoreError::Newer { .. }) => self.halt(Halted::new("store-newer", error.to_string())),
-            Err(error @ StoreError::InUse(_)) => self.halt(Halted::new("store-in-use", error.to_string())),
+            Err(error @ StoreError::Newer { .. }) => self.halt(Halted::new(HaltCode::StoreNewer, error.to_string())),
+            Err(error @ StoreError::InUse(_)) => self.halt(Halted::new(HaltCode::StoreInUse, error.to_string())),
         }
     }
 
@@ -214,10 +215,10 @@ impl Partition {
             (_, Response::Missing { stream }) => self.missing(recovery, &stream, now),
             (Step::Changes { rebuild, target, .. }, Response::Damaged(evidence)) => {
                 let (rebuild, target) = (*rebuild, target.clone());
-                self.chain_broken(recovery, target, rebuild, "log-damaged", evidence, now);
+                self.chain_broken(recovery, target, rebuild, HaltCode::LogDamaged, evidence, now);
             }
             (Step::ReadSnapshot { .. }, Response::Damaged(reason)) => self.snapshot_damaged(recovery, reason, now),
-            (_, Response::Damaged(reason)) => self.halt(Halted::new("log-damaged", reason)),
+            (_, Response::Damaged(reason)) => self.halt(Halted::new(HaltCode::LogDamaged, reason)),
             (Step::Survey, Response::Survey(survey)) => self.decided(recovery, &survey, now, store),
             (Step::Republish { .. }, Response::Published(published)) => {
                 self.republished(recovery, published, now, store)
@@ -241,7 +242,7 @@ impl Partition {
         if now >= since + MISSING_MS {
             let evidence =
                 format!("stream `{stream}` does not exist; `pelton up` creates it, an old one is gone with its data");
-            return self.halt(Halted::new("stream-missing", evidence));
+            return self.halt(Halted::new(HaltCode::StreamMissing, evidence));
         }
         self.tell(Notice::Paused { reason: format!("stream `{stream}` does not exist") });
         recovery.retry_at = now + self.config.retry_ms;
@@ -385,7 +386,7 @@ impl Partition {
         let Published::Permanent(reason) = published else {
             return self.pause(format!("publishing the outbox again: {published:?}"), now);
         };
-        self.halt(Halted::new("batch-refused", format!("an epoch of the outbox, published again: {reason}")));
+        self.halt(Halted::new(HaltCode::BatchRefused, format!("an epoch of the outbox, published again: {reason}")));
     }
 
     fn input_checked(&mut self, recovery: Recovery, survey: Box<Survey>, now: u64, store: &mut dyn Store) {
@@ -481,7 +482,7 @@ fn same_layout(marker: &Marker, engine: &Engine) -> Result<(), Halted> {
         engine.layout(),
         if engine.layout_text().is_empty() { "no state" } else { engine.layout_text() },
     );
-    Err(Halted::new("state-layout", evidence))
+    Err(Halted::new(HaltCode::StateLayout, evidence))
 }
 
 /// Whether the outbox holds every epoch of a range with the bytes that its marker promises.

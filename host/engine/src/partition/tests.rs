@@ -187,7 +187,7 @@ fn the_input_is_checked_against_the_position() {
     ] {
         let survey = Survey { input: facts("IN", 1, first, last), input_fingerprint: found, ..survey("-", "-", 1) };
         let got = check_position(Position { sequence: position, fingerprint: 7 }, &survey);
-        let code = got.as_ref().map_or_else(|halted| halted.code, |()| "ok");
+        let code = got.as_ref().map_or_else(|halted| halted.code.name(), |()| "ok");
         assert_eq!(code, expected, "{position} {first}..={last} {found:?}");
     }
 }

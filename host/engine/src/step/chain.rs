@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use crate::codes::Code;
 use crate::decode::Decoder;
 use crate::event::RawBatch;
 use crate::guest::{Descriptor, Guest};
@@ -81,8 +82,7 @@ impl Chain {
         let name = &context.plan.stages[stage].name;
         let message =
             format!("the stages up to `{name}` make more of this event than can be held, {}", unit.held.limit());
-        let letter =
-            Letter { stage: Some(stage), digest: None, class: "limit", code: "too-many-records".into(), message };
+        let letter = Letter::of(Some(stage), None, Code::TooManyRecords, message);
         unit.bury(0, letter);
     }
 

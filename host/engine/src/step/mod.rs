@@ -11,6 +11,7 @@ use std::sync::Arc;
 pub use pelton_aggregates::HashKey;
 
 use crate::codec::{Damaged, Reader, put_i64};
+use crate::codes::{Class, Code};
 use crate::effects::{DeadLetter, Effects, Origin, Room};
 use crate::epoch::{Position, fingerprint};
 use crate::event::RawBatch;
@@ -181,8 +182,8 @@ impl Engine {
         let letter = DeadLetter {
             stage: "source",
             digest: None,
-            class: "gap",
-            code: "gap",
+            class: Class::Gap,
+            code: Code::Gap.name(),
             path: "",
             message: &format!("sequences {first}..={last} expired before they were read"),
         };

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::codes::{Class, Code};
 use crate::effects::{DeadLetter, Origin, Room};
 use crate::plan::Plan;
 
@@ -29,15 +30,21 @@ impl Context {
         self.plan.outputs.iter().position(|output| output.stage == stage && output.port == port)
     }
 
-    /// A dead letter by the module of stage `stage`, which has this digest.
-    pub(crate) fn letter<'a>(
+    /// The host says so, of something at stage `stage`, whose module has this digest.
+    pub(crate) fn letter<'a>(&'a self, stage: usize, digest: [u8; 32], code: Code, message: &'a str) -> DeadLetter<'a> {
+        let stage = &self.plan.stages[stage].name;
+        DeadLetter { stage, digest: Some(digest), class: code.class(), code: code.name(), path: "", message }
+    }
+
+    /// The module of stage `stage`, which has this digest, refuses something.
+    pub(crate) fn reject<'a>(
         &'a self,
         stage: usize,
         digest: [u8; 32],
-        class: &'a str,
         code: &'a str,
         message: &'a str,
     ) -> DeadLetter<'a> {
-        DeadLetter { stage: &self.plan.stages[stage].name, digest: Some(digest), class, code, path: "", message }
+        let stage = &self.plan.stages[stage].name;
+        DeadLetter { stage, digest: Some(digest), class: Class::Reject, code, path: "", message }
     }
 }

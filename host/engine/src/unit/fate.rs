@@ -2,11 +2,12 @@
 
 use std::ops::Range;
 
+use crate::codes::Code;
 use crate::effects::{DeadLetter, Effects, letter_bytes};
 use crate::epoch::TEXT_BYTES_AT_ONCE_MAX;
 use crate::event::RawBatch;
 
-use super::outgoing::{Cause, Outgoing, Refusal, STATE_SIZE, Scale, frame_bytes_max, state_size};
+use super::outgoing::{Cause, Outgoing, Refusal, Scale, frame_bytes_max, state_size};
 use super::{Act, ActKind, Context, Letter, Unit};
 
 /// What became of an event; the largest one of its acts counts.
@@ -69,7 +70,7 @@ pub(crate) fn weigh_unit(
         if changes > TEXT_BYTES_AT_ONCE_MAX {
             refused.push((
                 idx as u32,
-                Refusal { code: STATE_SIZE, stage: None, message: state_size(changes, TEXT_BYTES_AT_ONCE_MAX) },
+                Refusal { code: Code::StateSize, stage: None, message: state_size(changes, TEXT_BYTES_AT_ONCE_MAX) },
             ));
             weights.push(letter);
             continue;
@@ -98,7 +99,7 @@ pub(crate) fn weigh_unit(
     unit.acts.retain(|act| refused.binary_search_by_key(&act.origin, |(origin, _)| *origin).is_err());
     for (origin, Refusal { code, stage, message }) in refused {
         let digest = stage.map(|stage| digests[stage]);
-        unit.bury(origin, Letter { stage, digest, class: "limit", code: code.into(), message });
+        unit.bury(origin, Letter::of(stage, digest, code, message));
     }
     unit.acts.sort_by_key(|act| act.origin);
 }
@@ -184,8 +185,8 @@ fn keep_act(
         ActKind::Refused(idx) => {
             let fault = &unit.refused[*idx as usize];
             let stage = fault.stage.map_or("source", stage_name);
-            let (code, path, message) = (fault.code, fault.path.as_str(), fault.message.as_str());
-            DeadLetter { stage, digest: None, class: "decode", code, path, message }
+            let (code, path, message) = (fault.code.name(), fault.path.as_str(), fault.message.as_str());
+            DeadLetter { stage, digest: None, class: fault.code.class(), code, path, message }
         }
         ActKind::Dead(idx) => {
             let letter = &unit.letters[*idx as usize];

@@ -8,6 +8,7 @@ mod outgoing;
 
 use std::ops::Range;
 
+use crate::codes::{Class, Code};
 use crate::decode::DecodeFault;
 use crate::event::{Column, RawBatch, RawEvent};
 use crate::flow::Flow;
@@ -16,7 +17,7 @@ pub(crate) use context::Context;
 pub use context::Envelope;
 pub(crate) use fate::{Fate, keep_row, refuse_row, take_row, weigh_unit};
 pub(crate) use held::Held;
-pub(crate) use outgoing::{Cause, Outgoing, Refusal, STATE_SIZE, Scale, TOO_MANY, state_size};
+pub(crate) use outgoing::{Cause, Outgoing, Refusal, Scale, state_size};
 
 /// Events that stages compute together.
 pub(crate) const UNIT_EVENTS: usize = 256;
@@ -53,7 +54,7 @@ pub(crate) struct Letter {
     /// `None` when no stage is to blame.
     pub(crate) stage: Option<usize>,
     pub(crate) digest: Option<[u8; 32]>,
-    pub(crate) class: &'static str,
+    pub(crate) class: Class,
     pub(crate) code: String,
     pub(crate) message: String,
 }
@@ -187,8 +188,15 @@ impl Unit {
     }
 }
 
+impl Letter {
+    /// The host says so; of a stage whose module has this digest.
+    pub(crate) fn of(stage: Option<usize>, digest: Option<[u8; 32]>, code: Code, message: String) -> Letter {
+        Letter { stage, digest, class: code.class(), code: code.name().to_owned(), message }
+    }
+}
+
 /// The dead letter of a reject.
 pub(crate) fn letter_of(stage: usize, digest: [u8; 32], reject: &crate::guest::Reject) -> Letter {
     let (code, message) = (reject.code.clone(), reject.detail.clone());
-    Letter { stage: Some(stage), digest: Some(digest), class: "reject", code, message }
+    Letter { stage: Some(stage), digest: Some(digest), class: Class::Reject, code, message }
 }

@@ -3,21 +3,14 @@
 //! What one event, pane or timer brings about is weighed before any of it is kept and before any state has changed, so
 //! that it has one fate: all of its records, or one dead letter in their place.
 
+use crate::codes::Code;
 use crate::effects::{Effects, Headers, KEY_BYTES_MAX, key_token};
 use crate::epoch::Channel;
 use crate::guest::Panes;
 
 use super::{Context, Envelope};
 
-/// Code of what gives more records, or more bytes of them, than an epoch may hold.
-pub(crate) const TOO_MANY: &str = "too-many-records";
-/// Code of what gives a record that is larger than a message may be.
-pub(crate) const RECORD_SIZE: &str = "record-size";
-
-/// Code of what would change more of the state than an epoch may hold.
-pub(crate) const STATE_SIZE: &str = "state-size";
-
-/// The message of [`STATE_SIZE`].
+/// The message of [`Code::StateSize`].
 pub(crate) fn state_size(bytes: usize, limit: usize) -> String {
     format!("{bytes} bytes of state would change at once, limit {limit}")
 }
@@ -135,7 +128,7 @@ pub(crate) fn frame_bytes_max(key: &[u8], cause: &[u8]) -> usize {
 /// Why records cannot be kept.
 #[derive(Debug)]
 pub(crate) struct Refusal {
-    pub(crate) code: &'static str,
+    pub(crate) code: Code,
     /// The stage whose record it is; `None` when it is about all records together.
     pub(crate) stage: Option<usize>,
     pub(crate) message: String,
@@ -199,14 +192,14 @@ impl<'a> Scale<'a> {
                 record.payload.len(),
                 room.record_bytes,
             );
-            self.refusal = Some(Refusal { code: RECORD_SIZE, stage: Some(output.stage), message });
+            self.refusal = Some(Refusal { code: Code::RecordSize, stage: Some(output.stage), message });
         } else if self.bytes > room.bytes_at_once {
             self.refuse_all(format!("more than {} bytes of records come of it", room.bytes_at_once));
         }
     }
 
     fn refuse_all(&mut self, message: String) {
-        self.refusal = Some(Refusal { code: TOO_MANY, stage: None, message });
+        self.refusal = Some(Refusal { code: Code::TooManyRecords, stage: None, message });
     }
 
     fn header_bytes(&mut self, record: &Outgoing<'_>) -> usize {

@@ -226,8 +226,8 @@ impl World {
             Notice::Quarantined { .. } => self.tally.quarantines += 1,
             Notice::Halted(halted) => {
                 let here = &mut self.hosts[host].parts[part];
-                here.halted = Some(halted.code);
-                *here.halts.entry(halted.code).or_default() += 1;
+                here.halted = Some(halted.code.name());
+                *here.halts.entry(halted.code.name()).or_default() += 1;
                 self.halted(host, part, &halted);
             }
             _ => {}

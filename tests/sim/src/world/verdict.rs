@@ -33,7 +33,7 @@ impl World {
     /// A machine has halted: something that has happened must be the reason.
     pub(super) fn halted(&mut self, host: usize, part: usize, halted: &Halted) {
         self.tally.halts += 1;
-        let is_caused = match halted.code {
+        let is_caused = match halted.code.name() {
             "input-gap" if self.scenario.config.accept_gaps => false,
             // Who looks while the stream lacks its tail sees what was read by it as unread, until it is published again.
             "input-gap" => {

@@ -13,7 +13,7 @@ fn origin() -> Origin {
 }
 
 fn letter<'a>(path: &'a str, message: &'a str) -> DeadLetter<'a> {
-    DeadLetter { stage: "source", digest: Some([7; 32]), class: "decode", code: "json-syntax", path, message }
+    DeadLetter { stage: "source", digest: Some([7; 32]), class: Class::Decode, code: "json-syntax", path, message }
 }
 
 fn event(subject: &[u8], headers: &[u8], payload: &[u8], unreadable: bool) -> RawBatch {

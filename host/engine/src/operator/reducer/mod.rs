@@ -8,15 +8,14 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::codec::{Damaged, Reader};
+use crate::codes::Code;
 use crate::effects::{Effects, key_text, letter_bytes};
 use crate::event::{Events, RawBatch};
 use crate::guest::{Fault, Groups, Guest};
 use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
-use crate::unit::{
-    Cause, Context, Fate, Held, Outgoing, Refusal, STATE_SIZE, Scale, Unit, keep_row, refuse_row, state_size,
-};
+use crate::unit::{Cause, Context, Fate, Held, Outgoing, Refusal, Scale, Unit, keep_row, refuse_row, state_size};
 use crate::watermark::Watermark;
 
 use super::run::{self, Run};
@@ -199,14 +198,14 @@ impl Reducer {
                 let flow = unit.flows.last().expect("decoding made one");
                 let event = &unit.events[flow.origins[row as usize] as usize];
                 if let Some(verdict) = outcome.guilty.get(&row) {
-                    let letter = context.letter(stage, digest, verdict.class, verdict.code, &verdict.message);
+                    let letter = context.letter(stage, digest, verdict.code, &verdict.message);
                     effects.push_dead(&context.room, &context.origin, &letter, batch, event);
                     return Fate::Dead;
                 }
                 this.outgoing(context, unit, batch, row, &outcome).for_each(|record| record.push(context, effects));
                 let mut fate = Fate::Processed;
                 for (code, detail) in outcome.rejected.get(&row).into_iter().flatten() {
-                    let letter = context.letter(stage, digest, "reject", code, detail);
+                    let letter = context.reject(stage, digest, code, detail);
                     effects.push_dead(&context.room, &context.origin, &letter, batch, event);
                     fate = Fate::Dead;
                 }
@@ -221,7 +220,7 @@ impl Reducer {
         let changes = outcome.overlay.get(firing.key).map_or(0, |entry| entry.stored_bytes_max(firing.key));
         let limit = context.room.change_bytes_at_once;
         if changes > limit {
-            let verdict = Verdict { class: "limit", code: STATE_SIZE, message: state_size(changes, limit) };
+            let verdict = Verdict { code: Code::StateSize, message: state_size(changes, limit) };
             outcome.guilty.insert(idx, verdict);
         }
         let records = outcome.records.get(&idx).map_or(&[][..], Vec::as_slice);
@@ -233,7 +232,7 @@ impl Reducer {
         match weighed {
             Ok(scale) => (scale.records, scale.bytes),
             Err(Refusal { code, message, .. }) => {
-                outcome.guilty.insert(idx, Verdict { class: "limit", code, message });
+                outcome.guilty.insert(idx, Verdict { code, message });
                 (1, 0)
             }
         }
@@ -374,7 +373,7 @@ impl Operator for Reducer {
             match weight.refusal {
                 Some(refusal) => {
                     effects.count_faults(self.stage, outcome.faults);
-                    let letter = context.letter(self.stage, self.digest, "limit", refusal.code, &refusal.message);
+                    let letter = context.letter(self.stage, self.digest, refusal.code, &refusal.message);
                     refuse_row(context, unit, batch, &letter, effects);
                 }
                 None => self.keep(context, unit, batch, run.end, outcome, effects),
@@ -415,12 +414,12 @@ impl Operator for Reducer {
                     return Ok(false);
                 }
                 if let Some(verdict) = outcome.guilty.get(&idx) {
-                    let letter = context.letter(self.stage, self.digest, verdict.class, verdict.code, &verdict.message);
+                    let letter = context.letter(self.stage, self.digest, verdict.code, &verdict.message);
                     effects.push_dead_row(&context.origin, &letter, firing.describe().as_bytes());
                     outcome.overlay.insert(key.clone(), self.kept.without_timers(key, timers));
                 } else {
                     for (code, detail) in outcome.rejected.get(&idx).into_iter().flatten() {
-                        let letter = context.letter(self.stage, self.digest, "reject", code, detail);
+                        let letter = context.reject(self.stage, self.digest, code, detail);
                         effects.push_dead_row(&context.origin, &letter, firing.describe().as_bytes());
                     }
                     let records = outcome.records.get(&idx).map_or(&[][..], Vec::as_slice);

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
+use crate::codes::Code;
 use crate::effects::Room;
 use crate::event::Events;
 use crate::guest::{Change, Fault, Groups, Guest, Metering, OF_SOURCE, Reduced};
 use crate::judge::Verdict;
-use crate::unit::{Held, Refusal, STATE_SIZE, TOO_MANY, state_size};
+use crate::unit::{Held, Refusal, state_size};
 
 use super::kept::Entries;
 
@@ -94,11 +95,11 @@ impl Outcome {
     pub(super) fn too_much(&self, room: &Room) -> Option<Refusal> {
         if self.held.is_too_much() {
             let message = format!("the module makes more of this event than can be held, {}", self.held.limit());
-            return Some(Refusal { code: TOO_MANY, stage: None, message });
+            return Some(Refusal { code: Code::TooManyRecords, stage: None, message });
         }
         let (changes, limit) = (self.change_bytes(), room.change_bytes_at_once);
         let message = || state_size(changes, limit);
-        (changes > limit).then(|| Refusal { code: STATE_SIZE, stage: None, message: message() })
+        (changes > limit).then(|| Refusal { code: Code::StateSize, stage: None, message: message() })
     }
 }
 

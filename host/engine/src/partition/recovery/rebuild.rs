@@ -5,6 +5,7 @@ use sha2::{Digest as _, Sha256};
 use super::super::recover::Halted;
 use super::super::{Notice, Partition, Phase};
 use super::{Base, LOOKS, Recovery, Step, same_layout};
+use crate::codes::HaltCode;
 use crate::epoch::Epoch;
 use crate::log::{Change, FoundSnapshot, Snapshot, StoredMarker};
 use crate::store::{Discard, Store, StoreError};
@@ -98,7 +99,7 @@ impl Partition {
             let link = if no_check { Ok(()) } else { follows(at.as_ref(), &change, no_hash) };
             let applied = link.and_then(|()| engine.restore(&change.delta).map_err(|damaged| damaged.to_string()));
             if let Err(evidence) = applied {
-                return self.chain_broken(recovery, target, rebuild, "chain-broken", evidence, now);
+                return self.chain_broken(recovery, target, rebuild, HaltCode::ChainBroken, evidence, now);
             }
             if rebuild.is_none() {
                 // Records are not read back: such an epoch is kept for its state, never published again.
@@ -126,7 +127,7 @@ impl Partition {
                 at.as_ref().map_or(0, |at| at.marker.epoch),
                 target.marker.epoch
             );
-            return self.chain_broken(recovery, target, rebuild, "chain-broken", evidence, now);
+            return self.chain_broken(recovery, target, rebuild, HaltCode::ChainBroken, evidence, now);
         }
         if let Some(Base { reason, .. }) = rebuild {
             let snapshot = Snapshot { stored: target.clone(), state: engine.snapshot() };
@@ -146,7 +147,7 @@ impl Partition {
         recovery: Recovery,
         target: StoredMarker,
         rebuild: Option<Base>,
-        code: &'static str,
+        code: HaltCode,
         evidence: String,
         now: u64,
     ) {
