@@ -5,7 +5,7 @@
 macro_rules! codes {
     ($(#[$doc:meta])* $type:ident { $($(#[$member:meta])* $name:ident = $text:literal,)* }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
         pub enum $type {
             $($(#[$member])* $name,)*
         }
@@ -20,6 +20,12 @@ macro_rules! codes {
                 match self {
                     $($type::$name => $text,)*
                 }
+            }
+        }
+
+        impl std::fmt::Debug for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.name())
             }
         }
 

@@ -204,10 +204,10 @@ impl Scenario {
 /// Deltas of some events, or as large as they are in production.
 fn delta_room(seed: u64) -> Room {
     let mut rng = Rng::new(seed, 6);
-    if rng.chance(600) {
+    if rng.chance(750) {
         return Room::default();
     }
-    Room { change_bytes: rng.range(300, 1_500) as usize, change_bytes_at_once: 2_000, ..Room::default() }
+    Room { change_bytes: rng.range(150, 400) as usize, change_bytes_at_once: 300, ..Room::default() }
 }
 
 /// So little that pauses and outages exceed it.
