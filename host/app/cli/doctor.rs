@@ -17,7 +17,7 @@ use super::{print, run};
 use crate::pipeline::{self, Pipeline};
 
 const AFTER: &str = "\
-Each line is ok, note or FAIL, and says what to do. The exit code is 4 when something fails. How often the broker syncs
+Each line is ok, note or FAIL, and says what to do. The exit code is 4 when something fails. How often the broker syncs \
 to disk is seen only through its monitoring port.
 
 Examples:

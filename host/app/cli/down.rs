@@ -13,8 +13,8 @@ use crate::pipeline;
 use crate::terminal;
 
 const AFTER: &str = "\
-The pipeline stream holds all results, dead letters and the state: after `down` they are gone. Remove the state folder as
-well, then `up` and `run` start again from the first event. The input stream and the public streams stay unless they are
+The pipeline stream holds all results, dead letters and the state: after `down` they are gone. Remove the state folder as \
+well, then `up` and `run` start again from the first event. The input stream and the public streams stay unless they are \
 named: what starts again is added to the public streams once more.
 
 Examples:

@@ -22,11 +22,11 @@ use crate::pipeline;
 use crate::terminal;
 
 const AFTER: &str = "\
-People cannot play two tracks at once, so even the most active account stays near 36 plays an hour; farms play a clip
-of 31 seconds every 31 seconds, 116 an hour. 90 % of the events arrive within 5 s, 9 % within 2 min, 1 % within 10 min,
+People cannot play two tracks at once, so even the most active account stays near 36 plays an hour; farms play a clip \
+of 31 seconds every 31 seconds, 116 an hour. 90 % of the events arrive within 5 s, 9 % within 2 min, 1 % within 10 min, \
 and the share --late after every window has closed.
 
---truth writes who the farms are and every alert that the default rule must raise, computed apart from the engine. It
+--truth writes who the farms are and every alert that the default rule must raise, computed apart from the engine. It \
 depends on delay, lateness, window and partitions: from --pipeline, or from the flags of the truth.
 
 Examples:

@@ -157,7 +157,10 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
     let sandbox = pipeline::sandbox(args.cache.clone(), stop.flag())?;
     let pipeline = match Pipeline::load(&args.pipeline, &sandbox) {
         // The compiler was stopped with us.
-        Err(_) if stop.is_asked() => return Ok(()),
+        Err(_) if stop.is_asked() => {
+            tracing::info!("stopped before anything was read; run the same command again to begin");
+            return Ok(());
+        }
         loaded => loaded?,
     };
     match args.output {

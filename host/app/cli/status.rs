@@ -19,8 +19,8 @@ use super::{print, when};
 use crate::pipeline;
 
 const AFTER: &str = "\
-Everything is read from the streams, so it also works while no host runs. LAG counts events of the partition that are
-not committed; AGE is how long the oldest of them has been waiting; HOLDER is the host that works on it. An epoch's totals
+Everything is read from the streams, so it also works while no host runs. LAG counts events of the partition that are \
+not committed; AGE is how long the oldest of them has been waiting; HOLDER is the host that works on it. An epoch's totals \
 add up: received = processed + filtered + late + dead + gaps. The last line is the size of the pipeline stream.
 
 Examples:

@@ -15,8 +15,8 @@ use crate::pipeline::{self, Pipeline};
 use crate::terminal;
 
 const AFTER: &str = "\
-Doing it twice changes nothing. What exists and differs from what the pipeline file needs is reported and left as it is;
-the exit code is then 4. --replicas, --lease and --log-max-bytes count for streams that are made: where one that exists
+Doing it twice changes nothing. What exists and differs from what the pipeline file needs is reported and left as it is; \
+the exit code is then 4. --replicas, --lease and --log-max-bytes count for streams that are made: where one that exists \
 differs, that is reported too. The leases of all pipelines are one bucket. Lines that begin with `note` need no action.
 
 Examples:

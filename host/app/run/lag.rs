@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use pelton_broker::{Broker, Target};
+use pelton_broker::{Broker, Lag, Target};
 use pelton_engine::time::WallTime;
 use pelton_serve::Partition as Metrics;
 use tracing::debug;
@@ -26,7 +26,11 @@ pub(super) async fn watch(broker: Broker, target: Target, seat: Arc<Seat>, metri
                 metrics.reached(lag.position, None);
                 last = Some(lag);
             }
-            Err(reason) => debug!(partition = target.partition, reason, "lag is not known"),
+            Err(reason) => {
+                debug!(partition = target.partition, reason, "lag is not known");
+                // Not how many wait, but still since when.
+                last = last.map(|lag: Lag| Lag { events: None, ..lag });
+            }
         }
         if let Some(lag) = &last {
             metrics.set_lag(lag.events, lag.seconds(WallTime(when::now())));

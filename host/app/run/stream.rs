@@ -98,8 +98,7 @@ pub(crate) fn run(mut options: StreamOptions) -> Result<(), Failure> {
     drop(stop_serving);
     runtime.shutdown_timeout(Duration::from_millis(200));
     if !halted.is_empty() {
-        let hint =
-            "what was committed is safe; README says for each code what to do, `pelton status` shows the last epoch";
+        let hint = "nothing more is committed; README says for each code what happened and what to do";
         return Err(Failure::halted(halted.join("; ")).hint(hint));
     }
     info!(pipeline = shared.plan.name, epochs, "stopped");

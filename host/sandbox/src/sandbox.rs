@@ -15,6 +15,9 @@ use crate::limits::Limits;
 use crate::module::Module;
 use crate::ticker::Ticker;
 
+/// Modules of so many bytes take long enough to compile for a line in the log.
+const TELL_BYTES: usize = 256 << 10;
+
 /// How a [`Sandbox`] is set up.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
@@ -92,8 +95,10 @@ impl Shared {
     /// The machine code of a module that was accepted: kept from before, or made now.
     pub(crate) fn compiled(&self, bytes: &[u8], digest: [u8; 32], limits: &Limits) -> Result<Compiled, LoadError> {
         let compile = || {
-            let seconds = limits.compile.processor_time.as_secs();
-            tracing::info!(kib = bytes.len() >> 10, "compiling a module, which may take {seconds} s of processor time");
+            // The others take a second or two.
+            if bytes.len() >= TELL_BYTES {
+                tracing::info!("compiling a module of {} KiB, once for this machine and version", bytes.len() >> 10);
+            }
             self.compiler.compile(bytes, limits)
         };
         let Some(cache) = &self.cache else { return compile() };

@@ -1,5 +1,6 @@
 //! Opening an input: a file, a pipe, a socket or stdin, unpacked when it is packed, at the byte where reading goes on.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Seek as _};
 use std::os::fd::AsFd as _;
@@ -122,7 +123,17 @@ impl Source {
     pub(super) fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let count = read_some(&mut self.reader, buffer)?;
         self.offset += count as u64;
+        if count == 0 {
+            self.check_end()?;
+        }
         Ok(count)
+    }
+
+    /// Whether this is the end of the file that was read, and not of one that somebody has cut off or written anew.
+    fn check_end(&self) -> io::Result<()> {
+        let (true, Clock::File { file, .. }) = (self.is_seekable, &self.clock) else { return Ok(()) };
+        let (read, length) = (self.stored_bytes(), file.metadata()?.len());
+        if length < read { Err(io::Error::other(Shrunk { read, length })) } else { Ok(()) }
     }
 
     /// When what was read last has arrived.
@@ -132,6 +143,10 @@ impl Source {
 
     /// Why reading failed: the system may heal, damaged content does not.
     pub(super) fn failed(&self, error: io::Error, one: &One) -> Failure {
+        if let Some(shrunk) = error.get_ref().and_then(|error| error.downcast_ref::<Shrunk>()) {
+            return Failure::halted(format!("{} {shrunk}", one.name()))
+                .hint("its end is not known; put the whole file in its place and run the same command again");
+        }
         if self.packing == Packing::None || error.raw_os_error().is_some() {
             return one.unreadable(error);
         }
@@ -145,6 +160,22 @@ impl Source {
             .hint("what was read before is committed; put a whole copy in its place and run the same command again")
     }
 }
+
+/// A file has less than was read of it.
+#[derive(Debug)]
+struct Shrunk {
+    read: u64,
+    length: u64,
+}
+
+impl fmt::Display for Shrunk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Shrunk { read, length } = self;
+        write!(f, "has shrunk to {length} bytes while it was read, up to byte {read}")
+    }
+}
+
+impl std::error::Error for Shrunk {}
 
 /// When lines have arrived: what "too far in the future" is measured against.
 enum Clock {

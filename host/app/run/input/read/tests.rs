@@ -96,6 +96,40 @@ fn check(inputs: &Arc<Inputs>, expected: &[&str]) {
     }
 }
 
+/// Its end is not the end of the input: nothing may close for it.
+#[test]
+fn a_file_that_shrinks_while_it_is_read_has_no_end() {
+    let text = format!("{{\"a\":\"{}\"}}\n", "x".repeat(1000)).repeat(64 << 10);
+    let lines = text.len() / 1009;
+    for more in [0, 10 << 20] {
+        let scene = Scene::new(&[("a", text.as_bytes())]);
+        let inputs = scene.inputs(&["a"]);
+        let progress = InputProgress::fresh(&inputs);
+        let reader = Reader::prepare(inputs, &progress, Position::default(), 4096).unwrap().start().unwrap();
+        // It has read some, and waits for somebody to take that.
+        let mut seen = 0;
+        while seen == 0 {
+            if let Read::Chunk(chunk) = reader.recv().unwrap() {
+                seen += chunk.ends.len();
+            }
+        }
+        // Cut off, or written anew to a part of its length, as log rotation does.
+        let file = std::fs::File::options().write(true).open(scene.path("a")).unwrap();
+        file.set_len(1000).unwrap();
+        file.set_len(1000 + more).unwrap();
+        let failure = loop {
+            match reader.recv().unwrap() {
+                Read::Chunk(chunk) => seen += chunk.ends.len(),
+                Read::Failed(failure) => break failure,
+                Read::End { .. } => panic!("the end, after {seen} of {lines} lines"),
+                Read::Begun { .. } | Read::Next { .. } => {}
+            }
+        };
+        assert!(failure.to_string().contains("has shrunk to ") && failure.exit() == Exit::Halted, "{failure}");
+        assert!(seen < lines, "{seen}");
+    }
+}
+
 #[test]
 fn several_inputs_are_one_run_of_lines() {
     let packed = gzip(b"{\"d\":1}\n{\"e\":1}");
