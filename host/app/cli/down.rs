@@ -47,9 +47,21 @@ pub(super) async fn run(args: DownArgs) -> Result<(), Failure> {
         confirm(name)?;
     }
     let broker = args.connection.connect().await?;
+    let mut working = Vec::new();
+    for partition in 0..plan.source.partitions {
+        // Who cannot be asked about leases may still delete streams.
+        if let Ok(Some(holder)) = pelton_broker::lease_holder(&broker, name, partition).await {
+            working.push(format!("{holder} on partition {partition}"));
+        }
+    }
     let what = Down { input: args.input, public: args.public };
     for stream in pelton_broker::down(&broker, &plan, what).await? {
         print::line(&format!("deleted {stream}"))?;
+    }
+    if let [first, rest @ ..] = working.as_slice() {
+        let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
+        let note = "that host will halt: stop it, and remove its state folder before the next run";
+        terminal::tell([format!("note: still at work: {first}{more}; {note}").as_str()]);
     }
     // The next run would find a position of a stream that is gone, refuse, and be right.
     if let Ok(state) = run::state_home().map(|home| home.join(name))

@@ -156,7 +156,7 @@ impl Lease {
     pub(crate) async fn renew(&mut self, broker: &Broker, revision: u64) -> Response {
         let newest = match &self.held {
             Some(held) if held.revision == revision => held.newest,
-            _ => return Response::LeaseTaken { holder: format!("not held under revision {revision}") },
+            _ => return Response::LeaseTaken { holder: format!("somebody unknown, for revision {revision} is gone") },
         };
         let written = match self.write(broker, newest).await {
             Err(fault) if fault.is(Class::Fenced) => match self.read(broker).await {

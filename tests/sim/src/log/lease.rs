@@ -35,7 +35,7 @@ impl SimLog {
     /// has taken since, is written again: only another holder ends it.
     pub(super) fn renew(&mut self, adapter: &mut Adapter, revision: u64, now: u64) -> Response {
         let Some((held, newest)) = adapter.lease.filter(|(held, _)| *held == revision) else {
-            return Response::LeaseTaken { holder: format!("not held under revision {revision}") };
+            return Response::LeaseTaken { holder: format!("somebody unknown, for revision {revision} is gone") };
         };
         let lease = self.leases[adapter.partition as usize];
         let mine = lease.holder == adapter.instance && lease.newest >= newest;
