@@ -41,8 +41,8 @@ pub(crate) trait Operator: Send {
         Ok(())
     }
 
-    /// Bytes of texts that a row of the unit may add to the state besides its key.
-    fn text_bytes(&self, _: &Unit, _: u32) -> usize {
+    /// Bytes of texts that a row of the unit may add to the state besides its key; without a row, at least those of all.
+    fn text_bytes(&self, _: &Unit, _: Option<u32>) -> usize {
         0
     }
 

@@ -78,7 +78,9 @@ impl WindowRule {
             )));
         }
         let window = plan.stages[stage].window.as_ref().expect("the plan gives every rule a window");
-        let windows_keep_texts: Vec<bool> = shapes.iter().map(|shape| shape.operator == Operator::TopK).collect();
+        let keeps_texts =
+            |(aggregate, input): (&Aggregate, &Input)| (aggregate.operator == Operator::TopK).then_some(*input);
+        let texts = rule.aggregates.iter().zip(&inputs).filter_map(keeps_texts).collect();
         let mut windows = Windows::new(window, shapes, at_least, false);
         windows.hash_key = key;
         let layout = layout::text(plan, stage, guest.descriptor(), Some((&rule, fields)));
@@ -92,7 +94,7 @@ impl WindowRule {
             name,
             plan: rule,
             guest,
-            texts: inputs.iter().zip(windows_keep_texts).filter(|(_, keeps)| *keeps).map(|(input, _)| *input).collect(),
+            texts,
             inputs,
             judged: Judged::default(),
             events: Events::default(),
@@ -194,20 +196,27 @@ impl super::Operator for WindowRule {
         size_of::<HashKey>() + self.windows.change_bytes()
     }
 
-    fn text_bytes(&self, unit: &Unit, row: u32) -> usize {
+    fn text_bytes(&self, unit: &Unit, row: Option<u32>) -> usize {
         if self.texts.is_empty() {
             return 0;
         }
         let flow = unit.flows.last().expect("decoding made one");
         let samples = &unit.samples;
-        let of_row = match self.plan.extracts() {
-            true => samples.rows.partition_point(|&of| of < row)..samples.rows.partition_point(|&of| of <= row),
-            false => 0..1,
+        let of_row = match row {
+            _ if !self.plan.extracts() => 0..1,
+            Some(row) => samples.rows.partition_point(|&of| of < row)..samples.rows.partition_point(|&of| of <= row),
+            None => 0..samples.rows.len(),
         };
-        let bytes = |input: &Input| match *input {
-            Input::Nothing => 0,
-            Input::Declared(column) => of_row.len() * text_len(&flow.decoded.columns[column], row as usize),
-            Input::Derived(column) => of_row.clone().map(|sample| text_len(&samples.columns[column], sample)).sum(),
+        let bytes = |input: &Input| match (*input, row) {
+            (Input::Nothing, _) => 0,
+            (Input::Declared(column), Some(row)) => {
+                of_row.len() * text_len(&flow.decoded.columns[column], row as usize)
+            }
+            (Input::Declared(column), None) => of_row.len() * texts_len(&flow.decoded.columns[column]),
+            (Input::Derived(column), Some(_)) => {
+                of_row.clone().map(|sample| text_len(&samples.columns[column], sample)).sum()
+            }
+            (Input::Derived(column), None) => texts_len(&samples.columns[column]),
         };
         self.texts.iter().map(bytes).fold(0, usize::saturating_add)
     }
@@ -301,6 +310,11 @@ fn column_bytes(column: &Column) -> usize {
         Values::Numbers(values) => 8 * values.len(),
         Values::Booleans(values) => values.len(),
     }
+}
+
+/// Length of all texts; 0 of anything else.
+fn texts_len(column: &Column) -> usize {
+    if let Values::Text(texts) = &column.values { texts.data.len() } else { 0 }
 }
 
 /// Length of a text; 0 of anything else.

@@ -245,7 +245,8 @@ impl Engine {
             }
             let mut unit = self.compute()?;
             unit.faults.drain(..).for_each(|(stage, faults)| effects.count_faults(stage, faults));
-            let text_bytes = |unit: &Unit, row: u32| self.tail.as_ref().map_or(0, |tail| tail.text_bytes(unit, row));
+            let text_bytes =
+                |unit: &Unit, row: Option<u32>| self.tail.as_ref().map_or(0, |tail| tail.text_bytes(unit, row));
             unit::weigh_unit(&self.context, &self.digests, &mut unit, &self.batch, &text_bytes);
             self.unit = Some(unit);
         }

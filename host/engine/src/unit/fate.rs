@@ -49,24 +49,29 @@ impl Numbering {
 }
 
 /// Weighs what each event of a fresh unit brings about, and puts a dead letter in the place of records that cannot be
-/// kept. `digests` are those of the stages' modules; `text_bytes` is what a row may add to the state besides its key.
+/// kept. `digests` are those of the stages' modules; `text_bytes` is what a row, or
+/// all of them, may add to the state besides its key.
 pub(crate) fn weigh_unit(
     context: &Context,
     digests: &[[u8; 32]],
     unit: &mut Unit,
     batch: &RawBatch,
-    text_bytes: &dyn Fn(&Unit, u32) -> usize,
+    text_bytes: &dyn Fn(&Unit, Option<u32>) -> usize,
 ) {
     let mut weights = std::mem::take(&mut unit.weights);
     weights.clear();
     let mut refused: Vec<(u32, Refusal)> = Vec::new();
     let mut first = 0;
+    // Mostly all keys and texts of the unit together are less than one event may bring.
+    let keys = unit.flows.last().map_or(0, |flow| flow.decoded.keys.data.len());
+    let is_light = keys.saturating_add(text_bytes(unit, None)) <= TEXT_BYTES_AT_ONCE_MAX;
     for (idx, event) in unit.events.iter().enumerate() {
         let acts = unit.acts_of(idx, first);
         first = acts.end;
         let letter = letter_bytes(event);
-        let changes = unit.rows_of(acts.clone()).map(|row| unit.key(row).len().saturating_add(text_bytes(unit, row)));
-        let changes = changes.fold(0, usize::saturating_add);
+        let of_row = |row| unit.key(row).len().saturating_add(text_bytes(unit, Some(row)));
+        let changes = || unit.rows_of(acts.clone()).map(of_row).fold(0, usize::saturating_add);
+        let changes = if is_light { 0 } else { changes() };
         if changes > TEXT_BYTES_AT_ONCE_MAX {
             refused.push((
                 idx as u32,
