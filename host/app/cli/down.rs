@@ -49,10 +49,9 @@ pub(super) async fn run(args: DownArgs) -> Result<(), Failure> {
     let broker = args.connection.connect().await?;
     let mut working = Vec::new();
     for partition in 0..plan.source.partitions {
-        // Who cannot be asked about leases may still delete streams.
-        if let Ok(Some(holder)) = pelton_broker::lease_holder(&broker, name, partition).await {
-            working.push(format!("{holder} on partition {partition}"));
-        }
+        // Who may not ask about leases may still delete streams, and waits for one answer only.
+        let Ok(holder) = pelton_broker::lease_holder(&broker, name, partition).await else { break };
+        working.extend(holder.map(|holder| format!("{holder} on partition {partition}")));
     }
     let what = Down { input: args.input, public: args.public };
     for stream in pelton_broker::down(&broker, &plan, what).await? {
