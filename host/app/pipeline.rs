@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use pelton_engine::epoch::sha256;
 use pelton_engine::guest::{Descriptor, Guest, World};
 use pelton_engine::judge::StepError;
 use pelton_engine::plan::{self, Draft, DraftStage, Plan, Shape, Stage};
@@ -12,8 +13,6 @@ use pelton_engine::problem::Problem;
 use pelton_engine::step::{Trial, try_rule};
 use pelton_files::{Links, ReadError};
 use pelton_sandbox::{Child, CompileLimits, Compiler, LoadError, Module, Sandbox, ShapeLimits};
-
-use sha2::{Digest as _, Sha256};
 
 use crate::cli::failure::{Exit, Failure};
 
@@ -25,9 +24,11 @@ const PIPELINE_BYTES_MAX: usize = 1 << 20;
 /// A pipeline that was checked against its modules; cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Pipeline {
-    pub(crate) plan: Plan,
+    pub(crate) plan: Arc<Plan>,
     /// One per stage, in order.
     pub(crate) modules: Vec<Module>,
+    /// What identifies it: [`Draft::revision`].
+    pub(crate) revision: [u8; 32],
     /// What may be wrong, and need not be; for `validate`.
     pub(crate) warnings: Vec<String>,
     limits: pelton_sandbox::Limits,
@@ -56,9 +57,10 @@ impl Pipeline {
         }
         // Only the last stage can be a rule.
         let last = draft.stages().last().cloned();
+        let revision = draft.revision(&modules.iter().map(Module::digest).collect::<Vec<_>>());
         let (plan, problems) = draft.bind(&descriptors);
         let mut pipeline = match plan {
-            Some(plan) => Pipeline { plan, modules, warnings: Vec::new(), limits },
+            Some(plan) => Pipeline { plan: Arc::new(plan), modules, revision, warnings: Vec::new(), limits },
             None => return Err(Failure::problems(path, &problems)),
         };
         if let Some(stage) = last {
@@ -113,12 +115,17 @@ pub(crate) fn outline(path: &Path) -> Result<Plan, Failure> {
     Ok(read(path)?.outline())
 }
 
-/// sha256 of each stage's module, as its file is now; `None` where it cannot be read.
-pub(crate) fn digests(path: &Path, plan: &Plan) -> Vec<Option<[u8; 32]>> {
+/// The plan as far as the file alone says it, and the revision of file and modules as they are now; `None` where a module
+/// cannot be read.
+pub(crate) fn outline_with_revision(path: &Path) -> Result<(Plan, Option<[u8; 32]>), Failure> {
+    let draft = read(path)?;
     let folder = path.parent().unwrap_or(Path::new("."));
-    let limit = sandbox_limits(&plan.limits).shape.module_bytes;
-    let read = |stage: &Stage| pelton_files::read(&folder.join(&stage.module), limit, Links::Follow).ok();
-    plan.stages.iter().map(|stage| read(stage).map(|bytes| Sha256::digest(&bytes).into())).collect()
+    let limit = sandbox_limits(draft.limits()).shape.module_bytes;
+    let read = |stage: &DraftStage| pelton_files::read(&folder.join(&stage.stage.module), limit, Links::Follow).ok();
+    let digests: Option<Vec<[u8; 32]>> =
+        draft.stages().iter().map(|stage| read(stage).map(|bytes| sha256(&bytes))).collect();
+    let revision = digests.map(|digests| draft.revision(&digests));
+    Ok((draft.outline(), revision))
 }
 
 /// The file and those of its modules, as far as it can be read.

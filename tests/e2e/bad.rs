@@ -269,7 +269,7 @@ fn a_running_host_can_be_watched_and_is_alone() {
     let status = finish(&mut broker.pelton(&["status", &pipeline, "--json"])).code(0);
     let status: Value = serde_json::from_str(&status.stdout).unwrap();
     let partition = &status["partitions"][0];
-    assert_eq!((&status["balanced"], &partition["modules_current"]), (&Value::Bool(true), &Value::Bool(true)));
+    assert_eq!((&status["balanced"], &partition["revision_current"]), (&Value::Bool(true), &Value::Bool(true)));
     assert_eq!((partition["position"].as_u64(), partition["lag_events"].as_u64()), (Some(500), Some(0)), "{status}");
     assert_eq!(partition["totals"]["processed"], 500, "{status}");
     // A second one with the same state, and one with a state of its own.

@@ -121,7 +121,7 @@ impl Broker {
         self.runtime.block_on(async {
             let question = async {
                 let stream = context.get_stream_no_info(pelton_broker::log_stream(pipeline)).await.ok()?;
-                let filter = format!("pelton.{pipeline}.0.mark.>");
+                let filter = format!("pelton.{pipeline}.0.marker.>");
                 match stream.get_last_raw_message_by_subject(&filter).await {
                     Ok(message) => Some(Some(Marker::decode(&message.payload).expect("a marker"))),
                     Err(error) if error.to_string().contains("no message found") => Some(None),

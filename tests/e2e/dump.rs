@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use pelton_engine::epoch::Marker;
+use pelton_engine::epoch::{Ledger, Marker};
+use pelton_engine::totals::Totals;
 
 use crate::broker::Broker;
 use crate::scene::{Alert, alerts};
@@ -21,6 +22,8 @@ pub(crate) struct Record {
 pub(crate) struct Dump {
     records: Vec<Record>,
     pub(crate) markers: Vec<Marker>,
+    /// Of every epoch, as long as the input lasts.
+    pub(crate) ledger: Vec<Ledger>,
     /// Records that come after the first of the markers.
     after_first: u64,
 }
@@ -29,7 +32,7 @@ impl Dump {
     /// Reads partition 0 of a pipeline.
     pub(crate) fn read(broker: &Broker, pipeline: &str) -> Dump {
         let prefix = format!("pelton.{pipeline}.0.");
-        let mut dump = Dump { records: Vec::new(), markers: Vec::new(), after_first: 0 };
+        let mut dump = Dump { records: Vec::new(), markers: Vec::new(), ledger: Vec::new(), after_first: 0 };
         for message in broker.messages(&pelton_broker::log_stream(pipeline)) {
             let subject = message.subject.strip_prefix(&prefix).expect("a subject of the pipeline").to_owned();
             match subject.split('.').next() {
@@ -45,8 +48,10 @@ impl Dump {
                     dump.after_first += u64::from(!dump.markers.is_empty());
                     dump.records.push(Record { subject, headers, payload: message.payload.to_vec() });
                 }
-                Some("mark") => dump.markers.push(Marker::decode(&message.payload).expect("a marker")),
-                _ => {}
+                Some("marker") => dump.markers.push(Marker::decode(&message.payload).expect("a marker")),
+                Some("ledger") => dump.ledger.push(serde_json::from_slice(&message.payload).expect("a ledger record")),
+                Some("delta") => {}
+                _ => panic!("a message on {}", message.subject),
             }
         }
         dump
@@ -116,10 +121,14 @@ impl Dump {
     pub(crate) fn assert_chain(&self, events: u64) {
         let first = self.markers.first().expect("at least one epoch");
         assert_eq!(first.epoch == 1, first.prev_nonce == 0, "only the first epoch follows nothing");
+        let epochs = self.ledger.iter().map(|record| record.epoch);
+        assert!(epochs.eq(1..=self.epochs() as u64), "the ledger has each epoch once, in order");
+        let said = self.ledger.iter().skip(first.epoch as usize - 1);
+        assert!(said.eq(&self.markers.iter().map(Ledger::of).collect::<Vec<_>>()), "the ledger says what markers say");
+        let ledger = self.ledger.iter().fold(Totals::default(), |sum, record| sum.and(&record.totals));
         for pair in self.markers.windows(2) {
             let (before, after) = (&pair[0], &pair[1]);
-            assert_eq!(after.epoch, before.epoch + 1, "epochs are consecutive");
-            assert_eq!(after.prev_nonce, before.nonce, "epoch {} is linked to the one before", after.epoch);
+            assert_eq!(after.follows(Some(before)), Ok(()), "markers are one chain");
             assert!(before.position.sequence <= after.position.sequence, "epoch {} goes back", after.epoch);
             assert!(before.watermark <= after.watermark, "the watermark of epoch {} goes back", after.epoch);
             let mut sum = before.totals_sum;
@@ -129,6 +138,7 @@ impl Dump {
         assert!(self.markers.iter().all(|marker| marker.totals.balanced() && marker.totals_sum.balanced()));
         let last = self.markers.last().expect("at least one epoch");
         assert_eq!(last.totals_sum.received, events, "every event, once");
+        assert_eq!(ledger, last.totals_sum, "the ledger adds up");
         // Records before the first marker are those of its epoch, and of epochs whose markers are gone.
         let records: u64 = self.markers.iter().skip(1).map(|marker| u64::from(marker.records)).sum();
         assert_eq!(records, self.after_first, "the records that the markers count");

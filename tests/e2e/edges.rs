@@ -185,7 +185,7 @@ impl Log {
     /// The sums of the newest marker of a partition.
     #[track_caller]
     fn assert_totals(&self, partition: u32, received: u64, processed: u64, dead: u64) {
-        let markers = self.of(&format!("{partition}.mark"));
+        let markers = self.of(&format!("{partition}.marker"));
         let sums = markers.last().map(|message| Marker::decode(&message.payload).expect("a marker").totals_sum);
         let sums = sums.unwrap_or_default();
         assert_eq!((sums.received, sums.processed, sums.dead), (received, processed, dead), "partition {partition}");

@@ -84,7 +84,7 @@ impl Rig {
                     count.gaps.push((end("first"), end("last")));
                 }
                 Some("out" | "dlq" | "late") => count.kept += 1,
-                Some("mark") => {
+                Some("marker") => {
                     let marker = Marker::decode(&message.payload).expect("a marker");
                     (count.received, count.epochs) = (marker.totals_sum.received, marker.epoch);
                 }

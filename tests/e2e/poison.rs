@@ -74,7 +74,7 @@ fn headers_that_no_client_can_read_hold_up_nothing() {
         match tokens.next() {
             Some("out") => seen[partition] += 1,
             Some("dlq") => letters.push(message),
-            Some("mark") => totals[partition] = Some(Marker::decode(&message.payload).expect("a marker").totals_sum),
+            Some("marker") => totals[partition] = Some(Marker::decode(&message.payload).expect("a marker").totals_sum),
             _ => {}
         }
     }

@@ -15,7 +15,7 @@ pub trait Reducer: Module {
     /// What is kept per key. The host stores it; a new key starts with the default.
     type State: State;
 
-    /// Handles one event. Check first, change the state last: a rejected event must leave the state as it was.
+    /// Handles one event. One that is rejected leaves the state as it was, whatever was done to it before.
     ///
     /// # Errors
     /// [`Error::reject`] makes the event a dead letter.

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use async_nats::jetstream::stream::Stream;
 use clap::Args;
 use pelton_broker::{Broker, LeaseHolder, Log, LogOptions, Target, lease_holder, log_stream};
-use pelton_engine::epoch::Marker;
 use pelton_engine::hex;
 use pelton_engine::log::{Request, Response};
 use pelton_engine::plan::Plan;
@@ -75,19 +74,18 @@ struct PartitionReport {
     watermark: Option<i64>,
     epoch: u64,
     epoch_age_seconds: Option<f64>,
-    /// sha256 of the module of each stage, as the last epoch was made.
-    modules: Vec<String>,
-    /// Whether those are the modules of the pipeline file.
-    modules_current: bool,
+    /// Of the pipeline that computed the last epoch; `null` before the first.
+    revision: Option<String>,
+    /// Whether that is what the pipeline file and its modules are now.
+    revision_current: bool,
     totals: Totals,
     balanced: bool,
 }
 
 pub(super) async fn run(args: StatusArgs) -> Result<(), Failure> {
-    let plan = pipeline::outline(&args.pipeline)?;
-    let digests = pipeline::digests(&args.pipeline, &plan);
+    let (plan, revision) = pipeline::outline_with_revision(&args.pipeline)?;
     let broker = args.connection.connect().await?;
-    let report = collect(&broker, &plan, &digests).await?;
+    let report = collect(&broker, &plan, revision).await?;
     if args.json {
         print::json(&report)?;
     } else {
@@ -100,7 +98,7 @@ pub(super) async fn run(args: StatusArgs) -> Result<(), Failure> {
         .hint("this is a defect of the host: keep the pipeline stream and report it"))
 }
 
-async fn collect(broker: &Broker, plan: &Plan, digests: &[Option<[u8; 32]>]) -> Result<Report, Failure> {
+async fn collect(broker: &Broker, plan: &Plan, revision: Option<[u8; 32]>) -> Result<Report, Failure> {
     let name = log_stream(&plan.name);
     let log = broker.context().get_stream_no_info(&name).await;
     let log = log.map_err(|error| Failure::environment(format!("stream {name}: {error}")))?;
@@ -109,7 +107,7 @@ async fn collect(broker: &Broker, plan: &Plan, digests: &[Option<[u8; 32]>]) -> 
     })?;
     let mut partitions = Vec::new();
     for partition in 0..plan.source.partitions {
-        partitions.push(inspect(broker, plan, digests, partition, &log).await?);
+        partitions.push(inspect(broker, plan, revision, partition, &log).await?);
     }
     Ok(Report {
         pipeline: plan.name.clone(),
@@ -128,7 +126,7 @@ async fn collect(broker: &Broker, plan: &Plan, digests: &[Option<[u8; 32]>]) -> 
 async fn inspect(
     broker: &Broker,
     plan: &Plan,
-    digests: &[Option<[u8; 32]>],
+    revision: Option<[u8; 32]>,
     partition: u32,
     log: &Stream<()>,
 ) -> Result<PartitionReport, Failure> {
@@ -165,16 +163,11 @@ async fn inspect(
         watermark: marker.map(|marker| marker.watermark).filter(|watermark| *watermark != i64::MIN),
         epoch: marker.map_or(0, |marker| marker.epoch),
         epoch_age_seconds,
-        modules: marker.map_or_else(Vec::new, digest_texts),
-        modules_current: marker
-            .is_none_or(|marker| marker.modules.iter().map(Some).eq(digests.iter().map(Option::as_ref))),
+        revision: marker.map(|marker| hex::encode(&marker.revision)),
+        revision_current: marker.is_none_or(|marker| Some(marker.revision) == revision),
         totals,
         balanced: totals.balanced(),
     })
-}
-
-fn digest_texts(marker: &Marker) -> Vec<String> {
-    marker.modules.iter().map(|digest| hex::encode(digest)).collect()
 }
 
 /// Seconds since then by this machine's clock.
@@ -192,7 +185,7 @@ fn show(report: &Report) -> Result<(), Failure> {
         "WATERMARK",
         "EPOCH",
         "EPOCH AGE",
-        "MODULES",
+        "REVISION",
         "RECEIVED",
         "PROCESSED",
         "FILTERED",
@@ -206,9 +199,9 @@ fn show(report: &Report) -> Result<(), Failure> {
         |seconds: Option<f64>| seconds.map_or("-".to_owned(), |value| when::format_span((value * 1000.0) as i64));
     let rows = report.partitions.iter().map(|partition| {
         let totals = &partition.totals;
-        let mut modules: Vec<&str> = partition.modules.iter().map(|digest| &digest[..8]).collect();
-        if !partition.modules_current {
-            modules.push("(differs from the file)");
+        let mut revision = partition.revision.as_ref().map_or("-".to_owned(), |revision| revision[..8].to_owned());
+        if !partition.revision_current {
+            revision.push_str(" (differs from the file)");
         }
         let mut row = vec![
             partition.partition.to_string(),
@@ -218,7 +211,7 @@ fn show(report: &Report) -> Result<(), Failure> {
             partition.watermark.map_or("-".to_owned(), watermark),
             print::count(partition.epoch),
             span(partition.epoch_age_seconds),
-            modules.join(" "),
+            revision,
         ];
         let counts = [totals.received, totals.processed, totals.filtered, totals.late, totals.dead, totals.gaps];
         row.extend(counts.map(print::count));

@@ -67,7 +67,7 @@ struct Cut {
 
 /// Runs a pipeline over a file until it ends, or a signal comes.
 pub(crate) fn run(mut options: FileOptions) -> Result<(), Failure> {
-    let plan = Arc::new(options.pipeline.plan.clone());
+    let plan = options.pipeline.plan.clone();
     if let Target::Folder(dir) = &options.output {
         refuse_same_folder(&options.input, dir)?;
     }
@@ -76,7 +76,7 @@ pub(crate) fn run(mut options: FileOptions) -> Result<(), Failure> {
     let files = InputFiles::look(&inputs.files())?;
     let guests = options.pipeline.guests().map_err(failed)?;
     let envelope = if options.envelope { Envelope::Headers } else { Envelope::Bare };
-    let mut engine = engine(&plan, guests, 0, &name, room(&plan.limits), envelope).map_err(failed)?;
+    let mut engine = engine(&options.pipeline, guests, 0, &name, room(&plan.limits), envelope).map_err(failed)?;
     let made_by = MadeBy::of(&plan, engine.digests(), options.envelope);
     if let Target::Folder(dir) = &options.output {
         // Before the state's folder is made: what is refused leaves nothing behind.
@@ -317,8 +317,8 @@ impl Work {
             nonce: 0,
             input: StreamIdentity { name: self.inputs.name(), created: progress.input.began_ms() },
             // Without a broker the files are the log.
-            log: StreamIdentity { name: String::new(), created: 0 },
-            seen: closed.position.sequence,
+            pipeline_stream: StreamIdentity::default(),
+            read_through: closed.position.sequence,
             lease: 0,
         };
         self.effects.clear();

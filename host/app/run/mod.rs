@@ -19,12 +19,10 @@ mod summary;
 mod timed;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use pelton_engine::effects::{Origin, Room};
 use pelton_engine::guest::Guest;
 use pelton_engine::judge::StepError;
-use pelton_engine::plan::Plan;
 use pelton_engine::step::{Engine, Envelope, HashKey, Options};
 use pelton_engine::store::StoreError;
 use pelton_files::FolderError;
@@ -36,20 +34,22 @@ pub(crate) use stop::Stop;
 pub(crate) use stream::run as stream;
 
 use crate::cli::failure::{Exit, Failure};
+use crate::pipeline::Pipeline;
 
 /// Ways out of a file run whose inputs, files or state are not what it left.
 const START_OVER: &str = "name another --output, or add --fresh to delete the results and start over";
 
 /// An engine with empty state for one partition.
 fn engine(
-    plan: &Arc<Plan>,
+    pipeline: &Pipeline,
     guests: Vec<Box<dyn Guest>>,
     partition: u32,
     source: &str,
     room: Room,
     envelope: Envelope,
 ) -> Result<Engine, StepError> {
-    let origin = Origin { pipeline: plan.name.clone(), partition, source: source.to_owned() };
+    let (plan, revision) = (&pipeline.plan, pipeline.revision);
+    let origin = Origin { pipeline: plan.name.clone(), partition, source: source.to_owned(), revision };
     Engine::new(plan.clone(), guests, Options { origin, room, envelope, hash_key: HashKey(rand::random()) })
 }
 
@@ -88,7 +88,7 @@ fn open_store(dir: &Path, outbox: bool) -> Result<SledStore, Failure> {
             StoreError::InUse(_) => {
                 "another `pelton run` works on this folder; stop it, or name another one with --state"
             }
-            StoreError::Newer { .. } => "use the newer pelton that wrote it, or name another folder with --state",
+            StoreError::Format(_) => "use the version of pelton that wrote it, or name another folder with --state",
             _ => "check the folder's disk and permissions, or name another one with --state",
         };
         Failure::new(Exit::Environment, error).context(format!("state folder {}", dir.display())).hint(hint)

@@ -18,6 +18,8 @@ const REPEAT: Duration = Duration::from_secs(10);
 pub(super) struct Notices {
     pipeline: String,
     partition: u32,
+    /// Of the pipeline, as hex digits.
+    revision: String,
     metrics: Metrics,
     said: BTreeMap<String, std::time::Instant>,
     spent: Spent,
@@ -35,10 +37,11 @@ pub(super) struct Notices {
 }
 
 impl Notices {
-    pub(super) fn new(pipeline: &str, partition: u32, metrics: Metrics, spent: Spent) -> Notices {
+    pub(super) fn new(pipeline: &str, partition: u32, revision: String, metrics: Metrics, spent: Spent) -> Notices {
         Notices {
             pipeline: pipeline.to_owned(),
             partition,
+            revision,
             metrics,
             said: BTreeMap::new(),
             spent,
@@ -69,7 +72,7 @@ impl Notices {
         match notice {
             Notice::Committed(facts) => self.committed(&facts),
             Notice::Running { epoch, decision, watermark, state_bytes } => {
-                info!(pipeline, partition, epoch, decision, "running");
+                info!(pipeline, partition, revision = self.revision, epoch, decision, "running");
                 // What was committed before this process: a quiet partition may commit nothing for long.
                 self.metrics.set_epoch(epoch);
                 self.metrics.set_watermark(watermark);

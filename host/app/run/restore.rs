@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use pelton_engine::epoch::Marker;
+use pelton_engine::partition::is_compatible;
 use pelton_engine::plan::Plan;
 use pelton_engine::step::Engine;
 use pelton_engine::store::{Discard, Local, Store, StoreError};
@@ -32,9 +33,7 @@ pub(super) fn restore(store: &mut dyn Store, engine: &mut Engine, wanted: Progre
     let mut progress = parse(&local)?;
     check_made_by(&progress.made_by, &wanted.made_by)?;
     let damaged = |what: String| Failure::halted(what).hint(START_OVER);
-    if local.head.marker.layout != engine.layout() {
-        return Err(damaged("the shape of the state has changed: it is that of another version of Pelton".into()));
-    }
+    is_compatible(&local.head.marker, engine).map_err(|halted| damaged(halted.evidence))?;
     let snapshot = local.snapshot.map(|snapshot| snapshot.state);
     for delta in snapshot.iter().chain(&local.deltas) {
         engine.restore(delta).map_err(|error| damaged(error.to_string()))?;
@@ -94,7 +93,7 @@ fn parse(local: &Local) -> Result<Progress, Failure> {
 fn unreadable(error: StoreError) -> Failure {
     match error {
         StoreError::Damaged(_) => Failure::halted(error.to_string()).hint(START_OVER),
-        StoreError::Newer { .. } => Failure::new(Exit::Environment, error).hint("use the newer pelton that wrote it"),
+        StoreError::Format(_) => Failure::new(Exit::Environment, error).hint("use the version of pelton that wrote it"),
         StoreError::InUse(_) | StoreError::Environment(_) => Failure::new(Exit::Environment, error)
             .hint("when the cause is gone, run the same command again; --state names another folder"),
     }

@@ -10,6 +10,7 @@ use pelton_broker::{Broker, BrokerError, Log, LogOptions, ProvisionOptions, Targ
 use pelton_engine::effects::Room;
 use pelton_engine::epoch::BATCH_HEADER_BYTES;
 use pelton_engine::guest::Guest;
+use pelton_engine::hex;
 use pelton_engine::log::{Request, Response};
 use pelton_engine::partition::{Action, Config, Event, MakeEngine, Partition};
 use pelton_engine::plan::Plan;
@@ -59,7 +60,7 @@ enum Ended {
 pub(crate) fn run(mut options: StreamOptions) -> Result<(), Failure> {
     options.state = state_folder(&options.state)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let plan = Arc::new(options.pipeline.plan.clone());
+    let plan = options.pipeline.plan.clone();
     let Some(broker) = runtime.block_on(connect(&options, &plan))? else {
         info!(pipeline = plan.name, "stopped before the broker was found");
         return Ok(());
@@ -210,7 +211,9 @@ fn say_when_stopping(shared: &Shared) {
 fn supervise(shared: &Shared, partition: u32, board: &Board) -> Result<Ended, Failure> {
     let stages: Vec<&str> = shared.plan.stages.iter().map(|stage| stage.name.as_str()).collect();
     let outputs: Vec<&str> = shared.plan.outputs.iter().map(|output| output.name.as_str()).collect();
-    let shape = Shape { pipeline: &shared.plan.name, partition, stages: &stages, outputs: &outputs };
+    let revision = hex::encode(&shared.options.pipeline.revision);
+    let pipeline = &shared.plan.name;
+    let shape = Shape { pipeline, partition, revision: &revision, stages: &stages, outputs: &outputs };
     let metrics = board.partition(&shape);
     let seat = Arc::new(Seat::new());
     let target = Target::new(&shared.plan, partition);
@@ -219,7 +222,7 @@ fn supervise(shared: &Shared, partition: u32, board: &Board) -> Result<Ended, Fa
     let mut panics: Vec<Instant> = Vec::new();
     loop {
         let spent = Spent::new(shared.plan.stages.len());
-        let notices = Notices::new(&shared.plan.name, partition, metrics.clone(), spent.clone());
+        let notices = Notices::new(pipeline, partition, revision.clone(), metrics.clone(), spent.clone());
         match catch_unwind(AssertUnwindSafe(|| drive(shared, partition, notices, &spent, &seat))) {
             Ok(ended) => return ended,
             Err(panic) => {
@@ -317,13 +320,12 @@ fn config(shared: &Shared, partition: u32) -> Config {
 
 fn make_engine(shared: &Shared, partition: u32, spent: &Spent) -> MakeEngine {
     let pipeline: Pipeline = shared.options.pipeline.clone();
-    let plan = shared.plan.clone();
     let spent = spent.clone();
     let broker = shared.broker.clone();
     Box::new(move || {
         let timed = |(stage, guest)| Box::new(Timed { guest, stage, spent: spent.clone() }) as Box<dyn Guest>;
         let guests = pipeline.guests()?.into_iter().enumerate().map(timed).collect();
-        engine(&plan, guests, partition, &plan.source.stream, room(&broker), Envelope::Headers)
+        engine(&pipeline, guests, partition, &pipeline.plan.source.stream, room(&broker), Envelope::Headers)
     })
 }
 

@@ -7,7 +7,7 @@ use async_nats::jetstream::context::RequestErrorKind;
 use async_nats::jetstream::response::Response as ApiResponse;
 use async_nats::jetstream::stream::Info;
 use bytes::Bytes;
-use pelton_engine::epoch::StreamIdentity;
+use pelton_engine::epoch::{StreamIdentity, Unreadable};
 use pelton_engine::log::{Response, StreamFacts};
 use pelton_engine::time::WallTime;
 use serde::Deserialize;
@@ -33,6 +33,9 @@ pub(crate) enum Fault {
     /// What was read makes no sense.
     #[error("{0}")]
     Damaged(String),
+    /// What was read is of another version of Pelton.
+    #[error("{0}")]
+    OtherFormat(String),
 }
 
 impl From<Fault> for Response {
@@ -40,12 +43,22 @@ impl From<Fault> for Response {
         match fault {
             Fault::Missing(stream) => Response::Missing { stream },
             Fault::Damaged(text) => Response::Damaged(text),
+            Fault::OtherFormat(text) => Response::OtherFormat(text),
             fault @ (Fault::Unavailable(_) | Fault::Refused { .. }) => Response::Unavailable(fault.to_string()),
         }
     }
 }
 
 impl Fault {
+    /// About a marker at this sequence of a stream.
+    pub(crate) fn of_marker(error: &Unreadable, stream: &str, sequence: u64) -> Fault {
+        let text = format!("sequence {sequence} of {stream}: {error}");
+        match error {
+            Unreadable::Format(_) => Fault::OtherFormat(text),
+            Unreadable::Damaged(_) => Fault::Damaged(text),
+        }
+    }
+
     pub(crate) fn is(&self, wanted: Class) -> bool {
         matches!(self, Fault::Refused { class, .. } if *class == wanted)
     }

@@ -272,7 +272,7 @@ impl Layout {
             metadata: [
                 (FORMAT.to_string(), FORMAT_KNOWN.to_string()),
                 (SEQUENCE.to_string(), stored.sequence.to_string()),
-                (MARKER.to_string(), String::from_utf8_lossy(&stored.marker.encode()).into_owned()),
+                (MARKER.to_string(), String::from_utf8_lossy(stored.marker.bytes()).into_owned()),
             ]
             .into(),
             headers: None,
@@ -327,7 +327,7 @@ pub(crate) fn decode_head(payload: &[u8], epoch: u64) -> Result<Head, String> {
     if format != FORMAT_KNOWN {
         return Err(format!("format {format} is not known to this host (it knows {FORMAT_KNOWN})"));
     }
-    let marker = Marker::decode(field(MARKER)?.as_bytes())?;
+    let marker = Marker::decode(field(MARKER)?.as_bytes()).map_err(|error| error.to_string())?;
     if marker.epoch != epoch {
         return Err(format!("it holds epoch {}", marker.epoch));
     }

@@ -45,7 +45,7 @@ pub(crate) async fn read(
         "deliver_policy": "by_start_sequence",
         "opt_start_seq": after.saturating_add(1),
         "ack_policy": "none",
-        "filter_subjects": [format!("{prefix}.chg"), names::marker_filter(&prefix)],
+        "filter_subjects": [names::delta_subject(&prefix), names::marker_filter(&prefix)],
         "replay_policy": "instant",
         "inactive_threshold": FORGET.as_nanos() as u64,
         "mem_storage": true,
@@ -118,17 +118,17 @@ pub(crate) struct Assembly {
 impl Assembly {
     pub(crate) fn add(&mut self, sequence: u64, message: &Message) -> Result<(), Fault> {
         self.bytes += message.payload.len();
-        if message.subject.as_str().ends_with(".chg") {
+        if message.subject.as_str().ends_with(".delta") {
             self.delta.extend_from_slice(&message.payload);
             self.chunks += 1;
             return Ok(());
         }
-        let marker = Marker::decode(&message.payload)
-            .map_err(|text| Fault::Damaged(format!("sequence {sequence} ({}): {text}", message.subject)))?;
-        if marker.changes != self.chunks {
+        let marker =
+            Marker::decode(&message.payload).map_err(|error| Fault::of_marker(&error, &message.subject, sequence))?;
+        if marker.delta_chunks != self.chunks {
             return Err(Fault::Damaged(format!(
                 "epoch {} (sequence {sequence}) has {} of its {} change chunks",
-                marker.epoch, self.chunks, marker.changes
+                marker.epoch, self.chunks, marker.delta_chunks
             )));
         }
         self.chunks = 0;
@@ -167,14 +167,14 @@ mod tests {
     #[test]
     fn chunks_without_a_marker_are_damage() {
         let mut assembly = Assembly::default();
-        assembly.add(1, &message("pelton.p.0.chg", b"a")).expect("a chunk");
+        assembly.add(1, &message("pelton.p.0.delta", b"a")).expect("a chunk");
         assert!(matches!(assembly.finish(9), Err(Fault::Damaged(_))));
     }
 
     #[test]
     fn a_marker_that_does_not_decode_is_damage() {
         let mut assembly = Assembly::default();
-        let result = assembly.add(1, &message("pelton.p.0.mark.1.1", b"{}"));
+        let result = assembly.add(1, &message("pelton.p.0.marker.1.1", b"{}"));
         assert!(matches!(result, Err(Fault::Damaged(_))));
     }
 }

@@ -110,7 +110,6 @@ fn log(plan: &Plan, options: &ProvisionOptions) -> Expected {
     config.subjects = vec![format!("pelton.{}.>", plan.name)];
     config.discard = DiscardPolicy::New;
     config.allow_atomic_publish = true;
-    config.deny_delete = true;
     config.duplicate_window = DUPLICATE_WINDOW_MIN;
     config.max_bytes = options.log_max_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
     Expected { role: Role::Log, config, settings: LOG_SETTINGS, is_ours: true }
@@ -156,20 +155,26 @@ fn snapshots(plan: &Plan, options: &ProvisionOptions) -> Expected {
 
 /// One stream per name; several outputs may share it.
 fn public(plan: &Plan, options: &ProvisionOptions) -> Vec<Expected> {
-    let mut transforms: BTreeMap<&str, Vec<SubjectTransform>> = BTreeMap::new();
+    let mut outputs: BTreeMap<&str, Vec<Vec<SubjectTransform>>> = BTreeMap::new();
     for output in &plan.outputs {
         if let Some(publish) = &output.publish {
-            transforms.entry(&publish.stream).or_default().extend(output_transforms(plan, output, &publish.subject));
+            let transforms = output_transforms(plan, output, &publish.subject);
+            outputs.entry(&publish.stream).or_default().push(transforms.into());
         }
     }
-    let make = |(stream, subject_transforms): (&str, Vec<SubjectTransform>)| {
+    let make = |(stream, transforms): (&str, Vec<Vec<SubjectTransform>>)| {
         let mut config = base(stream.to_string(), options);
         config.description = Some(format!("pelton: public outputs of pipeline {}", plan.name));
-        config.sources =
-            Some(vec![Source { name: names::log_stream(&plan.name), subject_transforms, ..Source::default() }]);
+        // One entry per output: with a changed list in a shared one, the server would send every old record again.
+        let source = |subject_transforms| Source {
+            name: names::log_stream(&plan.name),
+            subject_transforms,
+            ..Source::default()
+        };
+        config.sources = Some(transforms.into_iter().map(source).collect());
         Expected { role: Role::Public, config, settings: &["sources", "sealed"], is_ours: true }
     };
-    transforms.into_iter().map(make).collect()
+    outputs.into_iter().map(make).collect()
 }
 
 /// Records with and without a key token; `{key}` of a record without one is `_`.

@@ -31,10 +31,25 @@ pub fn prefix(pipeline: &str, partition: u32) -> String {
     format!("pelton.{pipeline}.{partition}")
 }
 
+/// Chunks of the state deltas of a partition.
+pub(crate) fn delta_subject(prefix: &str) -> String {
+    format!("{prefix}.delta")
+}
+
+/// What history needs of each epoch, after markers are purged.
+pub(crate) fn ledger_subject(prefix: &str) -> String {
+    format!("{prefix}.ledger")
+}
+
+/// A marker; `slot` is [`Marker::slot`](pelton_engine::epoch::Marker::slot), or a filter for it.
+pub(crate) fn marker_subject(prefix: &str, slot: &str) -> String {
+    format!("{prefix}.marker.{slot}")
+}
+
 /// Matches all markers of a partition.
 #[must_use]
 pub fn marker_filter(prefix: &str) -> String {
-    format!("{prefix}.mark.>")
+    marker_subject(prefix, ">")
 }
 
 /// Input subject of one partition: `{partition}` filled in.

@@ -15,13 +15,13 @@ use async_nats::jetstream::response::Response as ApiResponse;
 use async_nats::{Client, Message, PublishError, PublishErrorKind, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
-use pelton_engine::epoch::{CHANGE_BYTES_MAX, Epoch};
+use pelton_engine::epoch::{CHANGE_BYTES_MAX, Epoch, Ledger};
 use pelton_engine::log::{Fence, Published};
 
 use crate::api::{chain, within};
 use crate::connect::{API_TIMEOUT, Broker};
 use crate::link::Action;
-use crate::{code, headers};
+use crate::{code, headers, names};
 
 const EXPECTED: &str = "Nats-Expected-Last-Subject-Sequence";
 const EXPECTED_SUBJECT: &str = "Nats-Expected-Last-Subject-Sequence-Subject";
@@ -226,18 +226,18 @@ fn unique(client: &Client) -> String {
     inbox.rsplit('.').next().unwrap_or(&inbox).to_string()
 }
 
-/// All messages of the epoch in order: change chunks, records, marker.
+/// All messages of the epoch in order: chunks of the delta, records, ledger, marker.
 fn batch(prefix: &str, epoch: &Arc<Epoch>, fence: &Fence) -> Result<Vec<Outgoing>, String> {
     let mut messages = Vec::with_capacity(epoch.records.rows.len() + 4);
     let delta = Bytes::from_owner(Shared { epoch: Arc::clone(epoch), part: |epoch| &epoch.delta });
-    for (idx, chunk) in epoch.changes().enumerate() {
+    for (idx, chunk) in epoch.chunks().enumerate() {
         let start = idx * CHANGE_BYTES_MAX;
         let headers = match &fence.slot {
-            Some(slot) if idx == 0 => expectation(fence.sequence, &format!("{prefix}.mark.{slot}")),
+            Some(slot) if idx == 0 => expectation(fence.sequence, &names::marker_subject(prefix, slot)),
             _ => String::new(),
         };
         let payload = delta.slice(start..start + chunk.len());
-        messages.push(Outgoing { subject: format!("{prefix}.chg"), headers, payload });
+        messages.push(Outgoing { subject: names::delta_subject(prefix), headers, payload });
     }
     let arena = Bytes::from_owner(Shared { epoch: Arc::clone(epoch), part: |epoch| &epoch.records.data });
     for (idx, row) in epoch.records.rows.iter().enumerate() {
@@ -248,9 +248,11 @@ fn batch(prefix: &str, epoch: &Arc<Epoch>, fence: &Fence) -> Result<Vec<Outgoing
         let payload = arena.slice(to_usize(&row.payload));
         messages.push(Outgoing { subject: format!("{prefix}.{suffix}"), headers, payload });
     }
-    let headers = expectation(fence.sequence, &crate::names::marker_filter(prefix));
-    let subject = format!("{prefix}.mark.{}", epoch.marker.slot());
-    messages.push(Outgoing { subject, headers, payload: Bytes::from(epoch.marker.encode()) });
+    let ledger = Bytes::from(Ledger::of(&epoch.marker).encode());
+    messages.push(Outgoing { subject: names::ledger_subject(prefix), headers: String::new(), payload: ledger });
+    let headers = expectation(fence.sequence, &names::marker_filter(prefix));
+    let subject = names::marker_subject(prefix, &epoch.marker.slot());
+    messages.push(Outgoing { subject, headers, payload: Bytes::copy_from_slice(epoch.marker.bytes()) });
     Ok(messages)
 }
 

@@ -22,7 +22,7 @@ pub(crate) fn why(role: Role, setting: &str) -> &'static str {
         }
         (Role::Log, "retention") => "what is acknowledged would vanish, markers and state with it",
         (Role::Log | Role::Snapshots, "deny_purge") => "what no snapshot needs any more could not be purged",
-        (Role::Log, "deny_delete") => "a deleted marker looks like one that was never stored",
+        (Role::Log, "deny_delete") => "what is kept of a person could never be erased",
         (Role::Log, "allow_atomic") => "an epoch is one atomic batch",
         (Role::Log, "no_ack") => "the outcome of every commit would be unknown",
         (Role::Log, "persist_mode") => "an epoch would be acknowledged before it is on disk",

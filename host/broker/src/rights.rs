@@ -148,8 +148,8 @@ fn probes(broker: &Broker, target: &Target) -> Vec<Probe> {
     ask(format!("DIRECT.GET.{objects}"), json!({ "last_by_subj": chunks }), "to read snapshots");
     let lease = names::in_domain(api, &names::lease_subject(&target.pipeline, target.partition));
     for (subject, why) in [
-        (format!("{prefix}.chg"), "to commit"),
-        (format!("{prefix}.mark.0.0"), "to commit"),
+        (names::delta_subject(&prefix), "to commit"),
+        (names::marker_subject(&prefix, "0.0"), "to commit"),
         (format!("{prefix}.dlq.none"), "to keep dead letters"),
         (lease, "to lease the partition"),
         (chunks, "to store snapshots"),

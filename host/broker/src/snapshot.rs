@@ -96,7 +96,7 @@ async fn delete_abandoned(
 async fn purge_log(broker: &Broker, target: &Target, below: u64) -> Result<(), Fault> {
     let stream = target.log_stream();
     let prefix = target.prefix();
-    for filter in [format!("{prefix}.chg"), names::marker_filter(&prefix)] {
+    for filter in [names::delta_subject(&prefix), names::marker_filter(&prefix)] {
         let body = json!({ "filter": filter, "seq": below });
         let answer: Value = broker.api(&stream, &format!("STREAM.PURGE.{stream}"), &body).await?;
         debug!(stream, filter, below, purged = %answer["purged"], "purged");
@@ -161,7 +161,7 @@ async fn find_marker(broker: &Broker, target: &Target, wanted: &StoredMarker) ->
         Marker::decode(payload)
             .is_ok_and(|marker| marker.epoch == wanted.marker.epoch && marker.nonce == wanted.marker.nonce)
     };
-    let subject = format!("{}.mark.{}", target.prefix(), wanted.marker.slot());
+    let subject = names::marker_subject(&target.prefix(), &wanted.marker.slot());
     if let Some(message) = broker.message_at(&stream, wanted.sequence).await?
         && message.subject == subject
         && is_wanted(&message.payload)

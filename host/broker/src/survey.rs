@@ -35,7 +35,7 @@ pub(crate) async fn survey(
             match epoch {
                 None => Ok(None),
                 Some(epoch) => {
-                    let slot = format!("{prefix}.mark.*.{}", epoch % MARKER_SLOTS);
+                    let slot = names::marker_subject(&prefix, &format!("*.{}", epoch % MARKER_SLOTS));
                     let found = last_marker(broker, &log_stream, slot).await?;
                     Ok(found.filter(|stored| stored.marker.epoch == epoch))
                 }
@@ -112,6 +112,6 @@ async fn last_marker(broker: &Broker, stream: &str, subject: String) -> Result<O
     let sequence = message.sequence;
     match Marker::decode(&message.payload) {
         Ok(marker) => Ok(Some(StoredMarker { sequence, marker })),
-        Err(text) => Err(Fault::Damaged(format!("sequence {sequence} of {stream}: {text}"))),
+        Err(error) => Err(Fault::of_marker(&error, stream, sequence)),
     }
 }

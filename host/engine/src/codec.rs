@@ -108,8 +108,18 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// When fewer bytes are left than the length says.
     pub fn bytes(&mut self) -> Result<&'a [u8], Damaged> {
-        let count = self.count()?;
-        let (bytes, rest) = self.rest.split_at(count);
+        let count = self.u64()?;
+        self.take(count)
+    }
+
+    /// So many bytes.
+    ///
+    /// # Errors
+    /// When fewer are left.
+    pub fn take(&mut self, count: u64) -> Result<&'a [u8], Damaged> {
+        let split = usize::try_from(count).ok().and_then(|count| self.rest.split_at_checked(count));
+        let (bytes, rest) =
+            split.ok_or_else(|| Damaged(format!("{count} bytes expected, {} are left", self.rest.len())))?;
         self.rest = rest;
         Ok(bytes)
     }

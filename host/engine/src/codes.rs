@@ -128,6 +128,7 @@ codes! {
         StreamMissing = "stream-missing",
         LogRecreated = "log-recreated",
         MarkersGone = "markers-gone",
+        PipelineStreamFormat = "pipeline-stream-format",
         BatchRefused = "batch-refused",
         ChainBroken = "chain-broken",
         LogDamaged = "log-damaged",
@@ -135,7 +136,7 @@ codes! {
         StateFull = "state-full",
         ModuleHalt = "module-halt",
         Conservation = "conservation",
-        StoreNewer = "store-newer",
+        StoreFormat = "store-format",
         StoreInUse = "store-in-use",
     }
 }

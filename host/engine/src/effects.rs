@@ -12,9 +12,10 @@ pub use headers::key_token;
 pub(crate) use headers::{Headers, KEY_BYTES_MAX, key_text};
 pub(crate) use letter::DeadLetter;
 
+use crate::codes::Class;
 use crate::epoch::{
-    CHANGE_BYTES_AT_ONCE_MAX, Channel, EPOCH_BYTES_MAX, EPOCH_CHANGE_BYTES_MAX, EPOCH_RECORDS_MAX, HEADER_BYTES_MAX,
-    RECORD_BYTES_MAX, Record, Records,
+    CHANGE_BYTES_AT_ONCE_MAX, Channel, Clock, EPOCH_BYTES_MAX, EPOCH_CHANGE_BYTES_MAX, EPOCH_RECORDS_MAX,
+    HEADER_BYTES_MAX, RECORD_BYTES_MAX, Record, Records,
 };
 use crate::event::RawEvent;
 use crate::totals::Totals;
@@ -57,6 +58,9 @@ impl Default for Room {
 pub struct Effects {
     pub records: Records,
     pub totals: Totals,
+    /// What came from a clock, behind the last event.
+    pub clock: Vec<Clock>,
+    pub dead_by_class: BTreeMap<Class, u64>,
     /// Dead letters by code.
     pub dead_by_code: BTreeMap<String, u64>,
     /// Those among them that are windows and timers rather than events.
@@ -75,6 +79,8 @@ impl Effects {
     pub fn clear(&mut self) {
         self.records.clear();
         self.totals = Totals::default();
+        self.clock.clear();
+        self.dead_by_class.clear();
         self.dead_by_code.clear();
         self.dead_firings_by_code.clear();
         self.records_by_output.clear();
@@ -145,6 +151,8 @@ pub struct Origin {
     pub partition: u32,
     /// Name of the source stream, or of the input file.
     pub source: String,
+    /// Of the pipeline: sha256 of what its file says, and of its modules.
+    pub revision: [u8; 32],
 }
 
 /// Roughly what a dead letter or late row of an event takes.

@@ -202,6 +202,8 @@ pub enum Response {
     Unavailable(String),
     /// Integrity fault seen while reading: a record that does not decode, a hole in the changes.
     Damaged(String),
+    /// What was read is intact, but of another version of Pelton: that one may go on.
+    OtherFormat(String),
 }
 
 /// Events from the source.

@@ -7,6 +7,7 @@ use crate::codes::HaltCode;
 use crate::effects::Effects;
 use crate::epoch::Closed;
 use crate::step::Engine;
+use crate::time::EventTime;
 use crate::totals::Totals;
 
 /// Why an epoch cannot be closed: whoever stored it would store what is wrong, or more than was allowed.
@@ -38,21 +39,31 @@ pub fn close(engine: &mut Engine, effects: &mut Effects, state_limit: u64) -> Re
     if !totals.balanced() {
         return Err(Unsound::Unbalanced(totals));
     }
-    let state_bytes = engine.state_bytes();
-    if state_bytes as u64 > state_limit {
-        return Err(Unsound::StateFull { bytes: state_bytes, limit: state_limit });
+    let bytes = engine.state_bytes();
+    if bytes as u64 > state_limit {
+        return Err(Unsound::StateFull { bytes, limit: state_limit });
     }
     let mut delta = Vec::new();
     let position = engine.cut(&mut delta);
+    let (origin, watermark) = (engine.origin(), engine.watermark());
     Ok(Closed {
+        pipeline: origin.pipeline.clone(),
+        partition: origin.partition,
+        partitions: engine.plan().source.partitions,
+        key: engine.plan().source.key.to_string(),
+        revision: origin.revision,
         position,
         published: engine.published().0,
-        watermark: engine.watermark().0,
-        modules: engine.digests().to_vec(),
-        layout: engine.layout(),
+        clock: std::mem::take(&mut effects.clock),
+        watermark: watermark.0,
+        ended: watermark == EventTime::MAX,
         totals,
+        dead: std::mem::take(&mut effects.dead_by_class)
+            .into_iter()
+            .map(|(class, count)| (class.name().to_owned(), count))
+            .collect(),
         records: std::mem::take(&mut effects.records),
         delta,
-        state_bytes,
+        sections: engine.sections(),
     })
 }

@@ -45,9 +45,9 @@ pub enum StoreError {
     /// The content cannot be trusted. Set it aside and rebuild.
     #[error("store is damaged: {0}")]
     Damaged(String),
-    /// Written by a newer host. Leave it untouched.
-    #[error("store has format {found}, this host knows up to {known}")]
-    Newer { found: u8, known: u8 },
+    /// Intact, but written by another version of Pelton. Leave it untouched.
+    #[error("{0}")]
+    Format(String),
     /// Another process has it open.
     #[error("store is in use: {0}")]
     InUse(String),

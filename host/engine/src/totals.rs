@@ -26,6 +26,13 @@ impl Totals {
         self.received == self.processed + self.filtered + self.late + self.dead + self.gaps
     }
 
+    /// These counts and those of the events after them.
+    #[must_use]
+    pub fn and(mut self, next: &Totals) -> Totals {
+        self.add(next);
+        self
+    }
+
     /// Adds the counts of another run of events.
     pub fn add(&mut self, other: &Totals) {
         self.received += other.received;

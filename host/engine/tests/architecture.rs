@@ -195,5 +195,5 @@ fn records_are_made_in_one_place() {
     });
     let mut names: Vec<String> = makers.filter_map(|path| Some(path.file_name()?.to_str()?.to_owned())).collect();
     names.sort();
-    assert_eq!(names, ["effects.rs", "epoch.rs"]);
+    assert_eq!(names, ["effects.rs", "records.rs"]);
 }

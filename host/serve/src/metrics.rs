@@ -26,6 +26,8 @@ const CODES_MAX: usize = 64;
 pub struct Shape<'a> {
     pub pipeline: &'a str,
     pub partition: u32,
+    /// Of the pipeline that runs, as hex digits.
+    pub revision: &'a str,
     /// Names of the stages, in order.
     pub stages: &'a [&'a str],
     /// Names of the outputs, in order.
@@ -56,6 +58,7 @@ macro_rules! labels_with {
     };
 }
 
+labels_with!(ByRevision, revision);
 labels_with!(ByFate, fate);
 labels_with!(ByOutput, output);
 labels_with!(ByStage, stage);
@@ -84,6 +87,7 @@ pub(crate) struct Families {
     state_bytes: Family<Labels, Gauge>,
     health: Family<Labels, Gauge>,
     working: Family<Labels, Gauge>,
+    revision: Family<ByRevision, Gauge>,
     epoch_seconds: Histograms<Labels>,
     commit_seconds: Histograms<Labels>,
     guest_seconds: Histograms<ByStage>,
@@ -113,6 +117,7 @@ impl Families {
             state_bytes: Family::default(),
             health: Family::default(),
             working: Family::default(),
+            revision: Family::default(),
             epoch_seconds: Family::new_with_constructor(timed),
             commit_seconds: Family::new_with_constructor(timed),
             guest_seconds: Family::new_with_constructor(timed),
@@ -138,6 +143,9 @@ impl Families {
         registry.register_with_unit("state", "Typed state in memory", Unit::Bytes, all.state_bytes);
         registry.register("health", "0 ok, 1 degraded, 2 halted", all.health);
         registry.register("partition_working", "1 while this host takes events of the partition", all.working);
+        let help =
+            "1 for the revision of the pipeline that this host runs: sha256 of what its file says, and of its modules";
+        registry.register("partition_revision", help, all.revision);
         let help = "From the first event of an epoch to its commit";
         registry.register_with_unit("epoch_duration", help, Unit::Seconds, all.epoch_seconds);
         let help = "From publishing an epoch to the broker's answer";
@@ -215,6 +223,7 @@ struct Rare {
 impl Partition {
     pub(crate) fn new(families: &Families, shape: &Shape<'_>, board: Board, idx: usize) -> Partition {
         let labels = Labels { pipeline: shape.pipeline.to_owned(), partition: shape.partition };
+        families.revision.get_or_create_owned(&ByRevision::new(&labels, shape.revision)).set(1);
         let fate = |name| families.fates.get_or_create_owned(&ByFate::new(&labels, name));
         let answer = |name| families.publishes.get_or_create_owned(&ByAnswer::new(&labels, name));
         let record = |name: &&str| families.records.get_or_create_owned(&ByOutput::new(&labels, name));

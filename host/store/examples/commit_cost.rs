@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use pelton_engine::epoch::{Epoch, Marker, Position, Records, StreamIdentity};
+use pelton_engine::epoch::{Epoch, Marker, MarkerFields, Position, Records, StreamIdentity};
 use pelton_engine::log::{Snapshot, StoredMarker};
 use pelton_engine::store::Store;
-use pelton_engine::totals::Totals;
 use pelton_store::{Options, SledStore};
 
 const DELTA_BYTES: usize = 300 << 10;
@@ -63,27 +62,16 @@ fn epoch(number: u64, before: Option<&Marker>) -> Epoch {
             word.to_le_bytes()
         })
         .collect();
-    let records = Records::default();
-    let marker = Marker {
-        version: 1,
+    let fields = MarkerFields {
         epoch: number,
         nonce: u128::from(number),
         prev_nonce: u128::from(number - 1),
         input: StreamIdentity { name: "PLAYS".into(), created: 1 },
         position: Position { sequence: number, fingerprint: number },
-        seen: number,
-        published: 0,
-        watermark: 0,
-        modules: vec![],
-        layout: 0,
-        log: StreamIdentity { name: "PELTON".into(), created: 1 },
+        read_through: number,
+        pipeline_stream: StreamIdentity { name: "PELTON".into(), created: 1 },
         lease: 1,
-        totals: Totals::default(),
-        totals_sum: Totals::default(),
-        records: 0,
-        changes: 1,
-        batch_hash: Epoch::hash(&delta, &records),
-        state_hash: Epoch::roll(&before.map_or([0; 32], |marker| marker.state_hash), &delta),
+        ..MarkerFields::default()
     };
-    Epoch { marker, records, delta }
+    Epoch::new(fields, before, Records::default(), delta)
 }

@@ -11,13 +11,11 @@
 
 use std::ops::Range;
 
-use pelton_engine::epoch::{Channel, Marker, Record, Records};
+use pelton_engine::epoch::{Channel, Marker, Record, Records, Unreadable};
 use pelton_engine::store::StoreError;
 
 /// Format written by this host.
 pub const VERSION: u8 = 1;
-/// Marker format that this host knows.
-const MARKER_VERSION: u8 = 1;
 const ROW_BYTES: usize = 1 + 2 + 6 * 4;
 
 /// Why bytes are not an epoch.
@@ -26,16 +24,31 @@ pub enum CodecError {
     /// Not written like this by any host.
     #[error("{0}")]
     Malformed(String),
-    /// Intact, but written by a newer host.
-    #[error("format {found} is not known, this host knows up to {known}")]
-    Newer { found: u8, known: u8 },
+    /// Intact, but written by another version of Pelton.
+    #[error("{0}")]
+    Format(String),
+}
+
+/// What to say of an intact value of another format.
+pub(crate) fn other_format(what: &str, found: u8, known: u8) -> String {
+    let age = if found > known { "from a newer version of Pelton" } else { "from before the first release of Pelton" };
+    format!("{what} has format {found}, which is {age}; this version reads {known}")
+}
+
+impl From<Unreadable> for CodecError {
+    fn from(error: Unreadable) -> CodecError {
+        match error {
+            Unreadable::Format(text) => CodecError::Format(text),
+            Unreadable::Damaged(_) => CodecError::Malformed(error.to_string()),
+        }
+    }
 }
 
 impl From<CodecError> for StoreError {
     fn from(error: CodecError) -> StoreError {
         match error {
             CodecError::Malformed(what) => StoreError::Damaged(what),
-            CodecError::Newer { found, known } => StoreError::Newer { found, known },
+            CodecError::Format(text) => StoreError::Format(text),
         }
     }
 }
@@ -44,7 +57,7 @@ impl From<CodecError> for StoreError {
 #[must_use]
 pub fn encode(marker: &Marker, records: &Records) -> Vec<u8> {
     let mut out = Writer::default();
-    out.bytes(&marker.encode());
+    out.bytes(marker.bytes());
     out.bytes(&records.data);
     out.u32(records.rows.len() as u32);
     for row in &records.rows {
@@ -80,9 +93,9 @@ pub fn decode(bytes: &[u8]) -> Result<(Marker, Records), CodecError> {
         return Err(CodecError::Malformed("checksum of an epoch does not fit".into()));
     }
     if version != VERSION {
-        return Err(CodecError::Newer { found: version, known: VERSION });
+        return Err(CodecError::Format(other_format("an epoch of the outbox", version, VERSION)));
     }
-    let marker = decode_marker(input.bytes()?)?;
+    let marker = Marker::decode(input.bytes()?)?;
     let data = input.bytes()?.to_vec();
     let count = input.u32()? as usize;
     if input.0.len() != count.saturating_mul(ROW_BYTES) {
@@ -109,20 +122,6 @@ fn decode_row(input: &mut Reader<'_>, arena_bytes: usize) -> Result<Record, Code
         Ok(start..end)
     };
     Ok(Record { channel, subject: range()?, headers: range()?, payload: range()? })
-}
-
-/// A marker from its JSON; tells "newer" from "damaged".
-pub(crate) fn decode_marker(bytes: &[u8]) -> Result<Marker, CodecError> {
-    #[derive(serde::Deserialize)]
-    struct Versioned {
-        version: u8,
-    }
-    Marker::decode(bytes).map_err(|error| match serde_json::from_slice::<Versioned>(bytes) {
-        Ok(Versioned { version }) if MARKER_VERSION < version => {
-            CodecError::Newer { found: version, known: MARKER_VERSION }
-        }
-        _ => CodecError::Malformed(error),
-    })
 }
 
 fn crc(version: u8, body: &[u8]) -> u32 {

@@ -14,10 +14,10 @@ use std::ops::ControlFlow;
 
 use pelton_engine::store::StoreError;
 
+use crate::codec::other_format;
+
 /// Format of a value.
 pub(crate) const VERSION: u8 = 2;
-/// Data bytes per value of format 1, which is read on.
-const CHUNK_BYTES_1: usize = 6 << 10;
 /// Data bytes per value. sled moves a tree node to a file of its own, outside of what [`sync`] covers, when it passes
 /// a quarter of a segment (128 KiB); a node holds up to 17 values, so they have to stay below 7 KiB. It also keeps
 /// at least 256 nodes in memory, which were 36 MiB with values of 6 KiB.
@@ -95,8 +95,8 @@ fn crc(key: &[u8], version: u8, rest: &[u8]) -> u32 {
 }
 
 /// Number of chunks of a value; an empty one still has its header.
-fn chunk_count(total: u64, full: u64) -> u64 {
-    total.div_ceil(full).max(1)
+fn chunk_count(total: u64) -> u64 {
+    total.div_ceil(CHUNK_BYTES as u64).max(1)
 }
 
 /// Keys and values that hold `bytes`.
@@ -107,7 +107,7 @@ pub(crate) fn seal(
     bytes: &[u8],
 ) -> impl Iterator<Item = ([u8; KEY_BYTES], Vec<u8>)> {
     let total = bytes.len() as u64;
-    (0..chunk_count(total, CHUNK_BYTES as u64) as u32).map(move |chunk| {
+    (0..chunk_count(total) as u32).map(move |chunk| {
         let start = chunk as usize * CHUNK_BYTES;
         let data = &bytes[start..bytes.len().min(start + CHUNK_BYTES)];
         let key = key(place, chunk);
@@ -134,7 +134,6 @@ struct Chunk<'a> {
     tag: u64,
     total: u64,
     /// Data bytes of each chunk but the last.
-    full: u64,
     data: &'a [u8],
 }
 
@@ -154,8 +153,8 @@ fn open<'a>(generation: u32, key: &[u8], value: &'a [u8]) -> Result<Chunk<'a>, S
     if u32_at(1) != crc(key, value[0], &value[5..]) {
         return Err(damaged("checksum of a value does not fit"));
     }
-    if VERSION < value[0] {
-        return Err(StoreError::Newer { found: value[0], known: VERSION });
+    if value[0] != VERSION {
+        return Err(StoreError::Format(other_format("a value of the state folder", value[0], VERSION)));
     }
     if u32_at(5) != generation {
         return Err(damaged(&format!("value of generation {} lies in generation {generation}", u32_at(5))));
@@ -163,8 +162,7 @@ fn open<'a>(generation: u32, key: &[u8], value: &'a [u8]) -> Result<Chunk<'a>, S
     let slot = u64::from_be_bytes(key[1..9].try_into().expect("eight bytes"));
     let chunk = u32::from_be_bytes(key[9..].try_into().expect("four bytes"));
     let place = Place { kind, slot };
-    let full = if value[0] == 1 { CHUNK_BYTES_1 } else { CHUNK_BYTES } as u64;
-    Ok(Chunk { place, chunk, tag: u64_at(9), total: u64_at(17), full, data: &value[HEADER_BYTES..] })
+    Ok(Chunk { place, chunk, tag: u64_at(9), total: u64_at(17), data: &value[HEADER_BYTES..] })
 }
 
 /// Puts the chunks of a scan in key order together again.
@@ -202,20 +200,20 @@ impl Assembler {
         if value.place != place {
             return Err(damaged("first chunk is missing"));
         }
-        let count = chunk_count(*total, chunk.full);
+        let count = chunk_count(*total);
         if count <= u64::from(chunk.chunk) {
             // Left behind by a longer value that lay here before.
             let stale = place.kind.overwritten() && chunk.tag < value.tag;
             return if stale { Ok(ControlFlow::Continue(())) } else { Err(damaged("chunk behind the end")) };
         }
-        let start = u64::from(chunk.chunk) * chunk.full;
+        let start = u64::from(chunk.chunk) * CHUNK_BYTES as u64;
         if value.bytes.len() as u64 != start {
             return Err(damaged("chunk is missing before this one"));
         }
         if chunk.tag != value.tag || chunk.total != *total {
             return Err(damaged("chunks of different epochs"));
         }
-        if chunk.data.len() as u64 != (*total - start).min(chunk.full) {
+        if chunk.data.len() as u64 != (*total - start).min(CHUNK_BYTES as u64) {
             return Err(damaged("chunk has a wrong length"));
         }
         value.bytes.extend_from_slice(chunk.data);

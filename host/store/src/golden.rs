@@ -3,40 +3,27 @@
 
 use std::collections::VecDeque;
 
-use pelton_engine::epoch::{Channel, Marker, Position, Records, StreamIdentity};
+use pelton_engine::epoch::{Channel, Marker, MarkerFields, Position, Records};
 use pelton_engine::hex;
 use pelton_engine::log::StoredMarker;
 use pelton_engine::store::Past;
-use pelton_engine::totals::Totals;
 
 use crate::codec;
-use crate::envelope::{self, Assembler, Kind, Place};
+use crate::envelope::{self, Kind, Place};
 use crate::identity::Identity;
 use crate::pointer::Pointer;
 use crate::record::{Base, Head, Page, SnapshotFacts};
 
 fn marker() -> Marker {
-    Marker {
-        version: 1,
+    Marker::new(MarkerFields {
         epoch: 7,
         nonce: 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef,
         prev_nonce: 6,
-        input: StreamIdentity { name: "PLAYS".into(), created: 1_700_000_000 },
         position: Position { sequence: 700, fingerprint: 99 },
-        seen: 701,
         published: 1_700_000_001_000,
         watermark: -5,
-        modules: vec![[1; 32], [2; 32]],
-        layout: 3,
-        log: StreamIdentity { name: "PELTON".into(), created: 1 },
-        lease: 4,
-        totals: Totals { received: 3, processed: 2, dead: 1, ..Totals::default() },
-        totals_sum: Totals { received: 30, processed: 20, dead: 10, ..Totals::default() },
-        records: 1,
-        changes: 1,
-        batch_hash: [8; 32],
-        state_hash: [9; 32],
-    }
+        ..MarkerFields::default()
+    })
 }
 
 fn stored() -> StoredMarker {
@@ -45,14 +32,14 @@ fn stored() -> StoredMarker {
 
 /// The same bytes with the marker cut out: what the store itself adds.
 fn without_marker(bytes: &[u8]) -> String {
-    let marker = marker().encode();
+    let marker = marker().bytes().to_vec();
     let at = bytes.windows(marker.len()).position(|window| window == marker).expect("the marker is in there");
     format!("{} M {}", hex::encode(&bytes[..at - 4]), hex::encode(&bytes[at + marker.len()..]))
 }
 
 #[test]
 fn the_pointer_file() {
-    let text = "pelton-store format=1 current=12 floor=3 crc=e121d148\n";
+    let text = "pelton-store format=2 current=12 floor=3 crc=b8e5c98f\n";
     let pointer = Pointer { current: 12, floor: 3 };
     assert_eq!(pointer.render(), text);
     assert_eq!(Pointer::parse(text.as_bytes()), Ok(pointer));
@@ -83,25 +70,6 @@ fn the_envelope() {
     let long = vec![7; envelope::CHUNK_BYTES + 1];
     let chunks: Vec<_> = envelope::seal(3, place, 5, &long).map(|(key, value)| (key[12], value.len())).collect();
     assert_eq!(chunks, [(0, 25 + 2048), (1, 25 + 1)]);
-}
-
-/// Values of format 1 had chunks of 6 KiB.
-#[test]
-fn the_envelope_of_format_1_is_read_on() {
-    let place = Place { kind: Kind::Delta, slot: 5 };
-    let data = [7; 6145];
-    let mut assembler = Assembler::new(3);
-    let sealed = envelope::seal(3, place, 5, &data).take(2);
-    let (parts, sums) = ([&data[..6144], &data[6144..]], [0x8bcf_4667_u32, 0x9152_1fdf]);
-    let mut read = None;
-    for (((key, value), part), sum) in sealed.zip(parts).zip(sums) {
-        let mut value = value[..25].to_vec();
-        value[0] = 1;
-        value[1..5].copy_from_slice(&sum.to_be_bytes());
-        value.extend_from_slice(part);
-        read = assembler.push(&key, &value).unwrap();
-    }
-    assert_eq!(read.expect("it is whole").bytes, data);
 }
 
 #[test]
@@ -143,9 +111,9 @@ fn an_epoch_of_the_outbox() {
     // The checksum covers the marker: only what is behind it is the store's alone.
     let marker_at = 5 + 4;
     assert_eq!(bytes[0], codec::VERSION);
-    assert_eq!(&bytes[marker_at..marker_at + marker().encode().len()], marker().encode());
+    assert_eq!(&bytes[marker_at..marker_at + marker().bytes().len()], marker().bytes());
     assert_eq!(
-        hex::encode(&bytes[marker_at + marker().encode().len()..]),
+        hex::encode(&bytes[marker_at + marker().bytes().len()..]),
         "000000226f75742e616c65727473413a20310d0a7061796c6f6164646c717b7d6c6174655b5d00000003000002000000000000000a0000000a00000010\
          0000001000000017010000000000170000001a0000001a0000001a0000001a0000001c0200000000001c00000020000000200000002000000020\
          00000022"

@@ -4,8 +4,10 @@
 
 use pelton_engine::store::StoreError;
 
+use crate::codec::other_format;
+
 /// Format of the folder.
-pub(crate) const FORMAT: u8 = 1;
+pub(crate) const FORMAT: u8 = 2;
 
 /// Which generation counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +24,7 @@ impl Pointer {
     }
 
     /// # Errors
-    /// `Damaged`; `Newer` for an intact line of a newer host.
+    /// `Damaged`; `Format` for an intact line of another version.
     pub(crate) fn parse(bytes: &[u8]) -> Result<Pointer, StoreError> {
         let damaged = || StoreError::Damaged(format!("pointer file of {} bytes does not parse", bytes.len()));
         let text = std::str::from_utf8(bytes).map_err(|_| damaged())?;
@@ -34,8 +36,8 @@ impl Pointer {
         let mut number = |name: &str| words.next().and_then(|word| word.strip_prefix(name)).map(str::to_string);
         number("pelton-store").ok_or_else(damaged)?;
         let found: u8 = number("format=").and_then(|text| text.parse().ok()).ok_or_else(damaged)?;
-        if FORMAT < found {
-            return Err(StoreError::Newer { found, known: FORMAT });
+        if found != FORMAT {
+            return Err(StoreError::Format(other_format("the state folder", found, FORMAT)));
         }
         let mut number = |name: &str| number(name).and_then(|text| text.parse().ok()).ok_or_else(damaged);
         Ok(Pointer { current: number("current=")?, floor: number("floor=")? })

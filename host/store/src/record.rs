@@ -5,11 +5,11 @@
 
 use std::collections::VecDeque;
 
-use pelton_engine::epoch::Position;
+use pelton_engine::epoch::{Marker, Position};
 use pelton_engine::log::StoredMarker;
 use pelton_engine::store::{HISTORY_MAX, OUTBOX_MAX, Past};
 
-use crate::codec::{CodecError, Reader, Writer, decode_marker};
+use crate::codec::{CodecError, Reader, Writer};
 
 /// Epochs per history page: one page is written per epoch, all of them are read on load.
 pub(crate) const PAGE_EPOCHS: u64 = 64;
@@ -115,11 +115,11 @@ impl Head {
 
 fn encode_stored(stored: &StoredMarker, out: &mut Writer) {
     out.u64(stored.sequence);
-    out.bytes(&stored.marker.encode());
+    out.bytes(stored.marker.bytes());
 }
 
 fn decode_stored(input: &mut Reader<'_>) -> Result<StoredMarker, CodecError> {
-    Ok(StoredMarker { sequence: input.u64()?, marker: decode_marker(input.bytes()?)? })
+    Ok(StoredMarker { sequence: input.u64()?, marker: Marker::decode(input.bytes()?)? })
 }
 
 /// The history entry of a stored marker.

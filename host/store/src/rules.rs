@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use pelton_engine::epoch::{Epoch, Marker};
+use pelton_engine::epoch::{Epoch, Marker, roll, sha256};
 use pelton_engine::log::{Snapshot, StoredMarker};
 use pelton_engine::store::{Past, StoreError};
 
@@ -26,16 +26,10 @@ pub(crate) fn follows(head: Option<&StoredMarker>, epoch: &Epoch, sequence: u64)
     if head.is_some_and(|head| head.marker == *marker && head.sequence == sequence) {
         return Ok(Next::Applied);
     }
-    let (last, nonce) = head.map_or((0, 0), |head| (head.marker.epoch, head.marker.nonce));
-    if marker.epoch != last + 1 || marker.prev_nonce != nonce {
-        return Err(StoreError::Damaged(format!(
-            "epoch {} after nonce {:032x} does not follow epoch {last} with nonce {nonce:032x}",
-            marker.epoch, marker.prev_nonce
-        )));
-    }
+    marker.follows(head.map(|head| &head.marker)).map_err(StoreError::Damaged)?;
     let before = head.map_or(&STATE_HASH_START, |head| &head.marker.state_hash);
     debug_assert_eq!(
-        Epoch::roll(before, &epoch.delta),
+        roll(before, &sha256(&epoch.delta)),
         marker.state_hash,
         "state hash of epoch {} does not roll from the head",
         marker.epoch

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use pelton_engine::epoch::Epoch;
+use pelton_engine::epoch::{roll, sha256};
 use pelton_engine::log::Snapshot;
 use pelton_engine::store::{Local, OUTBOX_MAX, Past, StoreError};
 use sha2::{Digest, Sha256};
@@ -141,7 +141,7 @@ impl Found {
         let deltas: Vec<Vec<u8>> =
             self.deltas.into_iter().filter(|(epoch, _)| from <= *epoch).map(|(_, delta)| delta).collect();
         let start = base.snapshot.as_ref().map_or(STATE_HASH_START, |facts| facts.stored.marker.state_hash);
-        let hash = deltas.iter().fold(start, |hash, delta| Epoch::roll(&hash, delta));
+        let hash = deltas.iter().fold(start, |hash, delta| roll(&hash, &sha256(delta)));
         if hash != head.stored.marker.state_hash {
             return Err(damaged(format!("deltas {from}..={} do not roll to the head's state hash", head.epoch())));
         }

@@ -49,8 +49,8 @@ pub struct SledStore {
     layout: Layout,
     options: Options,
     state: State,
-    /// Content of a newer host was found: nothing here may be moved.
-    newer: Option<StoreError>,
+    /// Content of another version of Pelton was found: nothing here may be moved.
+    foreign: Option<StoreError>,
     /// Id of the folder, once it was asked for.
     id: Option<u128>,
 }
@@ -69,14 +69,14 @@ impl SledStore {
     /// Locks the folder, and makes it if it is not there. The content is looked at by the first call that needs it.
     ///
     /// # Errors
-    /// `InUse` when another handle has it, `Newer` for a folder of a newer host (it is left untouched),
+    /// `InUse` when another handle has it, `Format` for a folder of another version (it is left untouched),
     /// `Environment` when the folder cannot be made.
     pub fn open(dir: &Path, options: Options) -> Result<SledStore, StoreError> {
         let layout = Layout::open(dir, options.disk.clone())?;
-        if let Err(error @ (StoreError::Newer { .. } | StoreError::Environment(_))) = layout.pointer() {
+        if let Err(error @ (StoreError::Format(_) | StoreError::Environment(_))) = layout.pointer() {
             return Err(error);
         }
-        Ok(SledStore { layout, options, state: State::Closed { reached: None }, newer: None, id: None })
+        Ok(SledStore { layout, options, state: State::Closed { reached: None }, foreign: None, id: None })
     }
 
     /// A random number, 32 hex digits, that belongs to this folder: it stays the same through damage and rebuilds, and a
@@ -148,7 +148,7 @@ impl SledStore {
     fn forget(&mut self) {
         self.shut();
         self.state = State::Closed { reached: None };
-        self.newer = None;
+        self.foreign = None;
     }
 
     /// A sync failed: what the disk holds is not known, and only `rebase` may be called from now on.
@@ -251,8 +251,8 @@ impl SledStore {
         let (limit, disk) = (self.options.open_limit, self.layout.disk());
         Generation::sync_before_open(&dir, &**disk).map_err(|error| self.fail(error))?;
         let (generation, content) = Generation::open(&dir, number, limit, self.layout.disk()).inspect_err(|error| {
-            if matches!(error, StoreError::Newer { .. }) {
-                self.newer = Some(error.clone());
+            if matches!(error, StoreError::Format(_)) {
+                self.foreign = Some(error.clone());
             }
         })?;
         let Some(Content { base, local, history }) = content else {
@@ -321,7 +321,7 @@ impl SledStore {
 
     fn rebase_to(&mut self, snapshot: Option<&Snapshot>, discard: Discard<'_>) -> Result<(), StoreError> {
         self.find_folder()?;
-        if let Some(error) = &self.newer {
+        if let Some(error) = &self.foreign {
             return Err(error.clone());
         }
         let pointer = match self.layout.pointer() {

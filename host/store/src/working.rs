@@ -67,9 +67,10 @@ impl Working {
         let (marker, records) = codec::decode(&value(Kind::Outbox, epoch % OUTBOX_MAX as u64)?)?;
         let delta = value(Kind::Delta, epoch)?;
         let known = self.history.iter().rev().any(|past| past.epoch == epoch && past.nonce == marker.nonce);
-        if marker.epoch != epoch || !known || marker.batch_hash != Epoch::hash(&delta, &records) {
+        let found = Epoch { marker, records, delta };
+        if found.marker.epoch != epoch || !known || !found.is_whole() {
             return Err(StoreError::Damaged(format!("outbox entry of epoch {epoch} is not what was published")));
         }
-        Ok(Some(Epoch { marker, records, delta }))
+        Ok(Some(found))
     }
 }

@@ -1,6 +1,6 @@
 //! A chain of epochs that depends on nothing but the epoch number, so that any process knows what must be stored.
 
-use pelton_engine::epoch::{Channel, Epoch, Marker, Position, Records, StreamIdentity};
+use pelton_engine::epoch::{Channel, Epoch, MarkerFields, Position, Records, StreamIdentity};
 use pelton_engine::log::{Snapshot, StoredMarker};
 use pelton_engine::store::{HISTORY_MAX, Local, Past};
 use pelton_engine::totals::Totals;
@@ -92,28 +92,21 @@ impl Chain {
         let totals = Totals { received: number, processed: number, ..Totals::default() };
         let mut totals_sum = before.map_or(Totals::default(), |marker| marker.totals_sum);
         totals_sum.add(&totals);
-        let marker = Marker {
-            version: 1,
+        let fields = MarkerFields {
             epoch: number,
             nonce: nonce(number),
             prev_nonce: before.map_or(0, |marker| marker.nonce),
             input: StreamIdentity { name: "PLAYS".into(), created: 1_700_000_000 },
             position: Position { sequence: number * 100, fingerprint: mix(number, 2) },
-            seen: number * 100,
-            published: 0,
+            read_through: number * 100,
             watermark: number as i64 * 10 - 5,
-            modules: vec![[number as u8; 32]; 2],
-            layout: 0,
-            log: StreamIdentity { name: "PELTON".into(), created: 1 },
+            pipeline_stream: StreamIdentity { name: "PELTON".into(), created: 1 },
             lease: 4,
             totals,
             totals_sum,
-            records: records.rows.len() as u32,
-            changes: 1,
-            batch_hash: Epoch::hash(&delta, &records),
-            state_hash: Epoch::roll(&before.map_or([0; 32], |marker| marker.state_hash), &delta),
+            ..MarkerFields::default()
         };
-        Epoch { marker, records, delta }
+        Epoch::new(fields, before, records, delta)
     }
 }
 

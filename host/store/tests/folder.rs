@@ -4,6 +4,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::Path;
 
+use pelton_engine::epoch::{Marker, MarkerFields};
 use pelton_engine::store::{Discard, Store, StoreError};
 use pelton_store::disk::{Disk as _, RealDisk};
 use pelton_store::{Options, SledStore, check_folder};
@@ -147,16 +148,22 @@ fn a_file_of_the_store_is_never_written_through_a_link() {
 }
 
 #[test]
-fn a_newer_format_is_left_untouched() {
+fn another_format_is_left_untouched() {
+    for (format, age) in [(1, "from before the first release"), (3, "from a newer version")] {
+        untouched(format, age);
+    }
+}
+
+fn untouched(format: u8, age: &str) {
     let dir = TempDir::new().unwrap();
     let mut chain = Chain::new(1_000);
     fill(&mut open(dir.path()), &mut chain, 1..=3);
-    let line = "pelton-store format=2 current=1 floor=1 color=red";
+    let line = format!("pelton-store format={format} current=1 floor=1 color=red");
     let text = format!("{line} crc={:08x}\n", crc32c::crc32c(line.as_bytes()));
     fs::write(dir.path().join("CURRENT"), &text).unwrap();
     let before = fs::read(dir.path().join("gen-000001/db")).unwrap();
     let result = SledStore::open(dir.path(), options()).map(drop);
-    assert_eq!(result, Err(StoreError::Newer { found: 2, known: 1 }));
+    assert!(matches!(&result, Err(StoreError::Format(text)) if text.contains(age)), "{result:?}");
     assert_eq!(fs::read(dir.path().join("gen-000001/db")).unwrap(), before);
     assert_eq!(fs::read_to_string(dir.path().join("CURRENT")).unwrap(), text);
 }
@@ -302,14 +309,14 @@ fn a_newer_value_is_left_where_it_is() {
     let dir = TempDir::new().unwrap();
     let mut chain = Chain::new(1_000);
     let mut newer = chain.epoch(1).clone();
-    newer.marker.version = 2;
+    newer.marker = Marker::new(MarkerFields { needs: vec!["lanes".into()], ..(*newer.marker).clone() });
     let mut store = open(dir.path());
     store.apply(&newer, 1, b"").unwrap();
     drop(store);
     let mut store = open(dir.path());
-    let expected = StoreError::Newer { found: 2, known: 1 };
-    assert_eq!(store.load().map(drop), Err(expected.clone()));
-    assert_eq!(store.rebase(None, Discard::Damaged("newer")), Err(expected));
+    let refused = store.load().map(drop).unwrap_err();
+    assert!(matches!(refused, StoreError::Format(_)), "{refused:?}");
+    assert_eq!(store.rebase(None, Discard::Damaged("newer")), Err(refused));
     assert_eq!(store.quarantined(), 0);
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use pelton_engine::epoch::{Marker, MarkerFields};
 use pelton_engine::store::{Discard, HISTORY_MAX, OUTBOX_MAX, Store, StoreError};
 use pelton_store::{MemoryStore, SledStore};
 use tempfile::TempDir;
@@ -143,7 +144,8 @@ fn a_snapshot_of_something_else_is_refused() {
         apply(&mut *store, &mut chain, 1..=3);
         assert!(matches!(store.compact(&chain.snapshot(4)), Err(StoreError::Damaged(_))));
         let mut foreign = chain.snapshot(2);
-        foreign.stored.marker.nonce += 1;
+        let fields = (*foreign.stored.marker).clone();
+        foreign.stored.marker = Marker::new(MarkerFields { nonce: fields.nonce + 1, ..fields });
         assert!(matches!(store.compact(&foreign), Err(StoreError::Damaged(_))));
         check_head(&mut *store, &mut chain, 3, 0);
     });
@@ -160,7 +162,8 @@ fn only_the_next_epoch_is_taken() {
             assert!(matches!(result, Err(StoreError::Damaged(_))), "epoch {epoch}: {result:?}");
         }
         let mut foreign = chain.epoch(4).clone();
-        foreign.marker.prev_nonce += 1;
+        let fields = (*foreign.marker).clone();
+        foreign.marker = Marker::new(MarkerFields { prev_nonce: fields.prev_nonce + 1, ..fields });
         assert!(matches!(store.apply(&foreign, 28, b""), Err(StoreError::Damaged(_))));
         // The head once more is what a caller does who did not hear of its success.
         apply(&mut *store, &mut chain, 3..=3);

@@ -110,7 +110,7 @@ pub async fn committed(context: &async_nats::jetstream::Context, pipeline: &str)
     let stream = context.get_stream_no_info(&name).await.with_context(|| format!("opening stream `{name}`"))?;
     let mut sum = 0;
     for partition in 0.. {
-        let filter = format!("pelton.{pipeline}.{partition}.mark.>");
+        let filter = format!("pelton.{pipeline}.{partition}.marker.>");
         let Ok(message) = stream.get_last_raw_message_by_subject(&filter).await else { break };
         let marker: Marker = serde_json::from_slice(&message.payload).context("a marker does not decode")?;
         sum += marker.totals_sum.received;

@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use pelton_broker::testing::foreign::{self, Deliveries};
-use pelton_engine::epoch::Marker;
+use pelton_engine::epoch::{Marker, MarkerFields};
 use pelton_engine::guest::World;
 use pelton_engine::log::Published;
 use pelton_engine::plan::{Plan, parse};
@@ -150,7 +150,7 @@ fn holes(script: &mut Bytes) {
 fn changes(script: &mut Bytes) {
     let (up_to, mut messages) = (u64::from(script.byte()), Vec::new());
     while !script.is_empty() && messages.len() < ITEMS_MAX {
-        let subject = ["pelton.p.0.chg", "pelton.p.0.mark.1-1.1", "pelton.p.0.out.x"][script.below(3)];
+        let subject = ["pelton.p.0.delta", "pelton.p.0.marker.1-1.1", "pelton.p.0.out.x"][script.below(3)];
         let payload = match script.below(3) {
             0 => script.short(),
             _ => marker(script.byte()),
@@ -160,9 +160,9 @@ fn changes(script: &mut Bytes) {
     let Ok(changes) = foreign::changes(&messages, up_to) else { return };
     let mut rest = messages.as_slice();
     for change in &changes {
-        let chunks = change.stored.marker.changes as usize;
+        let chunks = change.stored.marker.delta_chunks as usize;
         let delta: Vec<u8> = rest[..chunks].iter().flat_map(|(_, payload)| payload.clone()).collect();
-        assert!(rest[..chunks].iter().all(|(subject, _)| subject.ends_with(".chg")));
+        assert!(rest[..chunks].iter().all(|(subject, _)| subject.ends_with(".delta")));
         assert_eq!(change.delta, delta);
         assert_eq!(Marker::decode(&rest[chunks].1).as_ref(), Ok(&change.stored.marker));
         rest = &rest[chunks + 1..];
@@ -171,9 +171,8 @@ fn changes(script: &mut Bytes) {
 
 /// A true marker of an epoch with so many chunks.
 fn marker(chunks: u8) -> Vec<u8> {
-    let mut marker = Marker::decode(&include_bytes!("../corpus/stored/marker")[1..]).expect("a marker");
-    marker.changes = u32::from(chunks % 4);
-    marker.encode()
+    let marker = Marker::decode(&include_bytes!("../corpus/stored/marker")[1..]).expect("a marker");
+    Marker::new(MarkerFields { delta_chunks: u32::from(chunks % 4), ..(*marker).clone() }).bytes().to_vec()
 }
 
 fn stream(answer: &[u8]) {

@@ -146,7 +146,7 @@ fn check_column(column: &Column, rows: usize) {
 
 /// The whole engine gives one record: the payload as it came, forwarded or buried.
 fn step(source: &Source, event: &Event, taken: bool) {
-    let origin = Origin { pipeline: "p".into(), partition: 0, source: "S".into() };
+    let origin = Origin { pipeline: "p".into(), partition: 0, source: "S".into(), revision: [0; 32] };
     let options = Options { origin, room: Room::default(), envelope: Envelope::Headers, hash_key: HashKey::default() };
     let guests: Vec<Box<dyn Guest>> = vec![Box::new(source.guest.clone())];
     let mut engine = Engine::new(Arc::clone(&source.plan), guests, options).expect("a transform has no plan");

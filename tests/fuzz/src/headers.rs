@@ -172,7 +172,7 @@ fn letter(script: &mut Bytes) {
 
 /// The dead letter of the event, as it goes out. `block` is what was stored.
 fn check_letter(batch: RawBatch, block: Option<&[u8]>, room: Room) {
-    let origin = Origin { pipeline: "p".into(), partition: 3, source: "S".into() };
+    let origin = Origin { pipeline: "p".into(), partition: 3, source: "S".into(), revision: [0; 32] };
     let options = Options { origin, room, envelope: Envelope::Headers, hash_key: HashKey::default() };
     let mut guest = Native::new(World::Transform, &[]);
     guest.process = Some(Arc::new(|_, _, _| Ok(())));

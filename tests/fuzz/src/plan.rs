@@ -106,7 +106,8 @@ fn is_json_object(config: &str) -> bool {
 /// The engine takes the plan and works off an event with it.
 fn check_works(plan: Plan, guests: Vec<Native>) {
     let guests = guests.into_iter().map(|guest| Box::new(guest) as Box<dyn Guest>).collect();
-    let origin = Origin { pipeline: plan.name.clone(), partition: 0, source: plan.source.stream.clone() };
+    let origin =
+        Origin { pipeline: plan.name.clone(), partition: 0, source: plan.source.stream.clone(), revision: [0; 32] };
     let options = Options { origin, room: Room::default(), envelope: Envelope::Headers, hash_key: HashKey::default() };
     let mut engine = Engine::new(Arc::new(plan), guests, options).expect("an accepted plan makes an engine");
     let mut effects = Effects::default();

@@ -1,5 +1,5 @@
 //! Must emit `{"ordered":true}` for an order, and `{"abandoned_at":…}` 30 minutes of event time after the first `add` of a cart without one.
-//! Rejects any other `act` with code `act`.
+//! Rejects any other `act` with code `act`, after it has emptied the cart: none of that may count.
 
 use pelton_sdk::{Error, Event, Fields, Kept, Module, Output, Reducer};
 
@@ -42,7 +42,11 @@ impl Reducer for Cart {
                 kept.delete();
                 output.emit(r#"{"ordered":true}"#);
             }
-            other => return Err(Error::reject("act", format!("act is `{other}`, wanted add or order"))),
+            other => {
+                kept.cancel_timer(kept.state);
+                kept.delete();
+                return Err(Error::reject("act", format!("act is `{other}`, wanted add or order")));
+            }
         }
         Ok(())
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pelton_engine::epoch::{Channel, Epoch, Marker};
+use pelton_engine::epoch::{Channel, Epoch, Marker, roll, sha256};
 
 use crate::guests::Temper;
 use crate::log::{Entry, Input};
@@ -13,7 +13,7 @@ use crate::scenario::Scenario;
 #[must_use]
 pub fn begin(first: Option<&Marker>, input: &Input) -> u64 {
     let is_begin = |first: &&Marker| first.position.sequence == 0 && first.input.created == input.created();
-    first.filter(is_begin).map_or(0, |first| first.seen)
+    first.filter(is_begin).map_or(0, |first| first.read_through)
 }
 
 /// A batch that the stream has just taken, against the one before (I1–I5, I8, conservation). `begin`: see [`begin`].
@@ -40,11 +40,14 @@ pub fn landed(
     if marker.position.sequence < position {
         return Err(format!("I2 {here}: position moved back from {position} to {}", marker.position.sequence));
     }
-    if marker.batch_hash != Epoch::hash(&epoch.delta, &epoch.records) {
-        return Err(format!("I3 {here}: batch hash is wrong"));
+    if before.map_or([0; 32], |before| sha256(before.bytes())) != marker.prev {
+        return Err(format!("I1 {here}: was sealed behind another marker"));
+    }
+    if !epoch.is_whole() {
+        return Err(format!("I3 {here}: a hash of delta or records is wrong"));
     }
     let state = before.map_or([0; 32], |before| before.state_hash);
-    if marker.state_hash != Epoch::roll(&state, &epoch.delta) {
+    if marker.state_hash != roll(&state, &sha256(&epoch.delta)) {
         return Err(format!("I5 {here}: its changes do not follow from the state before"));
     }
     if before.is_some_and(|before| marker.watermark < before.watermark) {
@@ -92,8 +95,8 @@ fn accounted(position: u64, epoch: &Epoch, gaps: &[(u64, u64)], partition: u32, 
         ));
     }
     let is_ours = |sequence: &u64| is_of(input, partition, *sequence) && !input.is_excused(*sequence);
-    if let Some(unread) = (position.max(marker.position.sequence) + 1..=marker.seen).find(is_ours) {
-        return Err(format!("I2 claims to have seen all up to {}, not {unread}", marker.seen));
+    if let Some(unread) = (position.max(marker.position.sequence) + 1..=marker.read_through).find(is_ours) {
+        return Err(format!("I2 claims to have seen all up to {}, not {unread}", marker.read_through));
     }
     let stored = input.fingerprint(marker.position.sequence);
     if marker.position.sequence > 0 && stored.is_some_and(|stored| stored != marker.position.fingerprint) {

@@ -1,14 +1,13 @@
 //! The sequential run: the same engine, one event at a time, no faults, no epochs to speak of.
 //!
-//! What an engine gives is a function of its events, of what was lost before it was read, and of the moments at which
-//! silence moved event time. The last two are the host's decisions, and the stream tells them: gap records, and markers
-//! whose watermark is ahead of what the events gave. [`along`] takes them from there; whether they were right to be
+//! What an engine gives is a function of its events, of what was lost before it was read, and of what came from a clock.
+//! The last two are the host's decisions, and the stream tells them: gap records, and the clock entries of markers. [`along`] takes them from there; whether they were right to be
 //! taken is up to [`crate::audit`].
 
 use std::ops::RangeInclusive;
 
 use pelton_engine::effects::Effects;
-use pelton_engine::epoch::Records;
+use pelton_engine::epoch::{Clock, Records};
 use pelton_engine::event::RawBatch;
 use pelton_engine::step::{Engine, Input as StepInput, Progress};
 use pelton_engine::time::{EventTime, WallTime};
@@ -55,8 +54,9 @@ pub fn along(scenario: &Scenario, partition: u32, input: &Input, entries: &[Entr
         }
         taken.for_each(|sequence| run.feed(input, partition, sequence..=sequence, 1));
         reached = reached.max(marker.position.sequence);
-        if run.engine.watermark().0 < marker.watermark {
-            run.step(StepInput::Idle(EventTime(marker.watermark)));
+        for &Clock::Idle { value } in &marker.clock {
+            run.step(StepInput::Idle(EventTime(value)));
+            run.cut();
         }
     }
     run.finish()

@@ -192,7 +192,12 @@ impl Scenario {
     pub fn engine(&self, partition: u32, temper: &Temper) -> Result<Engine, StepError> {
         let guests =
             self.worlds.iter().map(|&world| Box::new(SimGuest::new(world, temper.clone())) as Box<dyn Guest>).collect();
-        let origin = Origin { pipeline: self.plan.name.clone(), partition, source: self.plan.source.stream.clone() };
+        let origin = Origin {
+            pipeline: self.plan.name.clone(),
+            partition,
+            source: self.plan.source.stream.clone(),
+            revision: [0; 32],
+        };
         Engine::new(
             self.plan.clone(),
             guests,

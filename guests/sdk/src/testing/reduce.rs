@@ -52,7 +52,10 @@ impl<M: Reducer> Run<'_, M> {
         let groups = input::reducer_group(&key, &entry.state, vec![0], Vec::new());
         let reduced = self.call(&events, &groups)?;
         self.tell(&reduced.output, &input::sources(lines, &events), Cause::Rows(number))?;
-        self.keep(key, entry, reduced);
+        // An event that is rejected changes nothing, whatever the rule has done before.
+        if reduced.output.rejects.is_empty() {
+            self.keep(key, entry, reduced);
+        }
         Ok(())
     }
 
@@ -84,7 +87,11 @@ impl<M: Reducer> Run<'_, M> {
             let sources = Sources { arena: Vec::new(), rows: vec![(key.clone(), Vec::new())] };
             self.tell(&reduced.output, &sources, Cause::Timers(&due))?;
             entry.timers.retain(|at| watermark < *at);
-            self.keep(key.clone(), entry, reduced);
+            if reduced.output.rejects.is_empty() {
+                self.keep(key.clone(), entry, reduced);
+            } else {
+                self.put(key.clone(), entry);
+            }
             // At the end of the input a timer fires only if it was set before.
             if watermark == i64::MAX
                 && let Some(mut entry) = self.entries.remove(&key)
@@ -126,6 +133,10 @@ impl<M: Reducer> Run<'_, M> {
         for cancel in &reduced.cancels {
             entry.timers.remove(&cancel.at);
         }
+        self.put(key, entry);
+    }
+
+    fn put(&mut self, key: Vec<u8>, entry: Entry) {
         if entry.state.is_empty() && entry.timers.is_empty() {
             self.entries.remove(&key);
         } else {

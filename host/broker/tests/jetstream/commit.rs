@@ -24,7 +24,7 @@ async fn only_the_right_fence_lets_a_batch_in() {
     let log = rig.log(0);
     let first = first_epoch(records(3), b"one".to_vec());
     let first_sequence = stored(&log, &first, FIRST).await;
-    assert_eq!(first_sequence, 5, "one change chunk, three records, the marker");
+    assert_eq!(first_sequence, 6, "one chunk, three records, the ledger, the marker");
 
     let second = next_epoch(&first, records(1), b"two".to_vec());
     let second_sequence = stored(&log, &second, fence_after(&first, first_sequence)).await;
@@ -245,7 +245,7 @@ async fn changes_come_back_as_they_were_published() {
     assert_eq!(some.iter().map(|change| change.stored.marker.epoch).collect::<Vec<_>>(), [2, 3]);
 
     let stream = rig.broker.context().get_stream("PELTON_fraud").await.expect("stream");
-    stream.purge().filter("pelton.fraud.0.chg").sequence(epochs[1].0).await.expect("purged");
+    stream.purge().filter("pelton.fraud.0.delta").sequence(epochs[1].0).await.expect("purged");
     let response = log.perform(Request::Changes { after: 0, up_to: end }).await;
     assert!(matches!(response, Response::Damaged(_)), "{response:?}");
     assert_eq!(all_changes(&log, epochs[1].0, end).await.0.len(), 2);
@@ -284,7 +284,7 @@ async fn a_killed_server_leaves_every_batch_whole_or_absent() {
             other => panic!("round {round}: {other:?}"),
         }
         let Some(marker) = landed else { continue };
-        assert_eq!(found.log.last_sequence, epoch.marker.epoch * 202, "whole batches only");
+        assert_eq!(found.log.last_sequence, epoch.marker.epoch * 203, "whole batches only");
         fence = fence_after(&epoch, marker.sequence);
         epoch = next_epoch(&epoch, records(200), vec![1; 1000]);
     }

@@ -48,7 +48,7 @@ async fn settings_that_delete_markers_or_refuse_batches_are_drift() {
         ("max_msgs_per_subject", |config| config.max_messages_per_subject = 1),
         ("allow_msg_ttl", |config| config.allow_message_ttl = true),
         ("deny_purge", |config| config.deny_purge = true),
-        ("deny_delete", |config| config.deny_delete = false),
+        ("deny_delete", |config| config.deny_delete = true),
         ("discard", |config| config.discard = DiscardPolicy::Old),
         ("no_ack", |config| (config.no_ack, config.allow_atomic_publish) = (true, true)),
         ("allow_atomic", |config| config.allow_atomic_publish = false),

@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 
 use pelton_broker::testing::Server;
 use pelton_broker::{Broker, Log, LogOptions, Producer, ProvisionOptions, Target, up};
-use pelton_engine::epoch::{Epoch, Marker, Position, Records, StreamIdentity, change_count};
+use pelton_engine::epoch::{Epoch, Marker, MarkerFields, Position, Records, StreamIdentity};
 use pelton_engine::log::{Fence, Fetched, Hole, Published, Request, Response, StoredMarker, Survey};
 use pelton_engine::plan::{CreateStream, Key, Limits, Output, Plan, Publish, Source, Time, TimeUnit, Watermark};
 use pelton_engine::time::Span;
-use pelton_engine::totals::Totals;
 
 pub(crate) struct Rig {
     pub(crate) server: Server,
@@ -139,38 +138,29 @@ pub(crate) fn plan(partitions: u32) -> Plan {
 
 /// The first epoch of a partition.
 pub(crate) fn first_epoch(records: Records, delta: Vec<u8>) -> Arc<Epoch> {
-    epoch(1, 100, 0, 7, records, delta)
+    epoch(None, records, delta)
 }
 
 /// The epoch after `previous`, with a nonce of its own.
 pub(crate) fn next_epoch(previous: &Epoch, records: Records, delta: Vec<u8>) -> Arc<Epoch> {
-    let marker = &previous.marker;
-    epoch(marker.epoch + 1, marker.nonce + 1, marker.nonce, marker.lease, records, delta)
+    epoch(Some(&previous.marker), records, delta)
 }
 
-fn epoch(number: u64, nonce: u128, prev_nonce: u128, lease: u64, records: Records, delta: Vec<u8>) -> Arc<Epoch> {
-    let marker = Marker {
-        version: 1,
+fn epoch(before: Option<&Marker>, records: Records, delta: Vec<u8>) -> Arc<Epoch> {
+    let number = before.map_or(0, |before| before.epoch) + 1;
+    let prev_nonce = before.map_or(0, |before| before.nonce);
+    let fields = MarkerFields {
         epoch: number,
-        nonce,
+        nonce: before.map_or(100, |before| before.nonce + 1),
         prev_nonce,
         input: StreamIdentity { name: "PLAYS".to_string(), created: 1 },
         position: Position { sequence: number, fingerprint: number },
-        seen: number,
-        published: 0,
-        watermark: 0,
-        modules: Vec::new(),
-        layout: 0,
-        log: StreamIdentity { name: "PELTON".to_string(), created: 1 },
-        lease,
-        totals: Totals::default(),
-        totals_sum: Totals::default(),
-        records: records.rows.len() as u32,
-        changes: change_count(&delta) as u32,
-        batch_hash: Epoch::hash(&delta, &records),
-        state_hash: Epoch::roll(&[0; 32], &delta),
+        read_through: number,
+        pipeline_stream: StreamIdentity { name: "PELTON".to_string(), created: 1 },
+        lease: before.map_or(7, |before| before.lease),
+        ..MarkerFields::default()
     };
-    Arc::new(Epoch { marker, records, delta })
+    Arc::new(Epoch::new(fields, before, records, delta))
 }
 
 /// The fence behind an epoch that was stored at `sequence`.

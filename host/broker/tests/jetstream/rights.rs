@@ -23,8 +23,8 @@ const RIGHTS: &[(&str, &str)] = &[
     ("$KV.>", "publish to $KV.PELTON_leases.fraud.0"),
     ("$O.*.C.>", "publish to $O.PELTON_snapshots_fraud.C.none"),
     ("$O.*.M.>", "publish to $O.PELTON_snapshots_fraud.M.none"),
-    ("pelton.>", "publish to pelton.fraud.0.chg"),
-    ("pelton.*.*.mark.>", "publish to pelton.fraud.0.mark.0.0"),
+    ("pelton.>", "publish to pelton.fraud.0.delta"),
+    ("pelton.*.*.marker.>", "publish to pelton.fraud.0.marker.0.0"),
     ("$JS.ACK.>", "publish to $JS.ACK.PLAYS.pelton-fraud-0.>"),
 ];
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::Stream;
 use pelton_broker::{Log, LogOptions, Target};
-use pelton_engine::epoch::{Epoch, Records};
+use pelton_engine::epoch::{Epoch, Marker, MarkerFields, Records};
 use pelton_engine::log::{FoundSnapshot, Request, Response, Snapshot, StoredMarker};
 
 use crate::rig::{FIRST, Rig, fence_after, first_epoch, next_epoch, stored, survey};
@@ -107,8 +107,9 @@ async fn snapshots_come_back_and_what_lies_before_them_goes() {
     let response = log.perform(Request::Changes { after: older, up_to: newest }).await;
     assert!(matches!(&response, Response::Changes(changes) if changes.len() == 1), "{response:?}");
 
-    // Neither stream keeps a trace of what nobody can use: two chunks and two markers, two heads and twice six chunks.
-    assert_eq!(stream(&rig, "PELTON_fraud").await.cached_info().state.messages, 3);
+    // Neither stream keeps a trace of what nobody can use: two markers and a chunk between them, two heads and twice six
+    // chunks. The ledger has all four epochs.
+    assert_eq!(stream(&rig, "PELTON_fraud").await.cached_info().state.messages, 3 + 4);
     assert_eq!(bucket(&rig).await.cached_info().state.messages, 2 + 2 * 6);
     for (epoch, is_there) in [(2, false), (3, true), (4, true)] {
         let survey = survey(&log, None, Some(epoch)).await;
@@ -236,7 +237,8 @@ async fn a_late_snapshot_of_a_lost_epoch_takes_nobodys_place() {
     let (lost, before) = first_stored(&log).await;
     stream(&rig, "PELTON_fraud").await.purge().await.expect("purged");
     let mut again = Epoch::clone(&lost);
-    again.marker.nonce += 1;
+    let fields = (*again.marker).clone();
+    again.marker = Marker::new(MarkerFields { nonce: fields.nonce + 1, ..fields });
     let again = Arc::new(again);
     let sequence = stored(&log, &again, FIRST).await;
     let snapshot = save(&log, &again, sequence, b"again".to_vec()).await;

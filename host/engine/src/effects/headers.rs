@@ -157,9 +157,10 @@ pub(crate) fn key_text(key: &[u8]) -> Cow<'_, str> {
     if key.len() > KEY_MAX { Cow::Owned(key_token(key)) } else { String::from_utf8_lossy(key) }
 }
 
-/// A key as one subject token: letters, digits, `-` and `_` stay, other bytes become `%XX`; never empty.
+/// A key as one subject token: letters, digits, `-` and `_` stay, other bytes become `=XX`; never empty. Clients of
+/// key-value buckets take it as (part of) a key, which they would not with `%`.
 ///
-/// Of a key of more than 128 bytes it has the first 64, `%%`, which no other token has, and half of the key's sha256.
+/// Of a key of more than 128 bytes it has the first 64, `==`, which no other token has, and half of the key's sha256.
 #[must_use]
 pub fn key_token(key: &[u8]) -> String {
     const KEPT: usize = 64;
@@ -169,14 +170,14 @@ pub fn key_token(key: &[u8]) -> String {
         if byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_' {
             token.push(byte as char);
         } else {
-            write!(token, "%{byte:02X}").expect("writing to a string does not fail");
+            write!(token, "={byte:02X}").expect("writing to a string does not fail");
         }
     }
     if is_long {
-        token.push_str("%%");
+        token.push_str("==");
         token.push_str(&crate::hex::encode(&crate::epoch::sha256(key)[..16]));
     }
-    if token.is_empty() { "%".into() } else { token }
+    if token.is_empty() { "=".into() } else { token }
 }
 
 #[cfg(test)]

@@ -151,6 +151,7 @@ impl Effects {
 
     fn count_dead(&mut self, letter: &DeadLetter<'_>) {
         *self.dead_by_code.entry(letter.code.to_string()).or_default() += 1;
+        *self.dead_by_class.entry(letter.class).or_default() += 1;
     }
 
     /// Keeps an input event that came too late for every window.
@@ -166,7 +167,7 @@ impl Effects {
         event: &RawEvent,
     ) {
         let original = Original::of(batch, event);
-        let Origin { pipeline, partition, source } = origin;
+        let Origin { pipeline, partition, source, revision: _ } = origin;
         let (sequence, nth) = (event.sequence, self.event_late);
         self.event_late += 1;
         let own = |headers: &mut Headers<'_>| {

@@ -9,15 +9,20 @@ use serde::Serialize;
 use crate::guest::{Aggregate, Descriptor, RulePlan, World};
 use crate::plan::{FieldRead, Plan, WindowKind};
 
-/// Formats of the operators' own bytes; one rises when its bytes change.
-const RULE_FORMAT: u32 = 4;
-const FOLD_FORMAT: u32 = 2;
-const REDUCER_FORMAT: u32 = 2;
+/// Format of an operator's own bytes, with which they begin. It rises when they change.
+pub(super) fn format(world: World) -> u8 {
+    match world {
+        World::Transform => unreachable!("a transform keeps nothing"),
+        World::WindowRule => 5,
+        World::WindowFold => 2,
+        World::Reducer => 2,
+    }
+}
 
 #[derive(Serialize)]
 struct Layout<'a> {
     operator: &'static str,
-    format: u32,
+    format: u8,
     /// Of the module.
     state_version: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -58,12 +63,6 @@ enum Values<'a> {
 
 /// The layout of what the stage of this module keeps. `rule` is the plan of a window rule, whose aggregates were checked.
 pub(super) fn text(plan: &Plan, stage: usize, module: &Descriptor, rule: Option<(&RulePlan, &[FieldRead])>) -> String {
-    let format = match module.world {
-        World::Transform => unreachable!("a transform keeps nothing"),
-        World::WindowRule => RULE_FORMAT,
-        World::WindowFold => FOLD_FORMAT,
-        World::Reducer => REDUCER_FORMAT,
-    };
     let window = plan.stages[stage].window.map(|window| match window.kind {
         WindowKind::Tumbling { size } => Window::Tumbling { size: size.0 },
         WindowKind::Sliding { size, every } => Window::Sliding { size: size.0, slide: every.0 },
@@ -71,7 +70,7 @@ pub(super) fn text(plan: &Plan, stage: usize, module: &Descriptor, rule: Option<
     });
     let aggregates =
         rule.map(|(rule, fields)| rule.aggregates.iter().map(|aggregate| kept(aggregate, rule, fields)).collect());
-    let (operator, state_version) = (module.world.name(), module.state_version);
+    let (operator, format, state_version) = (module.world.name(), format(module.world), module.state_version);
     let layout = Layout { operator, format, state_version, window, aggregates };
     serde_json::to_string(&layout).expect("it holds only numbers, texts and lists")
 }

@@ -4,6 +4,7 @@
 //! function of the events that it took, in their order, and of the watermark at each of them.
 
 mod layout;
+mod module;
 mod panes;
 mod reducer;
 mod run;
@@ -26,6 +27,7 @@ use crate::time::EventTime;
 use crate::unit::{Context, Unit};
 use crate::watermark::Watermark;
 
+pub(crate) use module::StageModule;
 pub(crate) use transform::Transform;
 pub use trial::{Trial, try_rule};
 
@@ -33,8 +35,8 @@ pub use trial::{Trial, try_rule};
 ///
 /// After an error its state is void.
 pub(crate) trait Operator: Send {
-    /// All that decides how the bytes of its state are read and what they mean, as JSON.
-    fn layout(&self) -> &str;
+    /// Its module.
+    fn module(&self) -> &StageModule;
 
     /// Computes what it needs of a fresh unit before any event is taken.
     fn prepare(&mut self, _: &mut Unit, _: &RawBatch) -> Result<(), StepError> {
@@ -73,11 +75,17 @@ pub(crate) trait Operator: Send {
         effects: &mut Effects,
     ) -> Result<bool, StepError>;
 
+    /// Counts texts by hashes with this key; called before anything is kept or applied.
+    fn set_hash_key(&mut self, _: HashKey) {}
+
     /// Appends what has changed since the last call, or with `all` the whole state, and what is due either way.
     fn encode(&mut self, all: bool, watermark: EventTime, out: &mut Vec<u8>);
 
     /// Applies what [`Operator::encode`] wrote.
     fn apply(&mut self, reader: &mut Reader<'_>, watermark: EventTime) -> Result<(), Damaged>;
+
+    /// Forgets its state.
+    fn clear(&mut self);
 
     /// After the last [`Operator::apply`].
     fn restored(&mut self) {}
@@ -89,8 +97,7 @@ pub(crate) trait Operator: Send {
     fn change_bytes(&self) -> usize;
 }
 
-/// The operator of the last stage, when it has state. `fields` are those of all stages; `hash_key` is for a state that
-/// begins here.
+/// The operator of the last stage, when it has state. `fields` are those of all stages.
 ///
 /// # Errors
 /// When a window rule's plan cannot be had or does not fit its fields.
@@ -99,10 +106,9 @@ pub(crate) fn stateful(
     stage: usize,
     plan: &Arc<Plan>,
     fields: &[FieldRead],
-    hash_key: HashKey,
 ) -> Result<Box<dyn Operator>, StepError> {
     Ok(match guest.descriptor().world {
-        World::WindowRule => Box::new(window_rule::WindowRule::new(guest, stage, plan, fields, hash_key)?),
+        World::WindowRule => Box::new(window_rule::WindowRule::new(guest, stage, plan, fields)?),
         World::WindowFold => Box::new(window_fold::WindowFold::new(guest, stage, plan, fields)),
         World::Reducer => Box::new(reducer::Reducer::new(guest, stage, plan, fields)),
         World::Transform => unreachable!("a transform has no state"),

@@ -6,36 +6,30 @@ use std::sync::Arc;
 
 use crate::codec::{Damaged, Reader};
 use crate::effects::Effects;
-use crate::event::{Events, RawBatch, TextColumn};
+use crate::event::{RawBatch, TextColumn};
 use crate::guest::{Fault, Groups, Guest, Metering, Output, Panes, States};
 use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
-use crate::unit::{Context, Fate, Held, Unit, keep_row};
+use crate::unit::{Context, Fate, Letter, Unit, keep_row, refuse_row};
 use crate::watermark::Watermark;
 use crate::window::Windows;
 
 use super::panes::{Judged, judge_panes, pick};
 use super::run::{self, Run};
-use super::{Operator, columns_of, layout};
+use super::{Operator, StageModule};
 
 /// Panes that are finished in one call.
 const PANES_PER_CALL: usize = 256;
 
 /// The module, its windows and what waits for room.
 pub(crate) struct WindowFold {
-    guest: Box<dyn Guest>,
-    digest: [u8; 32],
-    stage: usize,
-    name: String,
+    module: StageModule,
     state_max: usize,
-    /// What may be held at one time, with nothing in it.
-    held: Held,
-    layout: String,
-    columns: Vec<usize>,
+    /// Events of a run at most: one after the module has refused an event, then twice as many each time that it does not.
+    run_events: usize,
     windows: Windows,
     judged: Judged,
-    events: Events,
     output: Output,
 }
 
@@ -43,57 +37,41 @@ impl WindowFold {
     pub(crate) fn new(guest: Box<dyn Guest>, stage: usize, plan: &Arc<Plan>, fields: &[FieldRead]) -> WindowFold {
         let window = plan.stages[stage].window.as_ref().expect("the plan gives every fold a window");
         WindowFold {
-            columns: columns_of(guest.as_ref(), fields),
-            digest: guest.digest(),
-            layout: layout::text(plan, stage, guest.descriptor(), None),
-            guest,
-            stage,
-            name: plan.stages[stage].name.clone(),
+            module: StageModule::new(guest, stage, plan, fields, None),
             state_max: plan.limits.state_per_key as usize,
-            held: Held::new(&plan.limits),
+            run_events: usize::MAX,
             windows: Windows::new(window, Vec::new(), Vec::new(), true),
             judged: Judged::default(),
-            events: Events::default(),
             output: Output::default(),
         }
     }
 
-    /// Folds the run's rows into the accumulators; returns the rows with another fate than that.
-    fn fold(
-        &mut self,
-        unit: &Unit,
-        batch: &RawBatch,
-        run: &Run,
-        effects: &mut Effects,
-    ) -> Result<BTreeMap<u32, RowFate>, StepError> {
+    /// Folds the run's rows; nothing of it is kept yet.
+    fn fold(&mut self, unit: &Unit, batch: &RawBatch, run: &Run) -> Result<Folded, StepError> {
         let flow = unit.flows.last().expect("decoding made one");
         let time = |row: u32| EventTime(flow.decoded.timestamps[row as usize]);
-        let mut fates = BTreeMap::new();
+        let mut folded = Folded::default();
         let mut rows = Vec::with_capacity(run.rows.len());
         let mut marks = BTreeMap::new();
         for (&row, &before) in run.rows.iter().zip(&run.before) {
             if self.windows.is_late(time(row), before) {
-                fates.insert(row, RowFate::Late(before));
+                folded.late.insert(row, before);
             } else {
                 rows.push(row);
                 marks.insert(row, before);
             }
         }
-        let descriptor = self.guest.descriptor().clone();
-        let (guest, windows, events, columns, state_max) = (
-            &mut self.guest,
-            std::cell::RefCell::new(&mut self.windows),
-            &mut self.events,
-            &self.columns,
-            self.state_max,
-        );
+        let StageModule { guest, digest, stage, name, columns, events, .. } = &mut self.module;
+        let (stage, digest, descriptor) = (*stage, *digest, guest.descriptor().clone());
+        let (windows, state_max) = (&self.windows, self.state_max);
+        let folded = std::cell::RefCell::new(folded);
         let judgement = judge(
-            &self.name,
+            name,
             &rows,
             &mut |metering, rows| {
                 flow.fill(rows, &descriptor, columns, batch, &unit.events, events);
-                let (mut groups, places) =
-                    group(&windows.borrow(), rows, |row| flow.decoded.keys.get(row as usize), &time);
+                let key = |row: u32| flow.decoded.keys.get(row as usize);
+                let (mut groups, places) = group(windows, &folded.borrow().changes, rows, key, &time);
                 let mut states = States::default();
                 guest.fold(metering, events, &mut groups, &mut states)?;
                 for idx in 0..places.len() {
@@ -107,24 +85,28 @@ impl WindowFold {
             &mut |rows, reply| match reply {
                 Ok((keys, places, states)) => {
                     let before = marks[rows.last().expect("a call has rows")];
-                    for (idx, &start) in places.iter().enumerate() {
-                        windows.borrow_mut().replace(keys.get(idx), start, states.get(idx), before);
-                    }
-                    // It is part of the state now, and has its limit there.
+                    let change = |(idx, &start): (usize, &i64)| {
+                        let (key, state) = (keys.get(idx).to_vec(), states.get(idx).to_vec());
+                        Accumulator { key, start, state, before }
+                    };
+                    folded.borrow_mut().changes.extend(places.iter().enumerate().map(change));
+                    // It becomes part of the state, and has its limit there.
                     ControlFlow::Continue(())
                 }
-                Err(verdict) => {
-                    fates.insert(rows[0], RowFate::Guilty(verdict));
+                Err(Verdict { code, message }) => {
+                    let letter = Letter::of(Some(stage), Some(digest), code, message);
+                    folded.borrow_mut().refused.insert(rows[0], letter);
                     ControlFlow::Continue(())
                 }
             },
         )?;
-        effects.count_faults(self.stage, judgement.faults);
-        Ok(fates)
+        let mut folded = folded.into_inner();
+        folded.faults = judgement.faults;
+        Ok(folded)
     }
 
     fn finish(&mut self, mut panes: Panes, effects: &mut Effects) -> Result<(), StepError> {
-        let mut held = self.held;
+        let mut held = self.module.held;
         let mut parts: Vec<Vec<Vec<u8>>> = Vec::new();
         for row in 0..panes.len() {
             let part = self.windows.accumulators_of(panes.ends[row], panes.keys.get(row));
@@ -138,21 +120,21 @@ impl WindowFold {
         if rows.len() < panes.len() {
             panes = pick(&panes, &rows);
         }
-        let guest = &mut self.guest;
+        let StageModule { guest, stage, name, held, .. } = &mut self.module;
         let finish = &mut |metering, rows: &[u32], panes: &mut Panes, output: &mut Output| {
             let mut states = merge(guest.as_mut(), metering, rows, &parts)?;
             guest.finish(metering, panes, &mut states, output)
         };
-        let (judged, faults) = judge_panes(&self.name, panes, self.held, &mut self.output, finish)?;
-        effects.count_faults(self.stage, faults);
+        let (judged, faults) = judge_panes(name, panes, *held, &mut self.output, finish)?;
+        effects.count_faults(*stage, faults);
         self.judged = judged;
         Ok(())
     }
 }
 
 impl Operator for WindowFold {
-    fn layout(&self) -> &str {
-        &self.layout
+    fn module(&self) -> &StageModule {
+        &self.module
     }
 
     fn has_due(&self, watermark: EventTime) -> bool {
@@ -169,6 +151,11 @@ impl Operator for WindowFold {
 
     fn apply(&mut self, reader: &mut Reader<'_>, watermark: EventTime) -> Result<(), Damaged> {
         self.windows.apply(reader, watermark)
+    }
+
+    fn clear(&mut self) {
+        self.windows.clear();
+        self.judged = Judged::default();
     }
 
     fn restored(&mut self) {
@@ -191,37 +178,49 @@ impl Operator for WindowFold {
         watermark: &mut Watermark,
         effects: &mut Effects,
     ) -> Result<bool, StepError> {
-        let flow = unit.flows.last().expect("decoding made one");
-        let windows = &self.windows;
-        let mut stops = |row: Option<u32>, before: EventTime, after: EventTime| match row {
-            Some(row) => windows.corrects(EventTime(flow.decoded.timestamps[row as usize]), before),
-            None => windows.has_due(after),
-        };
-        let Some(run) = run::plan(context, unit, watermark, effects, usize::MAX, self.state_max, &mut stops) else {
-            return Ok(false);
-        };
-        let mut fates = self.fold(unit, batch, &run, effects)?;
-        let start = unit.next;
-        while unit.next < run.end {
-            let (stage, digest, name) = (self.stage, self.digest, &self.name);
-            keep_row(context, unit, batch, effects, &mut |unit, row, effects| {
-                let flow = unit.flows.last().expect("decoding made one");
-                let at = row as usize;
-                let event = &unit.events[flow.origins[at] as usize];
-                match fates.remove(&row) {
-                    Some(RowFate::Late(mark)) => {
-                        let (room, origin) = (&context.room, &context.origin);
-                        effects.push_late(room, origin, name, flow.decoded.timestamps[at], mark.0, batch, event);
-                        Fate::Late
-                    }
-                    Some(RowFate::Guilty(verdict)) => {
-                        let letter = context.letter(stage, digest, verdict.code, &verdict.message);
-                        effects.push_dead(&context.room, &context.origin, &letter, batch, event);
-                        Fate::Dead
-                    }
-                    None => Fate::Processed,
+        let mut limit = self.run_events;
+        let (run, folded) = loop {
+            let (flow, windows) = (unit.flows.last().expect("decoding made one"), &self.windows);
+            let mut stops = |row: Option<u32>, before: EventTime, after: EventTime| match row {
+                Some(row) => windows.corrects(EventTime(flow.decoded.timestamps[row as usize]), before),
+                None => windows.has_due(after),
+            };
+            let Some(run) = run::plan(context, unit, watermark, effects, limit, self.state_max, &mut stops) else {
+                return Ok(false);
+            };
+            let folded = self.fold(unit, batch, &run)?;
+            // An event that is refused has to be alone: what the module has made of its other rows goes.
+            match folded.refused.keys().next() {
+                Some(&row) if run.end - unit.next > 1 => {
+                    let flow = unit.flows.last().expect("decoding made one");
+                    limit = (flow.origins[row as usize] as usize - unit.next).max(1);
                 }
-            });
+                _ => break (run, folded),
+            }
+        };
+        let Folded { changes, late, refused, faults } = folded;
+        effects.count_faults(self.module.stage, faults);
+        let start = unit.next;
+        if let Some(letter) = refused.values().next() {
+            refuse_row(context, unit, batch, letter, effects);
+            self.run_events = 1;
+        } else {
+            self.run_events = self.run_events.max((run.end - start).saturating_mul(2));
+            for Accumulator { key, start, state, before } in &changes {
+                self.windows.replace(key, *start, state, *before);
+            }
+            let name = &self.module.name;
+            while unit.next < run.end {
+                keep_row(context, unit, batch, effects, &mut |unit, row, effects| {
+                    let Some(mark) = late.get(&row) else { return Fate::Processed };
+                    let flow = unit.flows.last().expect("decoding made one");
+                    let at = row as usize;
+                    let event = &unit.events[flow.origins[at] as usize];
+                    let (room, origin) = (&context.room, &context.origin);
+                    effects.push_late(room, origin, name, flow.decoded.timestamps[at], mark.0, batch, event);
+                    Fate::Late
+                });
+            }
         }
         for time in unit.times[start..run.end].iter().flatten() {
             watermark.observe(EventTime(*time));
@@ -244,7 +243,7 @@ impl Operator for WindowFold {
                 }
                 self.finish(panes, effects)?;
             }
-            let kept = self.judged.keep(context, self.stage, self.digest, effects);
+            let kept = self.judged.keep(context, self.module.stage, self.module.digest, effects);
             self.windows.settle(kept);
             if !self.judged.is_done() {
                 return Ok(false);
@@ -253,29 +252,49 @@ impl Operator for WindowFold {
     }
 }
 
-/// What became of a row that was not folded.
-enum RowFate {
-    Late(EventTime),
-    Guilty(Verdict),
+/// What a run of events brings about.
+#[derive(Default)]
+struct Folded {
+    /// In the order of the calls; of an accumulator that comes several times the last one counts.
+    changes: Vec<Accumulator>,
+    /// Rows that are late, each with the watermark before its event.
+    late: BTreeMap<u32, EventTime>,
+    /// Rows that end as dead letters.
+    refused: BTreeMap<u32, Letter>,
+    faults: u64,
 }
 
-/// Groups rows by key and slice, groups in order of first appearance, members in order of arrival.
-/// Also returns each group's slice start.
+/// The accumulator of a key in the slice at `start`, as the module has left it.
+struct Accumulator {
+    key: Vec<u8>,
+    start: i64,
+    state: Vec<u8>,
+    /// The watermark before the last event that it was folded with.
+    before: EventTime,
+}
+
+/// Groups rows by key and slice, groups in order of first appearance, members in order of arrival; states as `changes`
+/// has them. Also returns each group's slice start.
 fn group<'a>(
     windows: &Windows,
+    changes: &[Accumulator],
     rows: &[u32],
     key: impl Fn(u32) -> &'a [u8],
     time: &dyn Fn(u32) -> EventTime,
 ) -> (Groups, Vec<i64>) {
+    let changed: BTreeMap<(&[u8], i64), &[u8]> =
+        changes.iter().map(|change| ((change.key.as_slice(), change.start), change.state.as_slice())).collect();
     let mut index: BTreeMap<(&[u8], i64), usize> = BTreeMap::new();
     let mut members: Vec<Vec<u32>> = Vec::new();
     let (mut groups, mut places) = (Groups::default(), Vec::new());
     for (at, &row) in rows.iter().enumerate() {
         let start = windows.slice_start(time(row));
         let idx = *index.entry((key(row), start)).or_insert_with(|| {
-            let (start, state) = windows.accumulator(key(row), time(row));
             groups.keys.push(key(row));
-            groups.states.push(&state);
+            match changed.get(&(key(row), start)) {
+                Some(state) => groups.states.push(state),
+                None => groups.states.push(&windows.accumulator(key(row), time(row)).1),
+            }
             places.push(start);
             members.push(Vec::new());
             members.len() - 1

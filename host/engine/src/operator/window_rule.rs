@@ -5,19 +5,19 @@ use std::sync::Arc;
 
 use crate::codec::{Damaged, Reader};
 use crate::effects::Effects;
-use crate::event::{Column, Events, Kind, RawBatch, Values};
+use crate::event::{Column, Kind, RawBatch, Values};
 use crate::flow::{append_column, empty_columns};
 use crate::guest::{Aggregate, Guest, Operator, Output, Panes, RulePlan, Samples};
 use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
-use crate::unit::{Context, Fate, Held, Letter, Unit, letter_of, take_row};
+use crate::unit::{Context, Fate, Letter, Unit, letter_of, take_row};
 use crate::watermark::Watermark;
 use crate::window::{Placed, Shape, Value, Windows, column};
 use pelton_aggregates::HashKey;
 
+use super::module::StageModule;
 use super::panes::{Judged, judge_panes};
-use super::{columns_of, layout};
 
 /// Panes that are judged in one call.
 const PANES_PER_CALL: usize = 1024;
@@ -35,21 +35,13 @@ pub(super) enum Input {
 
 /// The rule's guest, its windows and what waits for room.
 pub(crate) struct WindowRule {
-    guest: Box<dyn Guest>,
-    digest: [u8; 32],
-    stage: usize,
-    name: String,
+    module: StageModule,
     plan: RulePlan,
     inputs: Vec<Input>,
     /// Of the aggregates that keep texts.
     texts: Vec<Input>,
-    layout: String,
-    columns: Vec<usize>,
     windows: Windows,
-    /// What may be held at one time, with nothing in it.
-    held: Held,
     judged: Judged,
-    events: Events,
     output: Output,
 }
 
@@ -59,7 +51,6 @@ impl WindowRule {
         stage: usize,
         plan: &Arc<Plan>,
         fields: &[FieldRead],
-        key: HashKey,
     ) -> Result<WindowRule, StepError> {
         let name = plan.stages[stage].name.clone();
         let halt = |reason: String| StepError::Halt { stage: name.clone(), reason };
@@ -81,23 +72,15 @@ impl WindowRule {
         let keeps_texts =
             |(aggregate, input): (&Aggregate, &Input)| (aggregate.operator == Operator::TopK).then_some(*input);
         let texts = rule.aggregates.iter().zip(&inputs).filter_map(keeps_texts).collect();
-        let mut windows = Windows::new(window, shapes, at_least, false);
-        windows.hash_key = key;
-        let layout = layout::text(plan, stage, guest.descriptor(), Some((&rule, fields)));
+        let windows = Windows::new(window, shapes, at_least, false);
+        let module = StageModule::new(guest, stage, plan, fields, Some(&rule));
         Ok(WindowRule {
-            layout,
-            columns: columns_of(guest.as_ref(), fields),
-            digest: guest.digest(),
-            stage,
-            windows,
-            held: Held::new(&plan.limits),
-            name,
+            module,
             plan: rule,
-            guest,
-            texts,
             inputs,
+            texts,
+            windows,
             judged: Judged::default(),
-            events: Events::default(),
             output: Output::default(),
         })
     }
@@ -109,13 +92,13 @@ impl WindowRule {
         if samples.columns.is_empty() {
             samples.columns = empty_columns(self.plan.derived.iter().map(|field| field.kind));
         }
-        let (guest, events, columns, raw) = (&mut self.guest, &mut self.events, &self.columns, &unit.events);
+        let StageModule { guest, digest, stage, name, columns, events, .. } = &mut self.module;
+        let (stage, digest, raw) = (*stage, *digest, &unit.events);
         let descriptor = guest.descriptor().clone();
-        let (stage, digest) = (self.stage, self.digest);
         let mut letters: Vec<(u32, Letter)> = Vec::new();
         let held = &mut unit.held;
         let judgement = judge(
-            &self.name,
+            name,
             &flow.rows(),
             &mut |metering, rows| {
                 flow.fill(rows, &descriptor, columns, batch, raw, events);
@@ -156,8 +139,8 @@ impl WindowRule {
 }
 
 impl super::Operator for WindowRule {
-    fn layout(&self) -> &str {
-        &self.layout
+    fn module(&self) -> &StageModule {
+        &self.module
     }
 
     fn prepare(&mut self, unit: &mut Unit, batch: &RawBatch) -> Result<(), StepError> {
@@ -180,20 +163,25 @@ impl super::Operator for WindowRule {
         self.windows.bytes()
     }
 
-    /// Appends the state: the key of its hashes, which makes no difference but to who would forge counts, and the windows.
+    fn set_hash_key(&mut self, key: HashKey) {
+        self.windows.hash_key = key;
+    }
+
     fn encode(&mut self, all: bool, watermark: EventTime, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.windows.hash_key.0);
         self.windows.encode(all, watermark, out);
     }
 
-    /// The key counts that the state began with.
     fn apply(&mut self, reader: &mut Reader<'_>, watermark: EventTime) -> Result<(), Damaged> {
-        self.windows.hash_key = HashKey(reader.array()?);
         self.windows.apply(reader, watermark)
     }
 
+    fn clear(&mut self) {
+        self.windows.clear();
+        self.judged = Judged::default();
+    }
+
     fn change_bytes(&self) -> usize {
-        size_of::<HashKey>() + self.windows.change_bytes()
+        self.windows.change_bytes()
     }
 
     fn text_bytes(&self, unit: &Unit, row: Option<u32>) -> usize {
@@ -259,7 +247,7 @@ impl super::Operator for WindowRule {
                 });
                 if placed == Placed::Late {
                     let (room, origin) = (&context.room, &context.origin);
-                    effects.push_late(room, origin, &self.name, time.0, watermark.0, batch, event);
+                    effects.push_late(room, origin, &self.module.name, time.0, watermark.0, batch, event);
                     return Fate::Late;
                 }
                 fate = Fate::Processed;
@@ -286,15 +274,15 @@ impl super::Operator for WindowRule {
                 if self.windows.due(watermark, PANES_PER_CALL, &mut panes) == 0 {
                     return Ok(true);
                 }
-                let guest = &mut self.guest;
+                let StageModule { guest, stage, name, held, .. } = &mut self.module;
                 let evaluate = &mut |metering, _: &[u32], panes: &mut Panes, output: &mut Output| {
                     guest.evaluate(metering, panes, output)
                 };
-                let (judged, faults) = judge_panes(&self.name, panes, self.held, &mut self.output, evaluate)?;
-                effects.count_faults(self.stage, faults);
+                let (judged, faults) = judge_panes(name, panes, *held, &mut self.output, evaluate)?;
+                effects.count_faults(*stage, faults);
                 self.judged = judged;
             }
-            let kept = self.judged.keep(context, self.stage, self.digest, effects);
+            let kept = self.judged.keep(context, self.module.stage, self.module.digest, effects);
             self.windows.settle(kept);
             if !self.judged.is_done() {
                 return Ok(false);

@@ -68,7 +68,7 @@ impl Partition {
     }
 
     pub(super) fn commit_answer(&mut self, response: Response, now: u64, store: &mut dyn Store) {
-        let mutants = self.config.mutants;
+        let mutants = self.config.mutants();
         let Phase::Running(running) = &mut self.phase else { return };
         let Some(inflight) = &mut running.inflight else { return };
         let epoch = inflight.sealed.epoch.marker.epoch;
@@ -99,12 +99,12 @@ impl Partition {
                 inflight.state = State::Waiting { until: now + self.config.retry_ms };
             }
             (State::Publishing(_), Response::Published(Published::Permanent(reason))) => {
-                let marker = &inflight.sealed.epoch.marker;
+                let Epoch { marker, .. } = &*inflight.sealed.epoch;
                 let evidence = format!(
                     "epoch {epoch}, up to input sequence {}, with {} records in {} messages: {reason}",
                     marker.position.sequence,
                     marker.records,
-                    u64::from(marker.records) + u64::from(marker.changes) + 1
+                    inflight.sealed.epoch.messages()
                 );
                 self.halt(Halted::new(HaltCode::BatchRefused, evidence));
             }
@@ -141,7 +141,7 @@ impl Partition {
         let Phase::Running(running) = &mut self.phase else { return };
         let Some(inflight) = &mut running.inflight else { return };
         let mine = &inflight.sealed.epoch.marker;
-        let mutants = self.config.mutants;
+        let mutants = self.config.mutants();
         let found = survey.marker.as_ref().filter(|_| survey.log.identity == running.log || mutants.any_log);
         if found.is_some_and(|found| found.marker.epoch == mine.epoch && found.marker.nonce == mine.nonce) {
             let sequence = found.expect("checked above").sequence;
@@ -165,7 +165,7 @@ impl Partition {
             }
             return;
         }
-        if self.config.mutants.keep_state_after_fence {
+        if self.config.mutants().keep_state_after_fence {
             let found = found.cloned();
             return self.adopt_foreign_head(found, now);
         }
@@ -306,7 +306,7 @@ impl Partition {
     /// Asks what both streams hold, unless that has been asked already.
     pub(super) fn look(&mut self, now: u64) {
         let Phase::Running(running) = &mut self.phase else { return };
-        if self.config.mutants.no_idle_check || running.check.is_some() {
+        if self.config.mutants().no_idle_check || running.check.is_some() {
             return;
         }
         let head = running.head.clone();
@@ -339,7 +339,7 @@ impl Partition {
         if survey.input.identity != running.input {
             return self.recover("the input stream was created anew".into(), now, store);
         }
-        if survey.log.identity != running.log && !self.config.mutants.any_log {
+        if survey.log.identity != running.log && !self.config.mutants().any_log {
             return self.recover("the pipeline stream was created anew".into(), now, store);
         }
         let place = |head: Option<&StoredMarker>| head.map(|head| (head.sequence, head.marker.nonce));
@@ -361,7 +361,7 @@ impl Partition {
 
     /// Whether the input is not what was consumed. Only our own chain can tell: another host may have read on.
     fn is_rolled_back(&self, look: &Look, survey: &Survey) -> Option<Halted> {
-        let head = look.head.as_ref().filter(|_| !self.config.mutants.no_input_check)?;
+        let head = look.head.as_ref().filter(|_| !self.config.mutants().no_input_check)?;
         let halted = check_position(head.marker.position, survey).err()?;
         let life = self.life();
         let nonce = survey.marker.as_ref().map(|stored| stored.marker.nonce)?;
@@ -376,7 +376,7 @@ impl Partition {
         const LOOK_MS_MIN: u64 = 100;
         let Phase::Running(running) = &mut self.phase else { return };
         let read = running.engine.position().sequence;
-        let is_read = |proof: &AllDelivered| proof.delivered <= read || self.config.mutants.delivered_is_read;
+        let is_read = |proof: &AllDelivered| proof.delivered <= read || self.config.mutants().delivered_is_read;
         match survey.all_delivered.filter(is_read) {
             Some(proof) => (running.all_delivered, running.fruitless_looks) = (proof, 0),
             None => running.fruitless_looks += 1,
@@ -395,10 +395,10 @@ impl Partition {
     /// A quiet partition says how far it has read before the messages around its position expire: twice per retention
     /// time, but not more often than it takes to keep a silent day small.
     fn say_how_far(&mut self, survey: &Survey, is_still: bool, now: u64) {
-        let quiet_ms = if self.config.mutants.quiet_says_nothing { u64::MAX / 2 } else { self.config.quiet_ms };
+        let quiet_ms = if self.config.mutants().quiet_says_nothing { u64::MAX / 2 } else { self.config.quiet_ms };
         let Phase::Running(running) = &mut self.phase else { return };
         let StreamFacts { first_sequence: first, last_sequence: last, .. } = survey.input;
-        let said = running.head.as_ref().map_or(0, |head| head.marker.seen);
+        let said = running.head.as_ref().map_or(0, |head| head.marker.read_through);
         let is_stale = first > 1 && said < first + last.saturating_sub(first) / 2;
         let is_news = said < running.seen(running.last_fetched) && running.hole_ahead().is_none();
         if is_stale && is_still && is_news && now >= running.quiet_at + quiet_ms {

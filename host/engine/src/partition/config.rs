@@ -30,7 +30,8 @@ pub struct Config {
     pub snapshot_retry_ms: u64,
     /// The lease is given back when the local store has refused to work for so long: another host may do better.
     pub yield_ms: u64,
-    /// Test-only weakenings of the protocol; all off in production.
+    /// Weakenings of the protocol, for the simulator.
+    #[cfg(feature = "mutants")]
     pub mutants: Mutants,
 }
 
@@ -109,6 +110,10 @@ pub struct Mutants {
     pub no_first_marker: bool,
     /// A store that refuses is no reason to give the lease back.
     pub keep_useless_lease: bool,
+    /// What comes from a clock is not recorded.
+    pub clock_unrecorded: bool,
+    /// Events are taken after what comes from a clock, in the same epoch.
+    pub clock_mid_epoch: bool,
 }
 
 impl Config {
@@ -130,8 +135,18 @@ impl Config {
             snapshot_epochs: 2_000,
             snapshot_retry_ms: 30_000,
             yield_ms: 10_000,
+            #[cfg(feature = "mutants")]
             mutants: Mutants::default(),
         }
+    }
+
+    /// None without the feature: then the compiler leaves their branches out.
+    #[inline]
+    pub(super) fn mutants(&self) -> Mutants {
+        #[cfg(feature = "mutants")]
+        return self.mutants;
+        #[cfg(not(feature = "mutants"))]
+        Mutants::default()
     }
 
     /// How long to wait after so many fruitless attempts: doubles from `retry_ms` up to [`BACKOFF_MS_MAX`].

@@ -9,6 +9,7 @@
 //! and position of an epoch are one batch. The lease, acknowledgements and clocks only decide who works and when.
 
 mod commit;
+mod compatible;
 mod config;
 mod notice;
 mod recover;
@@ -19,6 +20,7 @@ mod tests;
 
 use std::sync::Arc;
 
+pub use compatible::is_compatible;
 pub use config::{Config, Mutants};
 pub use notice::{Committed, Notice};
 pub use recover::{Decision, Halted, check_position, decide};
@@ -26,7 +28,7 @@ use recovery::Recovery;
 use run::Running;
 
 use crate::codes::HaltCode;
-use crate::epoch::{Epoch, RUN_SHIFT};
+use crate::epoch::RUN_SHIFT;
 use crate::judge::StepError;
 use crate::log::{Request, Response};
 use crate::plan::Plan;
@@ -232,7 +234,7 @@ impl Partition {
     /// Gives the lease back when the local store has refused for long: a host that can do nothing must not keep another
     /// one from it. Without another one this host tries again after a moment.
     fn yield_if_useless(&mut self, now: u64) {
-        let Some(since) = self.refused_since.filter(|_| !self.config.mutants.keep_useless_lease) else { return };
+        let Some(since) = self.refused_since.filter(|_| !self.config.mutants().keep_useless_lease) else { return };
         if now < since + self.config.yield_ms || matches!(self.phase, Phase::Halted | Phase::Standby { .. }) {
             return;
         }
@@ -329,7 +331,7 @@ impl Partition {
                     lease.renewed_at = now;
                 }
             }
-            Response::LeaseTaken { .. } if self.config.mutants.no_lease => {}
+            Response::LeaseTaken { .. } if self.config.mutants().no_lease => {}
             Response::LeaseTaken { holder } => {
                 let reason = format!("lease taken over by {holder}");
                 self.lose_lease(reason, now);
@@ -389,7 +391,7 @@ impl Partition {
 
     fn nonce(&mut self) -> u128 {
         self.sealed += 1;
-        if self.config.mutants.no_nonce { 7 } else { self.life() | u128::from(self.sealed) }
+        if self.config.mutants().no_nonce { 7 } else { self.life() | u128::from(self.sealed) }
     }
 
     /// The part that all nonces since the last recovery have in common.
@@ -401,14 +403,9 @@ impl Partition {
 /// A response in a few words.
 fn describe(response: &Response) -> String {
     match response {
-        Response::Unavailable(reason) | Response::Damaged(reason) => reason.clone(),
+        Response::Unavailable(reason) | Response::Damaged(reason) | Response::OtherFormat(reason) => reason.clone(),
         Response::Missing { stream } => format!("stream `{stream}` does not exist"),
         Response::LeaseTaken { holder } => format!("lease is held by {holder}"),
         other => format!("unexpected answer {other:?}").chars().take(200).collect(),
     }
-}
-
-/// An epoch whose records are those that its marker promises: only such a one may be published again.
-pub(crate) fn is_whole(epoch: &Epoch) -> bool {
-    epoch.marker.batch_hash == Epoch::hash(&epoch.delta, &epoch.records)
 }

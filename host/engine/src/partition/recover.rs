@@ -121,10 +121,10 @@ fn recreated(local: Option<&Local>, survey: &Survey) -> Option<Halted> {
     if known.marker.is_fresh() {
         return None;
     }
-    if let Some(local) = local.filter(|local| local.head.marker.log != survey.log.identity)
+    if let Some(local) = local.filter(|local| local.head.marker.pipeline_stream != survey.log.identity)
         && !holds(&local.head, survey)
     {
-        let (stored, found) = (&local.head.marker.log, &survey.log.identity);
+        let (stored, found) = (&local.head.marker.pipeline_stream, &survey.log.identity);
         let evidence = format!(
             "epoch {} was committed to pipeline stream `{}` created at {} ns; found `{}` created at {} ns",
             local.head.marker.epoch, stored.name, stored.created, found.name, found.created

@@ -5,14 +5,15 @@ mod rebuild;
 use std::sync::Arc;
 
 use crate::codes::HaltCode;
-use crate::epoch::{Marker, Position, StreamIdentity};
+use crate::epoch::{Position, StreamIdentity};
 use crate::log::{Fence, FoundSnapshot, Published, Request, Response, StoredMarker, Survey};
 use crate::step::Engine;
 use crate::store::{Discard, Local, OUTBOX_MAX, Store, StoreError};
 
+use super::compatible::is_compatible;
 use super::recover::{Decision, Halted, check_position, decide};
 use super::run::{Running, Unsnapped};
-use super::{Asked, FRUITLESS_MAX, Notice, Partition, Phase, Ticket, describe, is_whole};
+use super::{Asked, FRUITLESS_MAX, Lease, Notice, Partition, Phase, Ticket, describe};
 
 /// A stream may be missing for this long while a broker starts; then it is gone.
 const MISSING_MS: u64 = 10_000;
@@ -118,7 +119,7 @@ impl Partition {
             }
             Err(StoreError::Damaged(reason)) => self.quarantine(&reason, now, store),
             Err(StoreError::Environment(reason)) => self.store_pauses(reason, now),
-            Err(error @ StoreError::Newer { .. }) => self.halt(Halted::new(HaltCode::StoreNewer, error.to_string())),
+            Err(error @ StoreError::Format(_)) => self.halt(Halted::new(HaltCode::StoreFormat, error.to_string())),
             Err(error @ StoreError::InUse(_)) => self.halt(Halted::new(HaltCode::StoreInUse, error.to_string())),
         }
     }
@@ -213,6 +214,7 @@ impl Partition {
                 self.phase = Phase::Recovering(Box::new(recovery));
             }
             (_, Response::Missing { stream }) => self.missing(recovery, &stream, now),
+            (_, Response::OtherFormat(evidence)) => self.step_aside(evidence, now),
             (Step::Changes { rebuild, target, .. }, Response::Damaged(evidence)) => {
                 let (rebuild, target) = (*rebuild, target.clone());
                 self.chain_broken(recovery, target, rebuild, HaltCode::LogDamaged, evidence, now);
@@ -237,6 +239,14 @@ impl Partition {
         }
     }
 
+    /// Another version of Pelton works on this partition, or should: this one touches nothing and gives the lease back.
+    fn step_aside(&mut self, evidence: String, now: u64) {
+        if let Some(Lease { revision, .. }) = self.lease.take() {
+            self.ask(Request::ReleaseLease { revision }, now);
+        }
+        self.halt(Halted::new(HaltCode::PipelineStreamFormat, evidence));
+    }
+
     fn missing(&mut self, mut recovery: Recovery, stream: &str, now: u64) {
         let since = *recovery.missing_since.get_or_insert(now);
         if now >= since + MISSING_MS {
@@ -256,15 +266,15 @@ impl Partition {
     }
 
     fn decided(&mut self, mut recovery: Recovery, survey: &Survey, now: u64, store: &mut dyn Store) {
-        let mutants = self.config.mutants;
+        let mutants = self.config.mutants();
         let mut survey = survey.clone();
         if let Some(local) = recovery.local.as_ref().filter(|_| mutants.any_log) {
-            survey.log.identity = local.head.marker.log.clone();
+            survey.log.identity = local.head.marker.pipeline_stream.clone();
         }
         let survey = &survey;
         let mut decision =
             decide(recovery.local.as_ref(), survey, &mut |first, last| outbox_reaches(store, first, last));
-        if self.config.mutants.no_ancestor_check {
+        if self.config.mutants().no_ancestor_check {
             decision = without_ancestor_check(decision, recovery.local.as_ref());
         }
         recovery.log = Some(survey.log.identity.clone());
@@ -287,7 +297,7 @@ impl Partition {
                 let head = recovery.local.as_ref().map(|local| local.head.marker.position);
                 if !mutants.republish_unchecked
                     && let Err(halted) = check_position(head.unwrap_or_default(), survey)
-                    && !self.config.mutants.no_input_check
+                    && !self.config.mutants().no_input_check
                 {
                     return self.halt(halted);
                 }
@@ -338,8 +348,8 @@ impl Partition {
             }
         };
         let local = recovery.local.as_mut()?;
-        if !self.config.mutants.any_layout
-            && let Err(halted) = same_layout(&local.head.marker, &engine)
+        if !self.config.mutants().any_layout
+            && let Err(halted) = is_compatible(&local.head.marker, &engine)
         {
             self.halt(halted);
             return None;
@@ -405,7 +415,7 @@ impl Partition {
             return self.halt(halted);
         }
         let recovery = Recovery { step: Step::Survey, ..recovery };
-        if self.config.mutants.no_reset && position_of(head.as_ref()).sequence > 0 {
+        if self.config.mutants().no_reset && position_of(head.as_ref()).sequence > 0 {
             let step = Step::Confirm { engine, head, survey };
             return self.start_running(Recovery { step, ..recovery }, now);
         }
@@ -415,7 +425,7 @@ impl Partition {
     /// Whether the input still holds what was consumed. What it lacks behind that is not judged here: another host may
     /// have read it without having committed it yet, so the fetch tells of it and both streams are looked at again.
     fn check_input(&self, head: Option<&StoredMarker>, survey: &Survey) -> Result<(), Halted> {
-        if self.config.mutants.no_input_check {
+        if self.config.mutants().no_input_check {
             return Ok(());
         }
         check_position(position_of(head), survey)
@@ -425,7 +435,7 @@ impl Partition {
         let Step::Reset { engine, head, survey } = recovery.step else { return };
         let step = Step::Confirm { engine, head, survey };
         recovery.step = Step::Survey;
-        if self.config.mutants.no_second_look {
+        if self.config.mutants().no_second_look {
             return self.start_running(Recovery { step, ..recovery }, now);
         }
         self.proceed(recovery, step, now);
@@ -460,9 +470,9 @@ impl Partition {
         let since = recovery.snapshot_epoch.filter(|snapshot| *snapshot <= epoch).unwrap_or(0);
         let unsnapped = Unsnapped { epochs: epoch - since, bytes: recovery.delta_bytes };
         let seen = seen_in(head.as_ref(), &survey);
-        let unsnapped = if self.config.mutants.unsnapped_reset { Unsnapped::default() } else { unsnapped };
+        let unsnapped = if self.config.mutants().unsnapped_reset { Unsnapped::default() } else { unsnapped };
         let mut running = Running::new(*engine, head, &survey, (seen, unsnapped), now);
-        if self.config.mutants.no_first_marker {
+        if self.config.mutants().no_first_marker {
             running.opened_at = None;
         }
         self.phase = Phase::Running(Box::new(running));
@@ -470,25 +480,10 @@ impl Partition {
     }
 }
 
-/// Whether this engine can read the state behind a marker.
-fn same_layout(marker: &Marker, engine: &Engine) -> Result<(), Halted> {
-    if marker.layout == engine.layout() {
-        return Ok(());
-    }
-    let evidence = format!(
-        "epoch {} has state of layout {:016x}, the pipeline now wants {:016x}, which is {}",
-        marker.epoch,
-        marker.layout,
-        engine.layout(),
-        if engine.layout_text().is_empty() { "no state" } else { engine.layout_text() },
-    );
-    Err(Halted::new(HaltCode::StateLayout, evidence))
-}
-
 /// Whether the outbox holds every epoch of a range with the bytes that its marker promises.
 fn outbox_reaches(store: &mut dyn Store, first: u64, last: u64) -> bool {
     last - first < OUTBOX_MAX as u64
-        && (first..=last).all(|epoch| matches!(store.outbox(epoch), Ok(Some(epoch)) if is_whole(&epoch)))
+        && (first..=last).all(|epoch| matches!(store.outbox(epoch), Ok(Some(epoch)) if epoch.is_whole()))
 }
 
 /// The fence behind a marker.
@@ -505,7 +500,7 @@ fn position_of(head: Option<&StoredMarker>) -> Position {
 /// the stream begins; an input that was made again after that is unread from its first message on.
 fn seen_in(head: Option<&StoredMarker>, survey: &Survey) -> u64 {
     match head {
-        Some(head) if head.marker.input == survey.input.identity => head.marker.seen,
+        Some(head) if head.marker.input == survey.input.identity => head.marker.read_through,
         Some(_) => 0,
         None => survey.input.first_sequence.saturating_sub(1),
     }

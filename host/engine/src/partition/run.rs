@@ -314,14 +314,14 @@ impl Partition {
     /// Whether the next thing is input that is lost, and no operator said to go on without it.
     pub(super) fn must_halt_at_hole(&self) -> bool {
         let Phase::Running(running) = &self.phase else { return false };
-        let accept = self.config.accept_gaps || self.config.mutants.skip_unasked;
+        let accept = self.config.accept_gaps || self.config.mutants().skip_unasked;
         running.hole_ahead().is_some_and(|hole| hole.cause == HoleCause::Expired && !accept)
     }
 
     /// Counts a hole as a gap; a record says which sequences it was.
     fn skip(&mut self, hole: Hole, now: u64) {
         let Phase::Running(running) = &mut self.phase else { return };
-        if self.config.mutants.uncounted_gaps {
+        if self.config.mutants().uncounted_gaps {
             return;
         }
         if running.engine.skip_gap(hole.first, hole.last, &mut running.effects) {
@@ -359,7 +359,7 @@ impl Partition {
         let hungry = running.queue_bytes < QUEUE_BYTES_MAX && running.queue.len() < QUEUE_BATCHES_MAX;
         let wanted = !self.config.drain || running.last_fetched < running.drain_until || !running.caught_up;
         // A consumer that has delivered is the sign of an earlier marker, so the first one comes before the first event.
-        let is_begun = running.head.is_some() || self.config.mutants.no_first_marker;
+        let is_begun = running.head.is_some() || self.config.mutants().no_first_marker;
         if is_begun
             && running.fetch.is_none()
             && hungry
@@ -382,17 +382,17 @@ impl Partition {
         let Phase::Running(running) = &mut self.phase else { return };
         let is_done = (running.caught_up || running.last_fetched >= running.drain_until)
             && running.is_drained()
-            && (running.is_settled() || self.config.mutants.drain_early);
+            && (running.is_settled() || self.config.mutants().drain_early);
         if !self.config.drain || !is_done || self.stopping.is_some() {
             return;
         }
         // The last messages may be gone without a later one that shows it: only a look tells.
         let seen = running.seen(running.last_fetched);
-        if seen < running.drain_until && running.fruitless_looks < LOOKS && !self.config.mutants.no_idle_check {
+        if seen < running.drain_until && running.fruitless_looks < LOOKS && !self.config.mutants().no_idle_check {
             return self.look(now);
         }
-        let said = running.head.as_ref().map_or(0, |head| head.marker.seen);
-        if said < seen && !self.config.mutants.drain_early {
+        let said = running.head.as_ref().map_or(0, |head| head.marker.read_through);
+        if said < seen && !self.config.mutants().drain_early {
             // What others have in the stream may expire before the next run: this one has seen that it was theirs.
             running.opened_at = Some(now);
             return;
@@ -427,26 +427,29 @@ impl Partition {
             Ok(closed) => closed,
             Err(unsound) => return self.halt(Halted::new(unsound.code(), unsound.to_string())),
         };
-        if self.config.mutants.position_ahead {
+        if self.config.mutants().position_ahead {
             closed.position.sequence = running.last_fetched;
+        }
+        if self.config.mutants().clock_unrecorded {
+            closed.clock.clear();
         }
         let place = Place {
             nonce,
             input: running.input.clone(),
-            log: running.log.clone(),
-            seen: running.seen(closed.position.sequence),
+            pipeline_stream: running.log.clone(),
+            read_through: running.seen(closed.position.sequence),
             lease: self.lease.as_ref().map_or(0, |lease| lease.revision),
         };
         running.unsnapped.bytes += closed.delta.len();
         running.unsnapped.epochs += 1;
-        let state_bytes = closed.state_bytes;
+        let state_bytes = closed.state_bytes() as usize;
         let epoch = Epoch::seal(running.last.as_ref(), place, closed);
         let marker = &epoch.marker;
         let snap = running.saving.is_none()
             && now >= running.snapshot_after
             && (running.unsnapped.bytes >= self.config.snapshot_bytes
                 || running.unsnapped.epochs >= self.config.snapshot_epochs);
-        let snapshot = (snap && !self.config.mutants.late_snapshot).then(|| running.engine.snapshot());
+        let snapshot = (snap && !self.config.mutants().late_snapshot).then(|| running.engine.snapshot());
         if snap {
             running.saving = Some(Saving { asked: None, covers: running.unsnapped });
         }
@@ -481,7 +484,7 @@ impl Partition {
         if running.fetch.is_some_and(|asked| now >= asked.at + answer_ms) {
             running.fetch = None;
             // What it delivered, if it did, will not be delivered again: only a reset brings it back.
-            if !self.config.mutants.forget_fetch {
+            if !self.config.mutants().forget_fetch {
                 return self.recover("a fetch was not answered".into(), now, store);
             }
         }
@@ -507,18 +510,21 @@ impl Partition {
         }
         let silent = Span(i64::try_from(running.silence.before.saturating_add(here)).unwrap_or(i64::MAX));
         let always = EventTime(running.engine.watermark().0.saturating_add(1));
-        let always = (self.config.mutants.idle_always && always.0 > 0).then_some(always);
+        let always = (self.config.mutants().idle_always && always.0 > 0).then_some(always);
         if let Some(to) = running.engine.due_in_silence(silent).or(always) {
-            running.is_closing = true;
+            running.is_closing = !self.config.mutants().clock_mid_epoch;
             running.progress = Progress::More;
             self.step(Input::Idle(to), now);
         }
     }
 
     pub(super) fn running_answer(&mut self, ticket: Ticket, response: Response, now: u64, store: &mut dyn Store) {
-        let mutants = self.config.mutants;
+        let mutants = self.config.mutants();
         let ignore_restart = mutants.ignore_restart;
         let retry_ms = self.config.retry_ms;
+        if let Response::OtherFormat(reason) = response {
+            return self.recover(reason, now, store);
+        }
         let Phase::Running(running) = &mut self.phase else { return };
         let is = |asked: Option<Asked>| asked.is_some_and(|asked| asked.ticket == ticket);
         if is(running.fetch) {

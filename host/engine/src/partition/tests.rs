@@ -1,38 +1,27 @@
 //! The protocol without the simulator: the recovery table, row by row.
 
 use super::recover::{Decision, check_position, decide};
-use crate::epoch::{Marker, Position, StreamIdentity};
+use crate::epoch::{Marker, MarkerFields, Position, StreamIdentity};
 use crate::log::{StoredMarker, StreamFacts, Survey};
 use crate::store::{Local, Past};
 use crate::time::WallTime;
-use crate::totals::Totals;
 
 /// A marker as `EPOCH/NONCE@SEQUENCE`; `-` for none.
 fn marker(text: &str, created: i64) -> Option<StoredMarker> {
     let (epoch, rest) = text.split_once('/')?;
     let (nonce, sequence) = rest.split_once('@')?;
     let number = |text: &str| text.parse::<u64>().expect("a number");
-    let marker = Marker {
-        version: 1,
+    let marker = Marker::new(MarkerFields {
         epoch: number(epoch),
         nonce: u128::from(number(nonce)),
-        prev_nonce: 0,
         input: StreamIdentity { name: "IN".into(), created },
         position: Position { sequence: 10 * number(epoch), fingerprint: 7 },
-        seen: 10 * number(epoch),
-        published: 0,
-        watermark: 0,
-        modules: Vec::new(),
-        layout: 0,
-        log: StreamIdentity { name: "LOG".into(), created: 1 },
+        read_through: 10 * number(epoch),
+        pipeline_stream: StreamIdentity { name: "LOG".into(), created: 1 },
         lease: 1,
-        totals: Totals::default(),
-        totals_sum: Totals::default(),
-        records: 0,
-        changes: 1,
-        batch_hash: [0; 32],
-        state_hash: [0; 32],
-    };
+        delta_chunks: 1,
+        ..MarkerFields::default()
+    });
     Some(StoredMarker { sequence: number(sequence), marker })
 }
 
@@ -150,7 +139,8 @@ fn a_stream_made_again_is_the_same_history_where_it_holds_our_head() {
 #[test]
 fn before_the_first_event_there_is_nothing_to_lose() {
     let mut local = local("1/101@10").expect("has a head");
-    local.head.marker.position = Position::default();
+    let fields = MarkerFields { position: Position::default(), ..(*local.head.marker).clone() };
+    local.head.marker = Marker::new(fields);
     for (log, input) in [(1, 1), (2, 1), (1, 2), (2, 2)] {
         let survey = Survey { log: facts("LOG", log, 1, 0), ..survey("-", "-", input) };
         assert_eq!(text(&decide(Some(&local), &survey, &mut |_, _| true)), "start", "{log} {input}");

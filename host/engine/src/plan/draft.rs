@@ -4,6 +4,8 @@
 //! descriptors to [`Draft::bind`]. Places are kept, so that a problem with a module still points into the file.
 
 use super::{Limits, Publish, Source, Stage};
+use crate::epoch::sha256;
+use crate::hex;
 use crate::problem::{Place, Problem, code};
 
 /// A pipeline file without problems in its text. Made by [`parse`](super::parse).
@@ -18,6 +20,8 @@ pub struct Draft {
     pub(super) stages: Vec<DraftStage>,
     pub(super) outputs: Vec<DraftOutput>,
     pub(super) limits: Limits,
+    /// All that the file says, as JSON with sorted keys.
+    pub(super) document: String,
 }
 
 /// A stage and its places.
@@ -70,6 +74,21 @@ impl Draft {
     /// Names of the outputs.
     pub fn outputs(&self) -> impl Iterator<Item = &str> {
         self.outputs.iter().map(|output| output.name.as_str())
+    }
+
+    /// What identifies the pipeline: sha256 over what the file says and the sha256 of each stage's module, not over where
+    /// modules lie, over comments, or over defaults, which belong to the version of Pelton.
+    ///
+    /// # Panics
+    /// When the number of modules differs from the number of stages.
+    #[must_use]
+    pub fn revision(&self, modules: &[[u8; 32]]) -> [u8; 32] {
+        assert_eq!(self.stages.len(), modules.len(), "one module per stage");
+        let mut document: serde_json::Value = serde_json::from_str(&self.document).expect("it was written as JSON");
+        for (stage, digest) in modules.iter().enumerate() {
+            document["stage"][stage]["module"] = format!("sha256:{}", hex::encode(digest)).into();
+        }
+        sha256(document.to_string().as_bytes())
     }
 
     /// Bounds that guests run under.

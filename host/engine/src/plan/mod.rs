@@ -69,6 +69,16 @@ pub enum Key {
     SubjectToken(u32),
 }
 
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Key::Field(pointer) => write!(f, "field {}", raw::pointer_text(pointer)),
+            Key::Header(name) => write!(f, "header {name}"),
+            Key::SubjectToken(token) => write!(f, "subject token {token}"),
+        }
+    }
+}
+
 /// Where event time is and in which unit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Time {

@@ -13,7 +13,7 @@ pub use pelton_aggregates::HashKey;
 use crate::codec::{Damaged, Reader, put_i64};
 use crate::codes::{Class, Code};
 use crate::effects::{DeadLetter, Effects, Origin, Room};
-use crate::epoch::{Position, fingerprint};
+use crate::epoch::{Clock, DeltaReader, DeltaWriter, Part, Position, SECTION_STORED_BYTES_MAX, Section, fingerprint};
 use crate::event::RawBatch;
 use crate::guest::{Guest, World};
 use crate::judge::StepError;
@@ -28,8 +28,12 @@ use chain::Chain;
 pub use crate::operator::{Trial, try_rule};
 pub use crate::unit::Envelope;
 
-/// Most bytes of the two times that a delta begins with.
-const TIMES_STORED_BYTES_MAX: usize = 20;
+/// Most bytes of a delta besides what operators write: its head, two parts with their formats, key and times.
+const REST_STORED_BYTES_MAX: usize = 4 + 2 * (SECTION_STORED_BYTES_MAX + 1) + size_of::<HashKey>() + 20;
+/// What the engine keeps itself: the section of this name has the key of its hashes, and the watermark.
+const CORE: &str = "core";
+const CORE_LAYOUT: &str = r#"{"operator":"core","format":1}"#;
+const CORE_FORMAT: u8 = 1;
 /// Bytes by which the state may grow in memory in one epoch before it is full: `limits.state` is looked at where an epoch
 /// ends.
 const GROWTH_MAX: usize = 32 << 20;
@@ -72,6 +76,8 @@ pub struct Engine {
     chain: Chain,
     /// The last stage, when it has state.
     tail: Option<Box<dyn Operator>>,
+    /// No result depends on it, but whoever knows it could forge counts.
+    hash_key: HashKey,
     context: Context,
     watermark: Watermark,
     position: Position,
@@ -99,8 +105,9 @@ impl Engine {
         let fields = plan.reads(&descriptors);
         let is_stateful = descriptors.last().is_some_and(|last| last.world != World::Transform);
         let last = if is_stateful { guests.pop() } else { None };
-        let tail =
-            last.map(|guest| operator::stateful(guest, guests.len(), &plan, &fields, options.hash_key)).transpose()?;
+        let mut tail = last.map(|guest| operator::stateful(guest, guests.len(), &plan, &fields)).transpose()?;
+        let hash_key = options.hash_key;
+        tail.iter_mut().for_each(|tail| tail.set_hash_key(hash_key));
         let watermark = Watermark::new(plan.source.watermark.delay);
         let chain = Chain::new(&plan, options.origin.partition, guests, fields, &descriptors);
         let Options { origin, room, envelope, hash_key: _ } = options;
@@ -110,6 +117,7 @@ impl Engine {
         Ok(Engine {
             chain,
             tail,
+            hash_key,
             context,
             watermark,
             position: Position::default(),
@@ -147,16 +155,40 @@ impl Engine {
         &self.digests
     }
 
-    /// Identifies the layout of the state: state of another one cannot be read.
+    /// Who writes.
     #[must_use]
-    pub fn layout(&self) -> u64 {
-        self.tail.as_ref().map_or(0, |tail| fingerprint(0, tail.layout().as_bytes()))
+    pub fn origin(&self) -> &Origin {
+        &self.context.origin
     }
 
-    /// What [`Engine::layout`] identifies, as JSON; empty without state.
+    /// What it computes.
     #[must_use]
-    pub fn layout_text(&self) -> &str {
-        self.tail.as_ref().map_or("", |tail| tail.layout())
+    pub fn plan(&self) -> &Plan {
+        &self.context.plan
+    }
+
+    /// The parts of the state, in the order of the indices of deltas and snapshots.
+    #[must_use]
+    pub fn sections(&self) -> Vec<Section> {
+        let section = |name: &str, operator: &str, layout: &str, bytes: usize| Section {
+            name: name.to_owned(),
+            operator: operator.to_owned(),
+            layout: fingerprint(0, layout.as_bytes()),
+            epoch: 0,
+            bytes: bytes as u64,
+        };
+        let of_stage = |tail: &dyn Operator| {
+            let module = tail.module();
+            section(&module.name, module.guest.descriptor().world.name(), &module.layout, tail.bytes())
+        };
+        let core = section(CORE, CORE, CORE_LAYOUT, 0);
+        std::iter::once(core).chain(self.tail.iter().map(|tail| of_stage(&**tail))).collect()
+    }
+
+    /// What the layouts of [`Engine::sections`] identify, as JSON, in the same order.
+    #[must_use]
+    pub fn layouts(&self) -> Vec<&str> {
+        std::iter::once(CORE_LAYOUT).chain(self.tail.iter().map(|tail| tail.module().layout.as_str())).collect()
     }
 
     /// Where the watermark would stand after this long without an event, when something is due by then.
@@ -210,6 +242,7 @@ impl Engine {
         match input {
             Input::Batch(batch) => {
                 assert!(self.is_idle(), "a batch is given only when the last one is worked off");
+                assert!(effects.clock.is_empty(), "what comes from a clock ends its epoch");
                 let first = batch.events.first().map_or(u64::MAX, |event| event.sequence);
                 assert!(first > self.position.sequence, "events come in order and once");
                 // The epoch may be cut before the first event of the new batch is taken.
@@ -221,6 +254,7 @@ impl Engine {
             Input::Idle(to) => {
                 assert!(self.is_idle(), "silence comes after the last event");
                 self.watermark.advance(to);
+                effects.clock.push(Clock::Idle { value: to.0 });
             }
             Input::End => {
                 assert!(self.is_idle(), "the input ends after its last event");
@@ -272,6 +306,7 @@ impl Engine {
                 tail.prepare(&mut unit, &self.batch)?;
             }
             let Some(stage) = unit.too_much else {
+                unit.settle_fates();
                 self.unit_events = (2 * self.unit_events).min(UNIT_EVENTS);
                 return Ok(unit);
             };
@@ -309,7 +344,7 @@ impl Engine {
     /// At least what [`Engine::cut`] would append to a delta; cheap, asked after every event.
     #[must_use]
     pub fn change_bytes(&self) -> usize {
-        TIMES_STORED_BYTES_MAX + self.tail.as_ref().map_or(0, |tail| tail.change_bytes())
+        REST_STORED_BYTES_MAX + self.tail.as_ref().map_or(0, |tail| tail.change_bytes())
     }
 
     /// Judges what is due at the watermark; false when the epoch is full before all is judged.
@@ -352,25 +387,67 @@ impl Engine {
     }
 
     fn encode(&mut self, all: bool, out: &mut Vec<u8>) {
-        put_i64(out, self.watermark.newest().0);
-        put_i64(out, self.watermark.current().0);
-        if let Some(tail) = &mut self.tail {
-            tail.encode(all, self.watermark.current(), out);
+        let (newest, current) = (self.watermark.newest(), self.watermark.current());
+        let mut delta = DeltaWriter::new(out);
+        delta.part(0, all, |out| {
+            out.push(CORE_FORMAT);
+            out.extend_from_slice(&self.hash_key.0);
+            put_i64(out, newest.0);
+            put_i64(out, current.0);
+        });
+        for (idx, tail) in self.tail.iter_mut().enumerate() {
+            delta.part(idx as u8 + 1, all, |out| {
+                out.push(tail.module().format);
+                tail.encode(all, current, out);
+            });
         }
     }
 
-    /// Applies a snapshot or a delta that [`Engine::cut`] wrote, in order, starting from empty state.
+    /// Applies a snapshot or a delta that [`Engine::cut`] wrote, in order, starting from empty state. The caller has
+    /// compared the marker's sections with those of this engine.
     ///
     /// # Errors
     /// When the bytes are damaged or were written by stages of another kind.
     pub fn restore(&mut self, delta: &[u8]) -> Result<(), Damaged> {
-        let mut reader = Reader::new(delta);
+        let mut parts = DeltaReader::new(delta)?;
+        while let Some(Part { section, is_whole, bytes }) = parts.part()? {
+            let mut reader = Reader::new(bytes);
+            let format = reader.byte()?;
+            let tail = section.checked_sub(1).map(|idx| self.tail.iter_mut().nth(idx.into()));
+            let known = match &tail {
+                None => CORE_FORMAT,
+                Some(Some(tail)) => tail.module().format,
+                Some(None) => return Err(Damaged(format!("has a section {section}, which this pipeline has not"))),
+            };
+            if format != known {
+                return Err(Damaged(format!("section {section} has format {format}, this host reads {known}")));
+            }
+            match tail.flatten() {
+                None => self.restore_core(&mut reader)?,
+                Some(tail) => {
+                    if is_whole {
+                        tail.clear();
+                    }
+                    tail.apply(&mut reader, self.watermark.current())?;
+                }
+            }
+            if !reader.is_empty() {
+                return Err(Damaged(format!("section {section} has bytes behind its end")));
+            }
+        }
+        Ok(())
+    }
+
+    /// The key that the state began with counts.
+    fn restore_core(&mut self, reader: &mut Reader<'_>) -> Result<(), Damaged> {
+        let key = HashKey(reader.array()?);
+        if key != self.hash_key {
+            self.hash_key = key;
+            self.tail.iter_mut().for_each(|tail| tail.set_hash_key(key));
+        }
         let (newest, current) = (EventTime(reader.i64()?), EventTime(reader.i64()?));
         self.watermark.restore(newest, current);
-        if let Some(tail) = &mut self.tail {
-            tail.apply(&mut reader, current)?;
-        }
-        if reader.is_empty() { Ok(()) } else { Err(Damaged("has bytes behind its end".into())) }
+        Ok(())
     }
 
     /// After the last [`Engine::restore`]: where to go on.

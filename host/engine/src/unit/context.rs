@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::codes::{Class, Code};
-use crate::effects::{DeadLetter, Origin, Room};
+use crate::effects::{Origin, Room};
 use crate::plan::Plan;
 
 /// Whether outputs carry headers. Dead letters and late rows always do.
@@ -28,23 +27,5 @@ impl Context {
     /// Which output takes records of this stage and port.
     pub(crate) fn route(&self, stage: usize, port: u8) -> Option<usize> {
         self.plan.outputs.iter().position(|output| output.stage == stage && output.port == port)
-    }
-
-    /// The host says so, of something at stage `stage`, whose module has this digest.
-    pub(crate) fn letter<'a>(&'a self, stage: usize, digest: [u8; 32], code: Code, message: &'a str) -> DeadLetter<'a> {
-        let stage = &self.plan.stages[stage].name;
-        DeadLetter { stage, digest: Some(digest), class: code.class(), code: code.name(), path: "", message }
-    }
-
-    /// The module of stage `stage`, which has this digest, refuses something.
-    pub(crate) fn reject<'a>(
-        &'a self,
-        stage: usize,
-        digest: [u8; 32],
-        code: &'a str,
-        message: &'a str,
-    ) -> DeadLetter<'a> {
-        let stage = &self.plan.stages[stage].name;
-        DeadLetter { stage, digest: Some(digest), class: Class::Reject, code, path: "", message }
     }
 }

@@ -162,15 +162,10 @@ fn keep_acts(
 }
 
 /// Keeps one dead letter in the place of everything that the unit's next event brings about.
-pub(crate) fn refuse_row(
-    context: &Context,
-    unit: &mut Unit,
-    batch: &RawBatch,
-    letter: &DeadLetter<'_>,
-    effects: &mut Effects,
-) {
+pub(crate) fn refuse_row(context: &Context, unit: &mut Unit, batch: &RawBatch, letter: &Letter, effects: &mut Effects) {
     effects.begin_event();
-    effects.push_dead(&context.room, &context.origin, letter, batch, &unit.events[unit.next]);
+    let letter = context.dead_letter(letter);
+    effects.push_dead(&context.room, &context.origin, &letter, batch, &unit.events[unit.next]);
     Fate::Dead.count(effects);
     unit.next_act = unit.acts_of(unit.next, unit.next_act).end;
     unit.next += 1;
@@ -193,17 +188,7 @@ fn keep_act(
             let (code, path, message) = (fault.code.name(), fault.path.as_str(), fault.message.as_str());
             DeadLetter { stage, digest: None, class: fault.code.class(), code, path, message }
         }
-        ActKind::Dead(idx) => {
-            let letter = &unit.letters[*idx as usize];
-            DeadLetter {
-                stage: letter.stage.map_or("pipeline", stage_name),
-                digest: letter.digest,
-                class: letter.class,
-                code: &letter.code,
-                path: "",
-                message: &letter.message,
-            }
-        }
+        ActKind::Dead(idx) => context.dead_letter(&unit.letters[*idx as usize]),
         ActKind::Emit { .. } => {
             unit.outgoing(context, batch, act, numbering).expect("it is one").push(context, effects);
             return Fate::Processed;

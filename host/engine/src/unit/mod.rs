@@ -10,6 +10,7 @@ use std::ops::Range;
 
 use crate::codes::{Class, Code};
 use crate::decode::DecodeFault;
+use crate::effects::DeadLetter;
 use crate::event::{Column, RawBatch, RawEvent};
 use crate::flow::Flow;
 
@@ -159,6 +160,20 @@ impl Unit {
         self.letters.push(letter);
     }
 
+    /// Gives each event one fate: where it ends as a dead letter it leaves the first one and nothing else, neither what
+    /// stages before have made of it nor what later ones say. Acts are ordered by event, and by stage within one.
+    pub(crate) fn settle_fates(&mut self) {
+        if self.refused.is_empty() && self.letters.is_empty() {
+            return;
+        }
+        let mut kept = Vec::with_capacity(self.acts.len());
+        for acts in self.acts.chunk_by(|one, other| one.origin == other.origin) {
+            let letter = acts.iter().find(|act| matches!(act.kind, ActKind::Refused(_) | ActKind::Dead(_)));
+            kept.extend_from_slice(letter.map_or(acts, std::slice::from_ref));
+        }
+        self.acts = kept;
+    }
+
     /// The acts of event `event`, of which `first` is the first, if it has any.
     pub(crate) fn acts_of(&self, event: usize, first: usize) -> Range<usize> {
         let count = self.acts[first..].iter().take_while(|act| act.origin as usize == event).count();
@@ -192,6 +207,15 @@ impl Letter {
     /// The host says so; of a stage whose module has this digest.
     pub(crate) fn of(stage: Option<usize>, digest: Option<[u8; 32]>, code: Code, message: String) -> Letter {
         Letter { stage, digest, class: code.class(), code: code.name().to_owned(), message }
+    }
+}
+
+impl Context {
+    /// A letter as it is written.
+    pub(crate) fn dead_letter<'a>(&'a self, letter: &'a Letter) -> DeadLetter<'a> {
+        let Letter { stage, digest, class, code, message } = letter;
+        let stage = stage.map_or("pipeline", |stage| self.plan.stages[stage].name.as_str());
+        DeadLetter { stage, digest: *digest, class: *class, code, path: "", message }
     }
 }
 

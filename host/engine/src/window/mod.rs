@@ -130,6 +130,14 @@ impl Windows {
         }
     }
 
+    /// Forgets everything but how it was set up.
+    pub(crate) fn clear(&mut self) {
+        (self.keys, self.slices, self.revisions) = Default::default();
+        (self.revisions_changed, self.corrections, self.dropped) = Default::default();
+        (self.firing, self.firing_after) = (None, None);
+        (self.fired_until, self.change_bytes, self.wake) = (i64::MIN, 0, i64::MIN);
+    }
+
     pub(crate) fn shapes(&self) -> &[Shape] {
         &self.shapes
     }

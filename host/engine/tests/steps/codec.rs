@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use pelton_engine::codec::{put_bytes, put_i64, put_u64};
+use pelton_engine::codec::{put_bytes, put_u64};
 use pelton_engine::effects::Effects;
-use pelton_engine::epoch::fingerprint;
+use pelton_engine::epoch::{DeltaWriter, fingerprint};
 use pelton_engine::event::{Kind, RawBatch};
 use pelton_engine::guest::*;
 use pelton_engine::plan::WindowKind;
@@ -108,16 +108,18 @@ proptest! {
 fn damaged_ids_take_bounded_memory() {
     let with_ids = |ids: &[u64]| {
         let mut delta = Vec::new();
-        (0..2).for_each(|_| put_i64(&mut delta, NOW));
-        delta.extend([7; 16]);
-        put_u64(&mut delta, 0);
-        put_u64(&mut delta, ids.len() as u64);
-        for &id in ids {
-            put_u64(&mut delta, id);
-            put_bytes(&mut delta, format!("key{id}").as_bytes());
-        }
-        // No slices, revisions, corrections or panes.
-        delta.extend([0; 5]);
+        DeltaWriter::new(&mut delta).part(1, false, |delta| {
+            // The format of a rule, and no dropped slices.
+            delta.push(5);
+            put_u64(delta, 0);
+            put_u64(delta, ids.len() as u64);
+            for &id in ids {
+                put_u64(delta, id);
+                put_bytes(delta, format!("key{id}").as_bytes());
+            }
+            // No slices, revisions, corrections or panes.
+            delta.extend([0; 5]);
+        });
         delta
     };
     let restore = |ids: &[u64]| setups()[0].engine().restore(&with_ids(ids));

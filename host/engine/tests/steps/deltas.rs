@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pelton_engine::epoch::{CHANGES_MAX, change_count};
+use pelton_engine::epoch::{CHANGES_MAX, chunk_count};
 use pelton_engine::event::{Events, Kind, Values};
 use pelton_engine::guest::*;
 use pelton_engine::plan::{Limits, WindowKind};
@@ -37,7 +37,7 @@ fn keys_as_large_as_events_are_spread_over_epochs() {
 /// Change chunks have their places in the batch, beside as many records as an epoch may have.
 #[track_caller]
 fn check_deltas(outcome: &Outcome) {
-    let largest = outcome.deltas.iter().map(|delta| change_count(delta)).max().unwrap();
+    let largest = outcome.deltas.iter().map(|delta| chunk_count(delta)).max().unwrap();
     assert!(largest <= CHANGES_MAX, "a delta of {largest} chunks");
 }
 

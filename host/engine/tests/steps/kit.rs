@@ -186,7 +186,7 @@ impl Setup {
 
     pub(crate) fn engine(&self) -> Engine {
         let guests = self.guests.iter().map(|guest| Box::new(guest.clone()) as Box<dyn Guest>).collect();
-        let origin = Origin { pipeline: "p".into(), partition: 0, source: "S".into() };
+        let origin = Origin { pipeline: "p".into(), partition: 0, source: "S".into(), revision: [0; 32] };
         static ENGINES: AtomicU64 = AtomicU64::new(1);
         let number = ENGINES.fetch_add(1, Ordering::Relaxed);
         let hash_key = self.hash_key.unwrap_or(HashKey(u128::from(number).to_le_bytes()));

@@ -5,6 +5,7 @@ mod chain;
 mod codec;
 mod cuts;
 mod deltas;
+mod fates;
 mod golden;
 mod held;
 mod kit;

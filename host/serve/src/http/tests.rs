@@ -6,7 +6,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use super::*;
 use crate::{Answer, Partition, Shape};
 
-const SHAPE: Shape<'static> = Shape { pipeline: "fraud", partition: 3, stages: &["farm"], outputs: &["alerts"] };
+const SHAPE: Shape<'static> =
+    Shape { pipeline: "fraud", partition: 3, revision: "ab12", stages: &["farm"], outputs: &["alerts"] };
 
 async fn start(board: &Board) -> SocketAddr {
     start_with(board, BOUNDS).await

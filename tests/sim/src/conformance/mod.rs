@@ -9,9 +9,8 @@ mod double;
 
 use std::sync::Arc;
 
-use pelton_engine::epoch::{Channel, Epoch, Marker, Position, Records, StreamIdentity};
+use pelton_engine::epoch::{Channel, Epoch, MarkerFields, Records, StreamIdentity};
 use pelton_engine::log::{Fence, Fetched, Published, Request, Response, StoredMarker, Survey};
-use pelton_engine::totals::Totals;
 
 pub use double::Double;
 
@@ -208,26 +207,13 @@ fn with_headers(number: u64, nonce: u128, records: usize, headers: &[u8]) -> Arc
         rows.push(Channel::Output(0), b"out.main", headers, format!("{number}/{idx}").as_bytes());
     }
     let delta = format!("state of epoch {number} by {nonce}").into_bytes();
-    let marker = Marker {
-        version: 1,
+    let fields = MarkerFields {
         epoch: number,
         nonce: nonce << 64,
-        prev_nonce: 0,
         input: StreamIdentity { name: "IN".into(), created: 1 },
-        position: Position::default(),
-        seen: 0,
-        published: 0,
-        watermark: 0,
-        modules: Vec::new(),
-        layout: 0,
-        log: StreamIdentity { name: "PELTON_sim".into(), created: 1 },
+        pipeline_stream: StreamIdentity { name: "PELTON_sim".into(), created: 1 },
         lease: 7,
-        totals: Totals::default(),
-        totals_sum: Totals::default(),
-        records: records as u32,
-        changes: 1,
-        batch_hash: Epoch::hash(&delta, &rows),
-        state_hash: [0; 32],
+        ..MarkerFields::default()
     };
-    Arc::new(Epoch { marker, records: rows, delta })
+    Arc::new(Epoch::new(fields, None, rows, delta))
 }

@@ -39,7 +39,7 @@ impl Entry {
     fn first_kept(&self) -> Option<u64> {
         match (self.purged, self.is_unmarked) {
             (false, _) => Some(self.first),
-            (true, false) => Some(self.first + u64::from(self.epoch.marker.changes)),
+            (true, false) => Some(self.first + u64::from(self.epoch.marker.delta_chunks)),
             (true, true) => None,
         }
     }
@@ -100,7 +100,7 @@ impl Pipeline {
         torn: bool,
     ) -> Published {
         let records = epoch.records.rows.len();
-        let messages = epoch.marker.changes as usize + records + 1;
+        let messages = epoch.messages();
         if messages > BATCH_MESSAGES_MAX {
             return Published::Permanent(format!(
                 "atomic publish batch is too large: {BATCH_MESSAGES_MAX} (error 10199)"
@@ -111,7 +111,7 @@ impl Pipeline {
         }
         let first = self.last + 1;
         let torn = torn.then_some(records / 2);
-        self.last += torn.map_or(messages, |kept| epoch.marker.changes as usize + kept) as u64;
+        self.last += torn.map_or(messages, |kept| epoch.marker.delta_chunks as usize + kept) as u64;
         let entry = Entry { first, sequence: self.last, epoch: epoch.clone(), purged: false, is_unmarked: false, torn };
         self.partitions[partition as usize].push(entry);
         if torn.is_some() {
@@ -165,7 +165,7 @@ impl Pipeline {
             if entry.purged {
                 let what = format!(
                     "epoch {} (sequence {}) has 0 of its {} change chunks",
-                    marker.epoch, entry.sequence, marker.changes
+                    marker.epoch, entry.sequence, marker.delta_chunks
                 );
                 return Response::Damaged(what);
             }

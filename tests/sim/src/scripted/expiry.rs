@@ -19,7 +19,7 @@ fn accepting(weakness: &Weakness) -> Setup {
 /// Every published event of a partition is received or in a gap.
 fn accounts_for_all(rig: &Rig, partition: u32) -> Result<(), String> {
     audit::chain(rig.log.pipeline.entries(partition), partition, &rig.log.input)?;
-    let reached = rig.head(partition).map_or(0, |head| head.position.sequence.max(head.seen));
+    let reached = rig.head(partition).map_or(0, |head| head.position.sequence.max(head.read_through));
     let last = rig.log.input.last_of(partition);
     ensure(reached >= last, || format!("at {reached} of {last}: {}", story(rig)))
 }
@@ -30,7 +30,7 @@ fn stands_before(rig: &mut Rig, partition: u32, unread: u64) -> Result<(), Strin
         let seat = rig.seats.iter().position(|seat| seat.partition == partition).unwrap_or(0);
         let halted = rig.seats[seat].halted().unwrap_or("no halt").to_string();
         ensure(halted.contains("input-gap"), || format!("life {life}: {halted}; {}", story(rig)))?;
-        let reached = rig.head(partition).map_or(0, |head| head.position.sequence.max(head.seen));
+        let reached = rig.head(partition).map_or(0, |head| head.position.sequence.max(head.read_through));
         ensure(reached < unread, || format!("life {life}: {unread} was never read, but the marker is at {reached}"))?;
         rig.restart(seat);
         rig.run(15_000);

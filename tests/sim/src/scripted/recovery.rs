@@ -67,7 +67,7 @@ pub(super) fn changed_parts(weakness: &Weakness) -> Result<(), String> {
         match log.perform(&mut adapter, request, now) {
             Response::SnapshotPart(mut bytes) => {
                 // Still well-formed: the event time that the state holds.
-                if let Some(byte) = bytes.get_mut(7) {
+                if let Some(byte) = bytes.get_mut(33) {
                     *byte ^= 1;
                 }
                 Fate::Instead(Response::SnapshotPart(bytes))

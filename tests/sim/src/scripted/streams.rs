@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use pelton_engine::effects::Room;
+use pelton_engine::epoch::{Marker, MarkerFields};
 use pelton_engine::guest::World;
 use pelton_engine::log::{Fence, Published, Request, Response};
 
@@ -43,7 +44,7 @@ pub(super) fn log_anew_before_first(weakness: &Weakness) -> Result<(), String> {
     for life in 0..4 {
         rig.run(5_000);
         ensure(rig.seats[0].is_running(), || format!("life {life}: {}", story(&rig)))?;
-        let (found, wanted) = (rig.head(0).map(|head| head.log.created), rig.log.pipeline.created());
+        let (found, wanted) = (rig.head(0).map(|head| head.pipeline_stream.created), rig.log.pipeline.created());
         ensure(found == Some(wanted), || format!("life {life}: markers are of {found:?}, the stream of {wanted}"))?;
         if life == 1 {
             rig.replace(0)
@@ -123,7 +124,7 @@ fn move_marker(log: &mut SimLog, now: u64) {
     let (again, fence) =
         (newest.epoch.clone(), Fence { sequence: before.sequence, slot: Some(before.epoch.marker.slot()) });
     let neighbour = Arc::new(pelton_engine::epoch::Epoch {
-        marker: pelton_engine::epoch::Marker { epoch: 1, nonce: 77, prev_nonce: 0, ..again.marker.clone() },
+        marker: Marker::new(MarkerFields { epoch: 1, nonce: 77, prev_nonce: 0, ..(*again.marker).clone() }),
         ..(*again).clone()
     });
     log.pipeline.lose_tail(1);

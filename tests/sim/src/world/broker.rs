@@ -183,14 +183,14 @@ impl World {
         self.tally.gaps += marker.totals.gaps;
         self.looked_at[host][part] = u64::MAX;
         // Who looked before the stream was made again commits to it under the old one's identity, and keeps that.
-        if marker.log.created != self.log.pipeline.created() {
+        if marker.pipeline_stream.created != self.log.pipeline.created() {
             self.causes.insert("log-recreated");
         }
         let entries = self.log.pipeline.entries(partition);
         let last = entries[..before].iter().rev().find(|entry| entry.torn.is_none());
         let last = last.map(|entry| &entry.epoch.marker);
         let is_empty = marker.totals.received == 0 && marker.records == 0;
-        let is_idle = marker.totals.received == 0 && last.is_some_and(|last| last.watermark < marker.watermark);
+        let is_idle = !marker.clock.is_empty();
         (self.empty[part], self.tally.idle) =
             (self.empty[part] + u64::from(is_empty), self.tally.idle + u64::from(is_idle));
         if epoch.marker.epoch == 1 && last.is_some() && self.nothing_tells(host, part) {
@@ -202,7 +202,7 @@ impl World {
         }
         let streams = (self.log.input.created(), self.log.pipeline.created());
         let is_late = !self.is_stormy && self.now > self.healed_at + IDENTITY_MS;
-        if is_late && streams != (marker.input.created, marker.log.created) {
+        if is_late && streams != (marker.input.created, marker.pipeline_stream.created) {
             self.fail(format!("I17 partition {part}, epoch {}: it is of other streams than {streams:?}", marker.epoch));
         }
         self.committed[part] = self.committed[part].max(marker.position.sequence);

@@ -29,7 +29,7 @@ impl World {
             Fault::Pace { host, per_mille } => self.set_pace(host, per_mille),
             Fault::Outage { ms } => self.outage(ms),
             Fault::ReadExpires => {
-                let seen = |partition| self.log.pipeline.head(partition).map_or(0, |(_, marker)| marker.seen);
+                let seen = |partition| self.log.pipeline.head(partition).map_or(0, |(_, marker)| marker.read_through);
                 let first = (0..self.partitions()).map(seen).min().unwrap_or(0) + 1;
                 self.tally.expiries += u64::from(first > self.log.input.first());
                 self.log.input.expire(first);

@@ -57,7 +57,7 @@ impl World {
         // What a marker says of another input of the same name is nothing about this one.
         let created = self.log.input.created();
         let head = self.log.pipeline.head(partition).filter(|(_, marker)| marker.input.created == created);
-        head.map_or(0, |(_, marker)| marker.position.sequence.max(marker.seen))
+        head.map_or(0, |(_, marker)| marker.position.sequence.max(marker.read_through))
     }
 
     fn loss_behind(&self, read: u64, partition: u32) -> Option<u64> {

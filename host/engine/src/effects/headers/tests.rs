@@ -54,11 +54,11 @@ fn a_long_key_is_shortened_and_its_length_told() {
 #[test]
 fn tokens_of_different_keys_differ() {
     assert_eq!(key_token(b"a-b_C9"), "a-b_C9");
-    assert_eq!(key_token("ä.*> %".as_bytes()), "%C3%A4%2E%2A%3E%20%25");
-    assert_eq!(key_token(b""), "%");
+    assert_eq!(key_token("ä.*> =".as_bytes()), "=C3=A4=2E=2A=3E=20=3D");
+    assert_eq!(key_token(b""), "=");
     let long = [b'x'; 129];
     let token = key_token(&long);
-    assert_eq!(token, format!("{}%%0ec9eb33e74510bcdd1f2ea55206e82f", "x".repeat(64)));
+    assert_eq!(token, format!("{}==0ec9eb33e74510bcdd1f2ea55206e82f", "x".repeat(64)));
     assert_ne!(token, key_token(&[b'x'; 130]));
     // No other key is written so.
     assert_ne!(key_token(token.as_bytes()), token);

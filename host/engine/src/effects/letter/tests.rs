@@ -9,7 +9,7 @@ use crate::event::RawBatch;
 use crate::time::WallTime;
 
 fn origin() -> Origin {
-    Origin { pipeline: "p".repeat(63), partition: 1023, source: "S".repeat(255) }
+    Origin { pipeline: "p".repeat(63), partition: 1023, source: "S".repeat(255), revision: [0; 32] }
 }
 
 fn letter<'a>(path: &'a str, message: &'a str) -> DeadLetter<'a> {

@@ -3,7 +3,6 @@
 mod kept;
 mod outcome;
 
-use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -11,15 +10,17 @@ use crate::codec::{Damaged, Reader};
 use crate::codes::Code;
 use crate::effects::{Effects, key_text, letter_bytes};
 use crate::event::{Events, RawBatch};
-use crate::guest::{Fault, Groups, Guest};
+use crate::guest::{Fault, Groups, Guest, Reject};
 use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
-use crate::unit::{Cause, Context, Fate, Held, Outgoing, Refusal, Scale, Unit, keep_row, refuse_row, state_size};
+use crate::unit::{
+    Cause, Context, Fate, Letter, Outgoing, Refusal, Scale, Unit, keep_row, letter_of, refuse_row, state_size,
+};
 use crate::watermark::Watermark;
 
 use super::run::{self, Run};
-use super::{Operator, columns_of, layout};
+use super::{Operator, StageModule};
 use kept::Kept;
 use outcome::{Emitted, Outcome, call, group};
 
@@ -31,17 +32,11 @@ const TIMER_ROUNDS: usize = 64;
 const TIMERS_TOLD: usize = 256;
 /// The module and the state of all its keys.
 pub(crate) struct Reducer {
-    guest: Box<dyn Guest>,
-    digest: [u8; 32],
-    stage: usize,
-    name: String,
-    layout: String,
+    module: StageModule,
     state_max: usize,
-    /// What may be held at one time, with nothing in it.
-    held: Held,
-    columns: Vec<usize>,
     kept: Kept,
-    events: Events,
+    /// Events of a run at most: one after the module has refused an event, then twice as many each time that it does not.
+    run_events: usize,
 }
 
 /// What a run brings about, in numbers.
@@ -76,16 +71,10 @@ impl Firing<'_> {
 impl Reducer {
     pub(crate) fn new(guest: Box<dyn Guest>, stage: usize, plan: &Arc<Plan>, fields: &[FieldRead]) -> Reducer {
         Reducer {
-            columns: columns_of(guest.as_ref(), fields),
-            digest: guest.digest(),
-            layout: layout::text(plan, stage, guest.descriptor(), None),
-            guest,
-            stage,
-            name: plan.stages[stage].name.clone(),
+            module: StageModule::new(guest, stage, plan, fields, None),
             state_max: plan.limits.state_per_key as usize,
-            held: Held::new(&plan.limits),
             kept: Kept::default(),
-            events: Events::default(),
+            run_events: usize::MAX,
         }
     }
 
@@ -113,8 +102,6 @@ impl Reducer {
                 unit.put_on(context, batch, others, scale);
                 for &row in rows {
                     self.outgoing(context, unit, batch, row, outcome).for_each(|record| scale.add(&record));
-                    let rejected = outcome.rejected.get(&row).map_or(0, Vec::len);
-                    scale.add_letters(rejected + usize::from(outcome.guilty.contains_key(&row)));
                 }
             });
             let scale = scale.map_err(|refusal| (idx - unit.next, refusal))?;
@@ -137,11 +124,14 @@ impl Reducer {
         let flow = unit.flows.last().expect("decoding made one");
         let at = row as usize;
         let sequence = unit.events[flow.origins[at] as usize].sequence;
-        let records = outcome.records.get(&row).map_or(&[][..], Vec::as_slice);
-        records.iter().enumerate().filter_map(move |(nth, record)| {
+        let records_of = |row: u32| outcome.records.get(&row).map_or(&[][..], Vec::as_slice);
+        // An event may come as several rows, and its records are numbered through.
+        let before = flow.origins[..at].iter().rev().take_while(|origin| **origin == flow.origins[at]).count() as u32;
+        let first: usize = (row - before..row).map(|row| records_of(row).len()).sum();
+        records_of(row).iter().zip(first..).filter_map(move |(record, nth)| {
             let time = record.time.unwrap_or(flow.decoded.timestamps[at]);
             Some(Outgoing {
-                output: context.route(self.stage, record.port)?,
+                output: context.route(self.module.stage, record.port)?,
                 key: record.key.as_deref().unwrap_or_else(|| flow.decoded.keys.get(at)),
                 payload: record.payload.as_deref().unwrap_or_else(|| flow.payload(at, batch, &unit.events)),
                 cause: Cause::Event { sequence, nth, time },
@@ -152,12 +142,13 @@ impl Reducer {
     /// Calls the module over the run's rows, on an overlay.
     fn reduce(&mut self, unit: &Unit, batch: &RawBatch, rows: &[u32]) -> Result<Outcome, StepError> {
         let flow = unit.flows.last().expect("decoding made one");
-        let descriptor = self.guest.descriptor().clone();
-        let (guest, events, columns, entries, state_max) =
-            (&mut self.guest, &mut self.events, &self.columns, self.kept.entries(), self.state_max);
-        let outcome = std::cell::RefCell::new(Outcome { held: self.held, ..Outcome::default() });
+        let StageModule { guest, digest, stage, name, columns, held, events, .. } = &mut self.module;
+        let (stage, digest) = (*stage, *digest);
+        let descriptor = guest.descriptor().clone();
+        let (entries, state_max) = (self.kept.entries(), self.state_max);
+        let outcome = std::cell::RefCell::new(Outcome { held: *held, ..Outcome::default() });
         let judgement = judge(
-            &self.name,
+            name,
             rows,
             &mut |metering, rows| {
                 flow.fill(rows, &descriptor, columns, batch, &unit.events, events);
@@ -168,10 +159,19 @@ impl Reducer {
             },
             &mut |rows, reply| match reply {
                 Ok((keys, reduced, input)) => {
-                    outcome.borrow_mut().take(entries, &keys, reduced, &input, &|source| rows[source as usize])
+                    let letter_of = |reject: &Reject| letter_of(stage, digest, reject);
+                    outcome.borrow_mut().take(
+                        entries,
+                        &keys,
+                        reduced,
+                        &input,
+                        &|source| rows[source as usize],
+                        &letter_of,
+                    )
                 }
-                Err(verdict) => {
-                    outcome.borrow_mut().guilty.insert(rows[0], verdict);
+                Err(Verdict { code, message }) => {
+                    let letter = Letter::of(Some(stage), Some(digest), code, message);
+                    outcome.borrow_mut().refused.insert(rows[0], letter);
                     ControlFlow::Continue(())
                 }
             },
@@ -191,51 +191,43 @@ impl Reducer {
         outcome: Outcome,
         effects: &mut Effects,
     ) {
-        effects.count_faults(self.stage, outcome.faults);
-        let (this, stage, digest) = (&*self, self.stage, self.digest);
+        effects.count_faults(self.module.stage, outcome.faults);
+        let this = &*self;
         while unit.next < end {
             keep_row(context, unit, batch, effects, &mut |unit, row, effects| {
-                let flow = unit.flows.last().expect("decoding made one");
-                let event = &unit.events[flow.origins[row as usize] as usize];
-                if let Some(verdict) = outcome.guilty.get(&row) {
-                    let letter = context.letter(stage, digest, verdict.code, &verdict.message);
-                    effects.push_dead(&context.room, &context.origin, &letter, batch, event);
-                    return Fate::Dead;
-                }
                 this.outgoing(context, unit, batch, row, &outcome).for_each(|record| record.push(context, effects));
-                let mut fate = Fate::Processed;
-                for (code, detail) in outcome.rejected.get(&row).into_iter().flatten() {
-                    let letter = context.reject(stage, digest, code, detail);
-                    effects.push_dead(&context.room, &context.origin, &letter, batch, event);
-                    fate = Fate::Dead;
-                }
-                fate
+                Fate::Processed
             });
         }
         self.kept.change_all(outcome.overlay);
     }
 
-    /// How many records a firing has, and their bytes. When they cannot be kept, the firing is guilty.
+    /// How many records a firing has, and their bytes. When they cannot be kept, the firing is refused.
     fn weigh_firing(&self, context: &Context, firing: &Firing<'_>, idx: u32, outcome: &mut Outcome) -> (usize, usize) {
         let changes = outcome.overlay.get(firing.key).map_or(0, |entry| entry.stored_bytes_max(firing.key));
         let limit = context.room.change_bytes_at_once;
         if changes > limit {
-            let verdict = Verdict { code: Code::StateSize, message: state_size(changes, limit) };
-            outcome.guilty.insert(idx, verdict);
+            outcome.refused.entry(idx).or_insert_with(|| self.letter(Code::StateSize, state_size(changes, limit)));
+        }
+        if outcome.refused.contains_key(&idx) {
+            return (1, 0);
         }
         let records = outcome.records.get(&idx).map_or(&[][..], Vec::as_slice);
-        let letters = outcome.rejected.get(&idx).map_or(0, Vec::len) + usize::from(outcome.guilty.contains_key(&idx));
         let weighed = Scale::weigh(context, |scale| {
             self.fired(context, firing, records).for_each(|record| scale.add(&record));
-            scale.add_letters(letters);
         });
         match weighed {
             Ok(scale) => (scale.records, scale.bytes),
             Err(Refusal { code, message, .. }) => {
-                outcome.guilty.insert(idx, Verdict { code, message });
+                outcome.refused.insert(idx, self.letter(code, message));
                 (1, 0)
             }
         }
+    }
+
+    /// What the host says of something at this stage.
+    fn letter(&self, code: Code, message: String) -> Letter {
+        Letter::of(Some(self.module.stage), Some(self.module.digest), code, message)
     }
 
     /// The records of a firing, as far as an output takes them.
@@ -249,7 +241,7 @@ impl Reducer {
         let at = *timers.last().expect("a due group has timers");
         records.iter().enumerate().filter_map(move |(nth, record)| {
             Some(Outgoing {
-                output: context.route(self.stage, record.port)?,
+                output: context.route(self.module.stage, record.port)?,
                 key: record.key.as_deref().unwrap_or(key),
                 payload: record.payload.as_deref().unwrap_or_default(),
                 cause: Cause::Timer { key, at, sequence, nth, time: record.time.unwrap_or(at) },
@@ -259,12 +251,12 @@ impl Reducer {
 
     fn fire(&mut self, due: &[(Vec<u8>, Vec<i64>)]) -> Result<Outcome, StepError> {
         let rows: Vec<u32> = (0..due.len() as u32).collect();
-        let guest = &mut self.guest;
+        let StageModule { guest, digest, stage, name, held, .. } = &mut self.module;
+        let (stage, digest) = (*stage, *digest);
         let (entries, state_max) = (self.kept.entries(), self.state_max);
-        let mut outcome = Outcome { held: self.held, ..Outcome::default() };
-        let mut guilty = BTreeMap::new();
+        let mut outcome = Outcome { held: *held, ..Outcome::default() };
         let judgement = judge(
-            &self.name,
+            name,
             &rows,
             &mut |metering, rows| {
                 let mut groups = Groups::default();
@@ -289,10 +281,11 @@ impl Reducer {
             &mut |rows, reply| match reply {
                 Ok(reduced) => {
                     let keys: Vec<Vec<u8>> = rows.iter().map(|&row| due[row as usize].0.clone()).collect();
-                    outcome.take(entries, &keys, reduced, &[], &|source| rows[source as usize])
+                    let letter_of = |reject: &Reject| letter_of(stage, digest, reject);
+                    outcome.take(entries, &keys, reduced, &[], &|source| rows[source as usize], &letter_of)
                 }
-                Err(verdict) => {
-                    guilty.insert(rows[0], verdict);
+                Err(Verdict { code, message }) => {
+                    outcome.refused.insert(rows[0], Letter::of(Some(stage), Some(digest), code, message));
                     ControlFlow::Continue(())
                 }
             },
@@ -304,14 +297,14 @@ impl Reducer {
                 });
             }
         }
-        (outcome.guilty, outcome.faults, outcome.taken) = (guilty, judgement.faults, judgement.taken);
+        (outcome.faults, outcome.taken) = (judgement.faults, judgement.taken);
         Ok(outcome)
     }
 }
 
 impl Operator for Reducer {
-    fn layout(&self) -> &str {
-        &self.layout
+    fn module(&self) -> &StageModule {
+        &self.module
     }
 
     /// Accounts for a run of the unit's events; false when the next one does not fit into the epoch.
@@ -326,7 +319,7 @@ impl Operator for Reducer {
         watermark: &mut Watermark,
         effects: &mut Effects,
     ) -> Result<bool, StepError> {
-        let mut limit = usize::MAX;
+        let mut limit = self.run_events;
         loop {
             let next_timer = self.kept.next_timer().unwrap_or(i64::MAX);
             let mut stops = |row: Option<u32>, _: EventTime, after: EventTime| row.is_none() && next_timer <= after.0;
@@ -334,10 +327,19 @@ impl Operator for Reducer {
                 return Ok(false);
             };
             let events = run.end - unit.next;
-            let outcome = self.reduce(unit, batch, &run.rows)?;
+            let mut outcome = self.reduce(unit, batch, &run.rows)?;
             let is_too_much = outcome.held.is_too_much() || outcome.change_bytes() > context.room.change_bytes_at_once;
             if is_too_much && events > 1 {
                 limit = events / 2;
+                continue;
+            }
+            // An event that is refused has to be alone: what the module has made of its other rows, and of its key, goes.
+            let refused = outcome.refused.keys().next().map(|&row| {
+                let flow = unit.flows.last().expect("decoding made one");
+                flow.origins[row as usize] as usize - unit.next
+            });
+            if let Some(before) = refused.filter(|_| events > 1) {
+                limit = before.max(1);
                 continue;
             }
             if let Some(timer) = outcome.earliest_timer {
@@ -370,13 +372,18 @@ impl Operator for Reducer {
                 }
             }
             let start = unit.next;
-            match weight.refusal {
-                Some(refusal) => {
-                    effects.count_faults(self.stage, outcome.faults);
-                    let letter = context.letter(self.stage, self.digest, refusal.code, &refusal.message);
+            let refusal = weight.refusal.map(|refusal| self.letter(refusal.code, refusal.message));
+            let letter = outcome.refused.pop_first().map(|(_, letter)| letter).or(refusal);
+            match letter {
+                Some(letter) => {
+                    effects.count_faults(self.module.stage, outcome.faults);
                     refuse_row(context, unit, batch, &letter, effects);
+                    self.run_events = 1;
                 }
-                None => self.keep(context, unit, batch, run.end, outcome, effects),
+                None => {
+                    self.run_events = self.run_events.max(events.saturating_mul(2));
+                    self.keep(context, unit, batch, run.end, outcome, effects);
+                }
             }
             for time in unit.times[start..run.end].iter().flatten() {
                 watermark.observe(EventTime(*time));
@@ -400,7 +407,7 @@ impl Operator for Reducer {
                 return Ok(true);
             }
             let mut outcome = self.fire(&due)?;
-            effects.count_faults(self.stage, outcome.faults);
+            effects.count_faults(self.module.stage, outcome.faults);
             // Those behind what could be held stay due.
             for (idx, (key, timers)) in due.iter().enumerate().take(outcome.taken) {
                 // A timer that has just been set may come before the rest.
@@ -413,15 +420,11 @@ impl Operator for Reducer {
                 if !effects.fits_bytes(&context.room, count, bytes) && !effects.records.rows.is_empty() {
                     return Ok(false);
                 }
-                if let Some(verdict) = outcome.guilty.get(&idx) {
-                    let letter = context.letter(self.stage, self.digest, verdict.code, &verdict.message);
+                if let Some(letter) = outcome.refused.get(&idx) {
+                    let letter = context.dead_letter(letter);
                     effects.push_dead_row(&context.origin, &letter, firing.describe().as_bytes());
                     outcome.overlay.insert(key.clone(), self.kept.without_timers(key, timers));
                 } else {
-                    for (code, detail) in outcome.rejected.get(&idx).into_iter().flatten() {
-                        let letter = context.reject(self.stage, self.digest, code, detail);
-                        effects.push_dead_row(&context.origin, &letter, firing.describe().as_bytes());
-                    }
                     let records = outcome.records.get(&idx).map_or(&[][..], Vec::as_slice);
                     self.fired(context, &firing, records).for_each(|record| record.push(context, effects));
                 }
@@ -454,6 +457,10 @@ impl Operator for Reducer {
 
     fn apply(&mut self, reader: &mut Reader<'_>, _: EventTime) -> Result<(), Damaged> {
         self.kept.apply(reader)
+    }
+
+    fn clear(&mut self) {
+        self.kept = Kept::default();
     }
 
     fn bytes(&self) -> usize {

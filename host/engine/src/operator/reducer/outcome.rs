@@ -6,9 +6,8 @@ use std::ops::ControlFlow;
 use crate::codes::Code;
 use crate::effects::Room;
 use crate::event::Events;
-use crate::guest::{Change, Fault, Groups, Guest, Metering, OF_SOURCE, Reduced};
-use crate::judge::Verdict;
-use crate::unit::{Held, Refusal, state_size};
+use crate::guest::{Change, Fault, Groups, Guest, Metering, OF_SOURCE, Reduced, Reject};
+use crate::unit::{Held, Letter, Refusal, state_size};
 
 use super::kept::Entries;
 
@@ -26,8 +25,8 @@ pub(super) struct Outcome {
     pub(super) overlay: Entries,
     /// Records per flow row, or per timer group.
     pub(super) records: BTreeMap<u32, Vec<Emitted>>,
-    pub(super) guilty: BTreeMap<u32, Verdict>,
-    pub(super) rejected: BTreeMap<u32, Vec<(String, String)>>,
+    /// Why rows, or timer groups, end as dead letters: the first reason of each. Nothing else is kept of these.
+    pub(super) refused: BTreeMap<u32, Letter>,
     pub(super) earliest_timer: Option<i64>,
     pub(super) held: Held,
     /// Timer groups that were judged, from the first one.
@@ -44,6 +43,7 @@ impl Outcome {
         reduced: Reduced,
         input: &[u8],
         row_of: &dyn Fn(u32) -> u32,
+        letter_of: &dyn Fn(&Reject) -> Letter,
     ) -> ControlFlow<()> {
         for (idx, key) in keys.iter().enumerate() {
             let entry =
@@ -80,7 +80,7 @@ impl Outcome {
             self.records.entry(row_of(source)).or_default().push(record);
         }
         for reject in &output.rejects {
-            self.rejected.entry(row_of(reject.source)).or_default().push((reject.code.clone(), reject.detail.clone()));
+            self.refused.entry(row_of(reject.source)).or_insert_with(|| letter_of(reject));
         }
         let states = self.held.add(keys.len() + reduced.timers.len(), reduced.states.data.len());
         if states.is_break() { states } else { self.held.add_output(output) }

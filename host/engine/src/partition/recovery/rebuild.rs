@@ -2,11 +2,12 @@
 
 use sha2::{Digest as _, Sha256};
 
+use super::super::compatible::is_compatible;
 use super::super::recover::Halted;
 use super::super::{Notice, Partition, Phase};
-use super::{Base, LOOKS, Recovery, Step, same_layout};
+use super::{Base, LOOKS, Recovery, Step};
 use crate::codes::HaltCode;
-use crate::epoch::Epoch;
+use crate::epoch::{Epoch, roll, sha256};
 use crate::log::{Change, FoundSnapshot, Snapshot, StoredMarker};
 use crate::store::{Discard, Store, StoreError};
 
@@ -32,7 +33,7 @@ impl Partition {
             self.phase = Phase::Recovering(Box::new(recovery));
             return self.ask_next(now);
         }
-        let is_trusted = self.config.mutants.trust_snapshot;
+        let is_trusted = self.config.mutants().trust_snapshot;
         if read != found.bytes || (Sha256::digest(&*state)[..] != found.digest && !is_trusted) {
             let evidence = format!("{read} bytes of {} were read, or their hash is another", found.bytes);
             return self.snapshot_damaged(recovery, evidence, now);
@@ -62,8 +63,8 @@ impl Partition {
             Ok(engine) => engine,
             Err(error) => return self.step_failed(error, now),
         };
-        if !self.config.mutants.any_layout
-            && let Err(halted) = same_layout(&target.marker, &engine)
+        if !self.config.mutants().any_layout
+            && let Err(halted) = is_compatible(&target.marker, &engine)
         {
             return self.halt(halted);
         }
@@ -90,7 +91,7 @@ impl Partition {
         now: u64,
         store: &mut dyn Store,
     ) {
-        let (no_check, no_hash) = (self.config.mutants.no_chain_check, self.config.mutants.no_state_hash);
+        let (no_check, no_hash) = (self.config.mutants().no_chain_check, self.config.mutants().no_state_hash);
         let Step::Changes { engine, at, after, target, rebuild } = &mut recovery.step else { return };
         let (target, rebuild) = (target.clone(), *rebuild);
         let is_empty = changes.is_empty();
@@ -167,18 +168,12 @@ impl Partition {
     }
 }
 
-/// Whether a change is the next link of the chain: consecutive epoch, linked nonce, rolling hash of the state.
+/// Whether a change is the next link of the chain: its marker, and the rolling hash of the state.
 fn follows(at: Option<&StoredMarker>, change: &Change, no_hash: bool) -> Result<(), String> {
-    let marker = &change.stored.marker;
-    let (epoch, nonce, hash) =
-        at.map_or((0, 0, [0; 32]), |at| (at.marker.epoch, at.marker.nonce, at.marker.state_hash));
-    if marker.epoch != epoch + 1 || marker.prev_nonce != nonce {
-        return Err(format!(
-            "epoch {} (after nonce {:032x}) does not follow epoch {epoch} (nonce {nonce:032x})",
-            marker.epoch, marker.prev_nonce
-        ));
-    }
-    if !no_hash && Epoch::roll(&hash, &change.delta) != marker.state_hash {
+    let (marker, before) = (&change.stored.marker, at.map(|at| &at.marker));
+    marker.follows(before)?;
+    let hash = roll(&before.map_or([0; 32], |before| before.state_hash), &sha256(&change.delta));
+    if !no_hash && hash != marker.state_hash {
         return Err(format!("the delta of epoch {} does not hash to what its marker says", marker.epoch));
     }
     Ok(())

@@ -13,7 +13,7 @@ mod window;
 use toml_edit::{Document, TableLike};
 
 use super::draft::Draft;
-use super::raw::{Reader, Spanned, size_text};
+use super::raw::{Reader, Spanned, json_text, size_text};
 use crate::problem::{Place, Problem, code};
 
 /// Longest pipeline file. Larger data belongs in a module or a table.
@@ -79,5 +79,6 @@ fn read(text: &str, reader: &mut Reader<'_>) -> Option<Draft> {
         stages: stages.into_iter().collect::<Option<_>>()?,
         outputs,
         limits,
+        document: json_text(table.value).ok()?,
     })
 }

@@ -5,7 +5,7 @@ use toml_edit::{Item, TableLike};
 use super::window;
 use crate::plan::Stage;
 use crate::plan::draft::DraftStage;
-use crate::plan::raw::{Reader, Section, Spanned, config_text};
+use crate::plan::raw::{Reader, Section, Spanned, json_text};
 use crate::problem::{Place, code};
 
 const KEYS: [&str; 4] = ["name", "module", "config", "window"];
@@ -107,7 +107,7 @@ fn config(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Spanned<Stri
         return Some(Spanned { value: "{}".to_owned(), place: Place::START });
     }
     let Spanned { value: table, place } = reader.table(section, "config")?;
-    match config_text(table) {
+    match json_text(table) {
         Ok(value) => Some(Spanned { value, place }),
         Err(error) => {
             let place = reader.place(error.offset);

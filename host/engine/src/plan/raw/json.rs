@@ -1,4 +1,4 @@
-//! The `config` of a stage as JSON text, which is what a module is given.
+//! A table of a pipeline file as JSON text: what a module is given as its `config`, and what a revision is a hash of.
 //!
 //! Written by hand rather than through a JSON map, because the order of a map's keys depends on features that
 //! other crates of a build may switch on. Keys are sorted: two files that mean the same give the same text.
@@ -18,7 +18,7 @@ pub(in crate::plan) struct NotJson {
 ///
 /// # Errors
 /// The first value that JSON cannot hold: `nan` or `inf`.
-pub(in crate::plan) fn config_text(table: &dyn TableLike) -> Result<String, NotJson> {
+pub(in crate::plan) fn json_text(table: &dyn TableLike) -> Result<String, NotJson> {
     let mut json = String::new();
     write_table(table, &mut json)?;
     Ok(json)
@@ -97,7 +97,7 @@ mod tests {
     #[track_caller]
     fn check(toml: &str, expected: Result<&str, (usize, &str)>) {
         let document = toml_edit::Document::parse(toml).expect("valid TOML in a test");
-        let json = config_text(document.as_table());
+        let json = json_text(document.as_table());
         match (&json, expected) {
             (Ok(json), Ok(expected)) => {
                 assert_eq!(json, expected);

@@ -12,7 +12,7 @@ mod subject;
 mod suggest;
 
 pub(in crate::plan) use duration::span_text;
-pub(in crate::plan) use json::config_text;
+pub(in crate::plan) use json::json_text;
 pub(in crate::plan) use pointer::{pointer_hint, pointer_parse, pointer_text};
 pub(in crate::plan) use reader::{Reader, Section, Spanned};
 pub(in crate::plan) use size::size_text;

@@ -1,0 +1,255 @@
+//! The commit marker: the last message of every epoch. It says what the epoch did, by whom, and what came before.
+//!
+//! A marker keeps the bytes it was sealed or read with: the next one holds their hash, and they are stored and published
+//! again as they are, also what a newer host has written into them that this one does not know.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+
+use super::hexed::{digest, hex64, hex128};
+use super::{MARKER_SLOTS, RUN_SHIFT, StreamIdentity, sha256};
+use crate::totals::Totals;
+
+/// Format of markers that this host writes, and the only one that it reads.
+pub const MARKER_VERSION: u8 = 2;
+/// Largest marker, bytes.
+pub const MARKER_BYTES_MAX: usize = 64 << 10;
+/// Words for what a host must understand to go on behind a marker; this host knows none, and writes none.
+const NEEDS_KNOWN: &[&str] = &[];
+
+/// The last input event of an epoch. Sequence 0 means that nothing was read yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    pub sequence: u64,
+    /// [`super::fingerprint`] of that event: tells a rolled-back stream that re-used its sequences.
+    #[serde(with = "hex64")]
+    pub fingerprint: u64,
+}
+
+/// Something that moved a partition and is no event: it comes from a clock, so it is recorded. It holds behind the
+/// position of its epoch, and no event is taken after it in that epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Clock {
+    /// The source was silent, and the watermark has moved to `value`, milliseconds of event time.
+    Idle { value: i64 },
+}
+
+/// One named part of a partition's state. A delta or snapshot addresses it by its place in the marker's list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Section {
+    /// `core`, or the name of its stage.
+    pub name: String,
+    /// What kind of operator reads it.
+    pub operator: String,
+    /// [`super::fingerprint`] of the layout's text: bytes of another one cannot be read.
+    #[serde(with = "hex64")]
+    pub layout: u64,
+    /// The epoch whose delta began it: what came before is of another section of this name.
+    pub epoch: u64,
+    /// Rough memory that it takes.
+    pub bytes: u64,
+}
+
+/// What a marker says. Unknown fields of its JSON are passed over, unless `needs` names them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MarkerFields {
+    /// Format of this record.
+    pub version: Version,
+    /// Features that a reader must know.
+    pub needs: Vec<String>,
+    /// Version of the program that sealed it, for people.
+    pub host: String,
+    pub pipeline: String,
+    pub partition: u32,
+    /// How many partitions the pipeline has.
+    pub partitions: u32,
+    /// Where keys come from; with another key, or another number of partitions, the same events lie elsewhere.
+    pub key: String,
+    /// 1, 2, 3, … without a gap.
+    pub epoch: u64,
+    /// Chosen once per epoch; tells "my batch, acknowledgement lost" from "another host's epoch".
+    #[serde(with = "hex128")]
+    pub nonce: u128,
+    /// Nonce of the epoch before; 0 for the first.
+    #[serde(with = "hex128")]
+    pub prev_nonce: u128,
+    /// sha256 of the marker before, as it was stored; 0 for the first. So what markers say is chained, too.
+    #[serde(with = "digest")]
+    pub prev: [u8; 32],
+    /// Revision of the lease under which it was published; part of the marker's subject.
+    pub lease: u64,
+    /// Of the pipeline that computed it: sha256 of what its file says, and of its modules.
+    #[serde(with = "digest")]
+    pub revision: [u8; 32],
+    pub input: StreamIdentity,
+    /// A host that remembers another one has lost its history.
+    pub pipeline_stream: StreamIdentity,
+    /// The last input event of this epoch, or of an earlier one when this epoch read none.
+    pub position: Position,
+    /// When the broker stored the message at the position, milliseconds since the Unix epoch; 0 before the first.
+    pub published: i64,
+    /// The input holds no event of this partition in `(position, read_through]`: other partitions of the stream may go
+    /// on, and its old messages may expire, while this one is quiet.
+    pub read_through: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub clock: Vec<Clock>,
+    /// Event time in milliseconds; `i64::MIN` before the first event.
+    pub watermark: i64,
+    /// The input has ended here, and every window has closed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
+    /// Of this epoch.
+    pub totals: Totals,
+    /// Since the beginning, this epoch included.
+    pub totals_sum: Totals,
+    /// Dead letters of this epoch by class.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub dead: BTreeMap<String, u64>,
+    /// Outputs, dead letters and late rows of this epoch.
+    pub records: u32,
+    /// Chunks of the state delta.
+    pub delta_chunks: u32,
+    /// sha256 of the delta.
+    #[serde(with = "digest")]
+    pub delta_hash: [u8; 32],
+    /// sha256 over the digests of the single records: [`super::Records::hash`].
+    #[serde(with = "digest")]
+    pub records_hash: [u8; 32],
+    /// Rolling hash over all delta hashes since the beginning.
+    #[serde(with = "digest")]
+    pub state_hash: [u8; 32],
+    /// In the order of the indices of deltas and snapshots.
+    pub sections: Vec<Section>,
+}
+
+/// The number of the format, which is the same in every marker that this host reads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Version;
+
+impl Serialize for Version {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u8(MARKER_VERSION)
+    }
+}
+
+impl<'de> Deserialize<'de> for Version {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Version, D::Error> {
+        let version = u8::deserialize(deserializer)?;
+        if version == MARKER_VERSION { Ok(Version) } else { Err(D::Error::custom(format!("version {version}"))) }
+    }
+}
+
+/// Why bytes are not a marker for this host.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unreadable {
+    /// Intact, but of another version of Pelton: that one may go on, this one must touch nothing.
+    #[error("{0}")]
+    Format(String),
+    #[error("marker does not decode: {0}")]
+    Damaged(String),
+}
+
+/// A sealed marker: its fields, read through `Deref`, and the bytes they were written as. Neither changes any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Marker {
+    fields: MarkerFields,
+    bytes: Vec<u8>,
+}
+
+impl Deref for Marker {
+    type Target = MarkerFields;
+
+    fn deref(&self) -> &MarkerFields {
+        &self.fields
+    }
+}
+
+impl Marker {
+    /// Seals the fields.
+    #[must_use]
+    pub fn new(fields: MarkerFields) -> Marker {
+        let bytes = serde_json::to_vec(&fields).expect("a marker holds only numbers, strings and lists");
+        Marker { fields, bytes }
+    }
+
+    /// Reads a marker as it is stored.
+    ///
+    /// # Errors
+    /// When the bytes are not a marker of the format of this host, or need what it does not know.
+    pub fn decode(bytes: &[u8]) -> Result<Marker, Unreadable> {
+        #[derive(Deserialize)]
+        struct Head {
+            version: u8,
+            #[serde(default)]
+            needs: Vec<String>,
+        }
+        let damaged = |error: serde_json::Error| Unreadable::Damaged(error.to_string());
+        let Head { version, needs } = serde_json::from_slice(bytes).map_err(damaged)?;
+        if version > MARKER_VERSION {
+            return Err(Unreadable::Format(format!("a newer version of Pelton wrote marker format {version}")));
+        }
+        if version < MARKER_VERSION {
+            let text = format!("marker format {version} is from before the first release of Pelton");
+            return Err(Unreadable::Format(text));
+        }
+        if let Some(unknown) = needs.iter().find(|need| !NEEDS_KNOWN.contains(&need.as_str())) {
+            return Err(Unreadable::Format(format!("a newer version of Pelton wrote a marker that needs `{unknown}`")));
+        }
+        let fields = serde_json::from_slice(bytes).map_err(damaged)?;
+        Ok(Marker { fields, bytes: bytes.to_vec() })
+    }
+
+    /// JSON, for the stream and for people: the same bytes each time.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// sha256 of its bytes: `prev` of the next marker.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        sha256(&self.bytes)
+    }
+
+    /// `<lease>-<run>.<epoch mod slots>`: the last two tokens of the marker's subject.
+    ///
+    /// `<run>` stands for one unbroken stretch of work of one process, so that a partition which commits an epoch
+    /// number again, after the stream lost the first one, does not use the first one's subject: a host that still
+    /// holds the first one must not pass the fence.
+    #[must_use]
+    pub fn slot(&self) -> String {
+        let run = (self.nonce >> RUN_SHIFT) as u64 ^ (self.nonce >> 96) as u64;
+        let run = run.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        format!("{}-{run:08x}.{}", self.lease, self.epoch % MARKER_SLOTS)
+    }
+
+    /// Whether no event was taken yet: it only says where the partition begins.
+    #[must_use]
+    pub fn is_fresh(&self) -> bool {
+        self.position.sequence == 0 && self.totals_sum.received == 0
+    }
+
+    /// Whether this is the next link of the chain behind `before`: consecutive epoch, linked nonce and hash.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn follows(&self, before: Option<&Marker>) -> Result<(), String> {
+        let (epoch, nonce) = before.map_or((0, 0), |before| (before.epoch, before.nonce));
+        if self.epoch != epoch + 1 || self.prev_nonce != nonce {
+            return Err(format!(
+                "epoch {} (after nonce {:032x}) does not follow epoch {epoch} (nonce {nonce:032x})",
+                self.epoch, self.prev_nonce
+            ));
+        }
+        if self.prev != before.map_or([0; 32], Marker::digest) {
+            return Err(format!(
+                "the marker of epoch {} was sealed behind another marker of epoch {epoch}",
+                self.epoch
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,52 @@
+//! Whether a pipeline can go on from a marker: the same events, and state that it can read.
+
+use super::Halted;
+use crate::codes::HaltCode;
+use crate::epoch::{Marker, Section};
+use crate::step::Engine;
+
+/// Whether this engine can read the state behind a marker, and goes on with the same pipeline over the same partitions.
+///
+/// # Errors
+/// What differs, both sides.
+pub fn is_compatible(marker: &Marker, engine: &Engine) -> Result<(), Halted> {
+    let differs = |evidence| Err(Halted::new(HaltCode::StateLayout, evidence));
+    let source = &engine.plan().source;
+    let (found, wanted) = ((marker.partition, marker.partitions), (engine.origin().partition, source.partitions));
+    if found != wanted {
+        return differs(format!(
+            "epoch {} is of partition {} of {}, this is partition {} of {}: the number of partitions cannot change",
+            marker.epoch, found.0, found.1, wanted.0, wanted.1
+        ));
+    }
+    let key = source.key.to_string();
+    if marker.key != key {
+        return differs(format!(
+            "epoch {} has events by key `{}`, the pipeline now takes `{key}`: the key cannot change",
+            marker.epoch, marker.key
+        ));
+    }
+    let wanted = engine.sections();
+    let is_same = |(found, wanted): (&Section, &Section)| {
+        found.name == wanted.name && found.operator == wanted.operator && found.layout == wanted.layout
+    };
+    if marker.sections.len() == wanted.len() && marker.sections.iter().zip(&wanted).all(is_same) {
+        return Ok(());
+    }
+    let named =
+        |section: &Section| format!("`{}` ({}, layout {:016x})", section.name, section.operator, section.layout);
+    let list = |sections: &[Section]| sections.iter().map(named).collect::<Vec<_>>().join(", ");
+    let texts: Vec<String> = wanted
+        .iter()
+        .zip(engine.layouts())
+        .filter(|(wanted, _)| !marker.sections.iter().any(|found| is_same((found, wanted))))
+        .map(|(wanted, layout)| format!("; `{}` is now {layout}", wanted.name))
+        .collect();
+    differs(format!(
+        "epoch {} has state of {}, the pipeline now wants {}{}",
+        marker.epoch,
+        list(&marker.sections),
+        list(&wanted),
+        texts.concat()
+    ))
+}

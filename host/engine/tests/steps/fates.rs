@@ -1,0 +1,217 @@
+//! One fate: an event that ends as a dead letter leaves that letter and nothing else, whatever stages and rows before
+//! have made of it, in every kind of stage and wherever input and epochs are cut.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use pelton_engine::event::{Column, Events, Field, Kind, Values};
+use pelton_engine::guest::*;
+use pelton_engine::plan::WindowKind;
+use pelton_engine::time::Span;
+
+use crate::cuts::any_cuts;
+use crate::kit::{Cuts, NOW, Native, Outcome, Setup, drive, push};
+
+const TUMBLING: WindowKind = WindowKind::Tumbling { size: Span(20) };
+
+fn ops(events: &Events) -> Vec<u8> {
+    let Values::Text(ops) = &events.columns[0].values else { unreachable!("the field is text") };
+    (0..events.len()).map(|row| *ops.get(row).first().expect("no op is empty")).collect()
+}
+
+/// Makes a row of each letter, and a record of the side port before them.
+fn split() -> Native {
+    let mut native = Native::new(World::Transform, &[("ops", Kind::Text, true)]);
+    native.process = Some(Arc::new(|_, events, output| {
+        let Values::Text(ops) = &events.columns[0].values else { unreachable!("the field is text") };
+        for row in 0..events.len() {
+            push(output, events.data.len(), row as u32, 1, b"side");
+            for &op in ops.get(row) {
+                push(output, events.data.len(), row as u32, 0, format!(r#"{{"op":"{}"}}"#, op as char).as_bytes());
+            }
+        }
+        Ok(())
+    }));
+    native
+}
+
+/// Forwards rows, and refuses `!`.
+fn transform() -> Native {
+    let mut native = Native::new(World::Transform, &[("op", Kind::Text, true)]);
+    native.process = Some(Arc::new(|_, events, output| {
+        for (row, op) in (0..).zip(ops(events)) {
+            push(output, events.data.len(), row, 0, &[op]);
+            if op == b'!' {
+                output.rejects.push(Reject { source: row, code: "no".into(), detail: String::new() });
+            }
+        }
+        Ok(())
+    }));
+    native
+}
+
+/// Keeps the letters, and traps at `!`.
+fn fold() -> Native {
+    let mut native = Native::new(World::WindowFold, &[("op", Kind::Text, true)]);
+    native.fold = Some(Arc::new(|events: &Events, groups: &Groups, states: &mut States| {
+        let (ops, mut member) = (ops(events), 0);
+        for group in 0..groups.member_ends.len() {
+            let mut state = groups.states.get(group).to_vec();
+            for &row in &groups.members[member..groups.member_ends[group] as usize] {
+                if ops[row as usize] == b'!' {
+                    return Err(Fault::Trap("asked to".into()));
+                }
+                state.push(ops[row as usize]);
+            }
+            member = groups.member_ends[group] as usize;
+            states.push(&state);
+        }
+        Ok(())
+    }));
+    native.evaluate = Some(Arc::new(|panes: &Panes, states: &States, output: &mut Output| {
+        for row in 0..panes.len() {
+            push(output, panes.keys.data.len(), row as u32, 0, states.get(row));
+        }
+        Ok(())
+    }));
+    native
+}
+
+/// Keeps the letters and tells each; refuses `!`, although it has told and kept it.
+fn reducer() -> Native {
+    let mut native = Native::new(World::Reducer, &[("op", Kind::Text, true)]);
+    native.reduce = Some(Arc::new(|events: &Events, groups: &Groups, reduced: &mut Reduced| {
+        *reduced = Reduced::default();
+        let (mut member, mut told) = (0, Vec::new());
+        let ops = if events.is_empty() { Vec::new() } else { ops(events) };
+        for group in 0..groups.member_ends.len() {
+            let mut state = groups.states.get(group).to_vec();
+            for &row in &groups.members[member..groups.member_ends[group] as usize] {
+                let op = ops[row as usize];
+                state.push(op);
+                told.push((row, state.clone()));
+                if op == b'!' {
+                    reduced.timers.push((group as u32, events.timestamps[row as usize] + 1));
+                    reduced.output.rejects.push(Reject { source: row, code: "no".into(), detail: String::new() });
+                }
+            }
+            member = groups.member_ends[group] as usize;
+            reduced.changes.push(Change::Replace);
+            reduced.states.push(&state);
+        }
+        reduced.output.rejects.sort_by_key(|reject| reject.source);
+        told.sort_by_key(|(row, _)| *row);
+        told.iter().for_each(|(row, text)| push(&mut reduced.output, events.data.len(), *row, 0, text));
+        Ok(())
+    }));
+    native
+}
+
+/// Counts the letters that it extracts, and refuses `!`.
+fn rule() -> Native {
+    let mut native = Native::new(World::WindowRule, &[("op", Kind::Text, true)]);
+    native.plan.filters = true;
+    native.plan.derived = vec![Field { name: "one".into(), kind: Kind::Integer, required: true }];
+    native.plan.aggregates =
+        vec![Aggregate { name: "sum".into(), operator: Operator::Sum, field: Some("one".into()), limit: 0 }];
+    native.extract = Some(Arc::new(|events: &Events, samples: &mut Samples| {
+        let mut ones = Vec::new();
+        for (row, op) in (0..).zip(ops(events)) {
+            if op == b'!' {
+                samples.rejects.push(Reject { source: row, code: "no".into(), detail: String::new() });
+            } else {
+                samples.sources.push(row);
+                ones.push(1);
+            }
+        }
+        samples.columns = vec![Column { missing: Vec::new(), values: Values::Integers(ones) }];
+        Ok(())
+    }));
+    native.evaluate = Some(Arc::new(|panes: &Panes, _: &States, output: &mut Output| {
+        let AggregateData::Integers(sums) = &panes.values[0].data else { unreachable!("a sum of integers") };
+        for (row, sum) in (0..).zip(sums) {
+            push(output, panes.keys.data.len(), row, 0, sum.to_string().as_bytes());
+        }
+        Ok(())
+    }));
+    native
+}
+
+fn setups() -> [(&'static str, Setup); 4] {
+    [
+        ("a transform", Setup::new(vec![split(), transform()])),
+        ("a fold", Setup::new(vec![split(), fold()]).window(TUMBLING, 10, 5)),
+        ("a reducer", Setup::new(vec![split(), reducer()])),
+        ("a rule", Setup::new(vec![split(), rule()]).window(TUMBLING, 10, 5)),
+    ]
+}
+
+/// An event is refused when one of its letters is `!`; it has the time of the last one that is not, so that it moves
+/// nothing.
+fn events(all: &[String]) -> (Vec<String>, Vec<String>) {
+    let (mut events, mut good, mut time) = (Vec::new(), Vec::new(), NOW);
+    for (idx, ops) in all.iter().enumerate() {
+        let is_good = !ops.contains('!');
+        time += if is_good { 3 } else { 0 };
+        let event = format!(r#"{{"k":"key{}","t":{time},"ops":"{ops}","op":"-"}}"#, idx % 3);
+        good.extend(is_good.then(|| event.clone()));
+        events.push(event);
+    }
+    (events, good)
+}
+
+fn is_letter(row: &&String) -> bool {
+    row.starts_with("dlq.")
+}
+
+fn check(name: &str, setup: &Setup, all: &[String], cuts: &Cuts) -> Outcome {
+    let (events, good) = events(all);
+    let outcome = drive(setup, &events, cuts).unwrap();
+    let expected = drive(setup, &good, &Cuts::default()).unwrap();
+    assert!(expected.totals.dead == 0 && expected.rows.len() >= good.len(), "{name}: {:?}", expected.rows);
+    let kept: Vec<&String> = outcome.rows.iter().filter(|row| !is_letter(row)).collect();
+    assert_eq!(kept, expected.rows.iter().collect::<Vec<_>>(), "{name}: what is refused leaves a trace");
+    let letters = outcome.rows.iter().filter(is_letter).count();
+    assert_eq!(letters, events.len() - good.len(), "{name}: one letter for each");
+    assert_eq!(outcome.totals.dead as usize, letters, "{name}");
+    outcome
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn a_dead_event_leaves_one_letter_and_nothing_else(
+        all in prop::collection::vec("[abc]{1,3}|[ab!]{1,3}", 1..60),
+        cuts in any_cuts(),
+    ) {
+        for (name, setup) in setups() {
+            check(name, &setup, &all, &cuts);
+        }
+    }
+}
+
+/// The letter that goes bad is the first, one between others, or the last one of its event.
+#[test]
+fn a_fold_undoes_a_refused_event() {
+    let all = ["a", "!b", "b", "c!a", "c", "ab!", "!", "!!", "ba"].map(str::to_owned);
+    let (name, setup) = &setups()[1];
+    check(name, setup, &all, &Cuts::default());
+}
+
+/// A module that refuses everything costs a call per event, not one per event and rest of its unit.
+#[test]
+fn refusing_everything_costs_a_call_each() {
+    let calls = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let mut native = reducer();
+    let (inner, count) = (native.reduce.take().expect("set above"), calls.clone());
+    native.reduce = Some(Arc::new(move |events: &Events, groups: &Groups, reduced: &mut Reduced| {
+        count.fetch_add(events.len(), std::sync::atomic::Ordering::Relaxed);
+        inner(events, groups, reduced)
+    }));
+    let all = vec!["!".to_owned(); 1000];
+    check("a reducer", &Setup::new(vec![split(), native]), &all, &Cuts::default());
+    let calls = calls.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(calls < 3000, "{calls} rows were given for 1,000 events");
+}
