@@ -3,6 +3,7 @@
 #![deny(clippy::print_stdout, clippy::print_stderr, reason = "text of others is cleaned in `terminal`")]
 
 mod cli;
+mod committed;
 mod generate;
 mod payload;
 mod pipeline;

@@ -55,24 +55,25 @@ impl Pipeline {
         if !problems.is_empty() {
             return Err(Failure::problems(path, &problems));
         }
-        // Only the last stage can be a rule.
-        let last = draft.stages().last().cloned();
+        let stages = draft.stages().to_vec();
         let revision = draft.revision(&modules.iter().map(Module::digest).collect::<Vec<_>>());
         let (plan, problems) = draft.bind(&descriptors);
         let mut pipeline = match plan {
             Some(plan) => Pipeline { plan: Arc::new(plan), modules, revision, warnings: Vec::new(), limits },
             None => return Err(Failure::problems(path, &problems)),
         };
-        if let Some(stage) = last {
-            pipeline.try_last(&stage, &descriptors).map_err(|problem| Failure::problems(path, &[problem]))?;
-        }
-        Ok(pipeline)
+        let tried =
+            stages.iter().enumerate().filter_map(|(idx, stage)| pipeline.try_rule(idx, stage, &descriptors).err());
+        let problems: Vec<Problem> = tried.collect();
+        if problems.is_empty() { Ok(pipeline) } else { Err(Failure::problems(path, &problems)) }
     }
 
-    /// Lets the rule of the last stage judge a window in which nothing was seen.
-    fn try_last(&mut self, stage: &DraftStage, descriptors: &[Descriptor]) -> Result<(), Problem> {
-        let module = self.modules.last().filter(|module| module.descriptor().world == World::WindowRule);
-        let Some(module) = module else { return Ok(()) };
+    /// Lets the rule of a stage, when it is one, judge a window in which nothing was seen.
+    fn try_rule(&mut self, idx: usize, stage: &DraftStage, descriptors: &[Descriptor]) -> Result<(), Problem> {
+        let module = &self.modules[idx];
+        if module.descriptor().world != World::WindowRule {
+            return Ok(());
+        }
         // It was configured a moment ago; what it says now it will say again in the run.
         let Ok(mut guest) = module.instantiate(&stage.stage.config, &self.limits) else { return Ok(()) };
         match try_rule(guest.as_mut(), &self.plan.reads(descriptors)) {

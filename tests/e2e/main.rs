@@ -24,3 +24,4 @@ mod secrets;
 mod stage;
 mod stream;
 mod terminal;
+mod tree;

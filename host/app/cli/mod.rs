@@ -78,10 +78,15 @@ pub(crate) fn main() -> ExitCode {
     }
     let parsed = command.try_get_matches().and_then(|matches| Ok((Cli::from_arg_matches(&matches)?, matches)));
     let cli = match parsed {
-        Ok((cli, matches)) => match matches.subcommand_matches("run").map(run::refuse_misplaced) {
-            Some(Err(failure)) => return failure.print(),
-            Some(Ok(())) | None => cli,
-        },
+        Ok((mut cli, matches)) => {
+            if let Some(Err(failure)) = matches.subcommand_matches("run").map(run::refuse_misplaced) {
+                return failure.print();
+            }
+            if let (Command::Validate(args), Some(given)) = (&mut cli.command, matches.subcommand_matches("validate")) {
+                args.names_broker = validate::names_broker(given);
+            }
+            cli
+        }
         Err(error) => {
             // Help and version go to stdout and are a success.
             let code = if error.use_stderr() { failure::Exit::Usage.into() } else { ExitCode::SUCCESS };
@@ -124,7 +129,7 @@ fn dispatch(command: Command) -> Result<(), Failure> {
         Command::Run(args) => run::run(*args),
         Command::Up(args) => block_on(up::run(args)),
         Command::Down(args) => block_on(down::run(args)),
-        Command::Validate(args) => validate::run(&args),
+        Command::Validate(args) => block_on(validate::run(args)),
         Command::Status(args) => block_on(status::run(args)),
         Command::Doctor(args) => block_on(doctor::run(args)),
         Command::Tail(args) => block_on(tail::run(args)),

@@ -137,7 +137,7 @@ async fn inspect(
         Response::Missing { stream } => {
             return Err(Failure::environment(format!("stream {stream} is not there")).hint("`pelton up` makes it"));
         }
-        Response::Damaged(evidence) => {
+        Response::Damaged(evidence) | Response::OtherFormat(evidence) => {
             let message = format!("partition {partition}: {evidence}");
             return Err(Failure::new(Exit::Halted, anyhow::Error::msg(message)));
         }

@@ -1,21 +1,25 @@
-//! `pelton validate`: everything that can be known without a broker.
+//! `pelton validate`: everything that can be known before a run; without a broker, unless one is named.
 
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use clap::Args;
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args};
 use pelton_engine::hex;
 use pelton_engine::problem::Problem;
 use serde::Serialize;
 
+use super::connection::ConnectionArgs;
 use super::failure::Failure;
 use super::print;
+use crate::committed;
 use crate::pipeline::{self, Pipeline};
 use crate::terminal;
 
 const AFTER: &str = "\
 Examples:
   pelton validate pipelines/fraud.toml
+  pelton validate pipelines/fraud.toml --server nats://127.0.0.1:4222
   pelton validate pipelines/fraud.toml --json | jq '.problems // .stages'";
 
 /// Check a pipeline file and its modules, without a broker
@@ -23,6 +27,9 @@ Examples:
 /// Reads the file, loads and configures the modules, binds them to each other, and lets a window rule judge an empty
 /// window. All problems of the file are printed at once as `path:line:column: code: message`, and once it has none, those
 /// of its modules; the exit code is then 2.
+///
+/// With --server or --context it also asks the broker whether the pipeline can go on from what is committed there: a run
+/// would halt where stages, windows, aggregates, the key or the number of partitions are others than before (exit code 3).
 #[derive(Debug, Args)]
 #[command(after_help = AFTER)]
 pub(super) struct ValidateArgs {
@@ -34,6 +41,16 @@ pub(super) struct ValidateArgs {
     /// Folder of compiled modules [default: the user's cache folder]
     #[arg(long, value_name = "DIR", env = "PELTON_CACHE")]
     cache: Option<PathBuf>,
+    #[command(flatten)]
+    connection: ConnectionArgs,
+    /// Whether arguments name a broker; variables may be meant for other commands.
+    #[arg(skip)]
+    pub(super) names_broker: bool,
+}
+
+/// Whether arguments, not variables, name a broker.
+pub(super) fn names_broker(given: &ArgMatches) -> bool {
+    ["server", "context"].iter().any(|name| given.value_source(name) == Some(ValueSource::CommandLine))
 }
 
 #[derive(Serialize)]
@@ -49,6 +66,8 @@ struct Report {
 #[derive(Serialize)]
 struct StageReport {
     stage: String,
+    /// The stage that it reads, or `source`.
+    from: String,
     module: String,
     version: String,
     world: &'static str,
@@ -76,7 +95,7 @@ impl ProblemReport<'_> {
     }
 }
 
-pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
+pub(super) async fn run(args: ValidateArgs) -> Result<(), Failure> {
     let sandbox = pipeline::sandbox(args.cache.clone(), Arc::default())?;
     let pipeline = match Pipeline::load(&args.pipeline, &sandbox) {
         Ok(pipeline) => pipeline,
@@ -88,6 +107,11 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
             return Err(failure);
         }
     };
+    if args.names_broker {
+        let broker = args.connection.connect().await?;
+        let partitions: Vec<u32> = (0..pipeline.plan.source.partitions).collect();
+        committed::check(&broker, &pipeline, &partitions).await?;
+    }
     let report = report(&pipeline);
     if args.json {
         print::json(&report)?;
@@ -100,9 +124,9 @@ pub(super) fn run(args: &ValidateArgs) -> Result<(), Failure> {
     let rows = report.stages.into_iter().map(|stage| {
         let module = format!("{}@{}", stage.module, stage.version);
         let reads = if stage.payload { "payload".to_owned() } else { stage.reads.join(" ") };
-        vec![stage.stage, module, stage.world.to_owned(), stage.digest[..12].to_owned(), reads]
+        vec![stage.stage, stage.from, module, stage.world.to_owned(), stage.digest[..12].to_owned(), reads]
     });
-    print::table(&["STAGE", "MODULE", "WORLD", "DIGEST", "READS"], &[], rows.collect())?;
+    print::table(&["STAGE", "FROM", "MODULE", "WORLD", "DIGEST", "READS"], &[], rows.collect())?;
     Ok(())
 }
 
@@ -112,6 +136,7 @@ fn report(pipeline: &Pipeline) -> Report {
         let descriptor = module.descriptor();
         StageReport {
             stage: stage.name.clone(),
+            from: stage.from.map_or("source".to_owned(), |from| plan.stages[from].name.clone()),
             module: descriptor.name.clone(),
             version: descriptor.version.clone(),
             world: descriptor.world.name(),

@@ -40,7 +40,7 @@ use crate::pipeline::Pipeline;
 const START_OVER: &str = "name another --output, or add --fresh to delete the results and start over";
 
 /// An engine with empty state for one partition.
-fn engine(
+pub(crate) fn engine(
     pipeline: &Pipeline,
     guests: Vec<Box<dyn Guest>>,
     partition: u32,

@@ -28,6 +28,7 @@ use super::timed::{Spent, Timed};
 use super::{engine, keeper, lag, open_store, session, state_folder};
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::run::{Listen, StreamOptions};
+use crate::committed;
 use crate::pipeline::Pipeline;
 
 /// How long a partition's thread sleeps at most while it waits.
@@ -67,6 +68,7 @@ pub(crate) fn run(mut options: StreamOptions) -> Result<(), Failure> {
     };
     let board = Board::new();
     let stop_serving = serve(&runtime, options.listen, &options.access, &board)?;
+    runtime.block_on(committed::check(&broker, &options.pipeline, &options.partitions))?;
     let shared = Arc::new(Shared { options, plan, runtime: runtime.handle().clone(), broker });
     say_when_stopping(&shared);
     let threads: Vec<_> = shared

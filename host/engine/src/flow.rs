@@ -12,16 +12,18 @@ pub(crate) struct Flow {
     pub(crate) origins: Vec<u32>,
     /// Payloads of rows that a stage has made new; `None` while they are those of the source.
     pub(crate) payloads: Option<TextColumn>,
-    /// Rows that are still there, ascending; `None` means all.
+}
+
+/// What comes out of the source, or of a stage: rows of a flow that stages may share.
+#[derive(Clone, Default)]
+pub(crate) struct View {
+    /// Index into the unit's flows.
+    pub(crate) flow: usize,
+    /// The rows that are still there, ascending; `None` means all.
     pub(crate) selected: Option<Vec<u32>>,
 }
 
 impl Flow {
-    /// The rows that are still there.
-    pub(crate) fn rows(&self) -> Vec<u32> {
-        self.selected.clone().unwrap_or_else(|| (0..self.decoded.len() as u32).collect())
-    }
-
     /// The payload of a decoded row.
     pub(crate) fn payload<'a>(&'a self, row: usize, batch: &'a RawBatch, unit: &[RawEvent]) -> &'a [u8] {
         match &self.payloads {

@@ -126,8 +126,8 @@ impl Scenario {
     pub fn new(seed: u64) -> Scenario {
         let mut rng = Rng::new(seed, 1);
         let partitions = if rng.chance(200) { 2 } else { 1 };
-        let (worlds, window) = shape(&mut rng);
-        let mut plan = plan(&worlds, window, partitions, limits(&mut rng));
+        let (worlds, window) = shape(&mut rng, seed);
+        let mut plan = plan(&worlds, Some(window), partitions, limits(&mut rng));
         let storm_ms = rng.range(4_000, 14_000);
         let nondeterministic = rng.chance(300);
         let disaster = match rng.below(100) {
@@ -257,7 +257,7 @@ fn vary(rng: &mut Rng, inputs: &mut [Planned], (is_shared, is_mortal): (bool, bo
     }
 }
 
-fn shape(rng: &mut Rng) -> (Vec<World>, Option<Window>) {
+fn shape(rng: &mut Rng, seed: u64) -> (Vec<World>, Window) {
     let size = Span(1_000);
     let kind = match rng.below(3) {
         0 => WindowKind::Tumbling { size },
@@ -265,14 +265,22 @@ fn shape(rng: &mut Rng) -> (Vec<World>, Option<Window>) {
         _ => WindowKind::Sliding { size: Span(2_000), every: size },
     };
     let window = Window { kind, lateness: Span(if rng.chance(500) { 0 } else { 600 }) };
-    let (tail, window) = match rng.below(10) {
-        0..=3 => (Some(World::Reducer), None),
-        4..=6 => (Some(World::WindowRule), Some(window)),
-        7..=8 => (Some(World::WindowFold), Some(window)),
-        _ => (None, None),
+    let tail = match rng.below(10) {
+        0..=3 => Some(World::Reducer),
+        4..=6 => Some(World::WindowRule),
+        7..=8 => Some(World::WindowFold),
+        _ => None,
     };
     let head = (tail.is_none() || rng.chance(400)).then_some(World::Transform);
-    (head.into_iter().chain(tail).collect(), window)
+    let mut worlds: Vec<World> = head.into_iter().chain(tail).collect();
+    // Others side by side with it, each with state of its own.
+    let mut more = Rng::new(seed, 7);
+    for world in [World::WindowFold, World::Reducer, World::WindowRule] {
+        if !worlds.contains(&world) && more.chance(150) {
+            worlds.push(world);
+        }
+    }
+    (worlds, window)
 }
 
 fn limits(rng: &mut Rng) -> Limits {
@@ -282,13 +290,17 @@ fn limits(rng: &mut Rng) -> Limits {
 /// A pipeline of these stages.
 #[must_use]
 pub fn plan(worlds: &[World], window: Option<Window>, partitions: u32, limits: Limits) -> Plan {
-    let stage = |world: &World| Stage {
+    let head = (worlds[0] == World::Transform).then_some(0);
+    let stage = |(idx, world): (usize, &World)| Stage {
         name: world.name().into(),
+        from: head.filter(|head| *head < idx),
         module: format!("{}.wasm", world.name()),
         config: "{}".into(),
         window: matches!(world, World::WindowRule | World::WindowFold).then(|| window.expect("the shape has a window")),
     };
     let mut outputs = vec![Output { name: "main".into(), stage: worlds.len() - 1, port: 0, publish: None }];
+    let others = head.map_or(0, |head| head + 1)..worlds.len() - 1;
+    outputs.extend(others.map(|stage| Output { name: worlds[stage].name().into(), stage, port: 0, publish: None }));
     if worlds[0] == World::Transform {
         outputs.push(Output { name: "side".into(), stage: 0, port: 1, publish: None });
     }
@@ -304,7 +316,7 @@ pub fn plan(worlds: &[World], window: Option<Window>, partitions: u32, limits: L
             watermark: watermark(),
             fields: Vec::new(),
         },
-        stages: worlds.iter().map(stage).collect(),
+        stages: worlds.iter().enumerate().map(stage).collect(),
         outputs,
         limits,
     }

@@ -8,6 +8,7 @@ mod module;
 mod panes;
 mod reducer;
 mod run;
+mod together;
 mod transform;
 mod trial;
 mod window_fold;
@@ -24,12 +25,33 @@ use crate::guest::{Guest, World};
 use crate::judge::StepError;
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
-use crate::unit::{Context, Unit};
+use crate::unit::{Context, Fate, Letter, Scale, Unit};
 use crate::watermark::Watermark;
 
 pub(crate) use module::StageModule;
+pub(crate) use together::take as take_together;
 pub(crate) use transform::Transform;
 pub use trial::{Trial, try_rule};
+
+/// What has made something due.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Cause {
+    /// The last event before.
+    pub(crate) sequence: u64,
+    /// Bytes of the delta that are not this operator's.
+    pub(crate) change_bytes: usize,
+}
+
+/// What came of an attempt.
+#[derive(Default)]
+pub(crate) struct Attempt {
+    /// Why the whole event is a dead letter.
+    pub(crate) refused: Option<Letter>,
+    /// At least what the state delta would grow by.
+    pub(crate) change_bytes: usize,
+    /// Faults of the module.
+    pub(crate) faults: u64,
+}
 
 /// A stage with state.
 ///
@@ -65,15 +87,43 @@ pub(crate) trait Operator: Send {
     /// The earliest instant at which something is due.
     fn next_due(&self) -> Option<EventTime>;
 
-    /// Judges what is due at the watermark, which the event at `sequence` has brought about; false when the epoch is full
-    /// before all is judged.
+    /// Judges what is due at the watermark; false when the epoch is full before all is judged.
     fn drain(
         &mut self,
         context: &Context,
         watermark: EventTime,
-        sequence: u64,
+        cause: Cause,
         effects: &mut Effects,
     ) -> Result<bool, StepError>;
+
+    /// Computes what rows of the next event bring about, beside what is kept. Their number and bytes are put on the scale
+    /// by [`Operator::put_on`]; then [`Operator::keep`] is called for each row, and [`Operator::settle`] once, or nothing of
+    /// it happens. Used where several operators take one event.
+    fn attempt(
+        &mut self,
+        context: &Context,
+        unit: &Unit,
+        batch: &RawBatch,
+        rows: &[u32],
+        watermark: EventTime,
+    ) -> Result<Attempt, StepError>;
+
+    /// Puts what comes of rows that were attempted on the scale.
+    fn put_on(&self, context: &Context, unit: &Unit, batch: &RawBatch, rows: &[u32], scale: &mut Scale<'_>);
+
+    /// Keeps what comes of a row that was attempted.
+    fn keep(
+        &mut self,
+        context: &Context,
+        unit: &Unit,
+        batch: &RawBatch,
+        row: u32,
+        watermark: EventTime,
+        effects: &mut Effects,
+    ) -> Fate;
+
+    /// Changes the state as the rows that were attempted say.
+    fn settle(&mut self);
 
     /// Counts texts by hashes with this key; called before anything is kept or applied.
     fn set_hash_key(&mut self, _: HashKey) {}
@@ -97,7 +147,7 @@ pub(crate) trait Operator: Send {
     fn change_bytes(&self) -> usize;
 }
 
-/// The operator of the last stage, when it has state. `fields` are those of all stages.
+/// The operator of a stage with state. `fields` are those of all stages.
 ///
 /// # Errors
 /// When a window rule's plan cannot be had or does not fit its fields.

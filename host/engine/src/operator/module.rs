@@ -3,7 +3,7 @@
 use crate::event::Events;
 use crate::guest::{Guest, RulePlan};
 use crate::plan::{FieldRead, Plan};
-use crate::unit::Held;
+use crate::unit::{Held, outlet};
 
 use super::layout;
 
@@ -13,6 +13,8 @@ pub(crate) struct StageModule {
     pub(crate) digest: [u8; 32],
     /// Place of the stage in the plan.
     pub(crate) stage: usize,
+    /// The outlet that it reads.
+    pub(crate) inlet: usize,
     /// Name of the stage.
     pub(crate) name: String,
     /// All that decides how the bytes of its state are read and what they mean, as JSON.
@@ -40,6 +42,7 @@ impl StageModule {
         StageModule {
             digest: guest.digest(),
             stage,
+            inlet: outlet(plan.stages[stage].from),
             name: plan.stages[stage].name.clone(),
             layout: layout::text(plan, stage, descriptor, rule.map(|rule| (rule, fields))),
             format: layout::format(descriptor.world),

@@ -4,11 +4,11 @@ use std::ops::ControlFlow;
 
 use crate::decode::{Decoded, Decoder};
 use crate::event::{Events, RawBatch, TextColumn};
-use crate::flow::Flow;
+use crate::flow::{Flow, View};
 use crate::guest::{Descriptor, Fault, Guest, Metering, OF_SOURCE, Output};
 use crate::judge::{StepError, Verdict, judge};
-use crate::plan::FieldRead;
-use crate::unit::{Act, ActKind, Bytes, Context, Letter, Unit, letter_of};
+use crate::plan::{FieldRead, Plan};
+use crate::unit::{Act, ActKind, Bytes, Context, Letter, Unit, letter_of, outlet};
 
 use super::columns_of;
 
@@ -16,8 +16,12 @@ use super::columns_of;
 pub(crate) struct Transform {
     guest: Box<dyn Guest>,
     stage: usize,
-    /// Whether its rows go on to a further stage.
+    /// The outlet that it reads.
+    inlet: usize,
+    /// Whether further stages read what comes out of its first port.
     goes_on: bool,
+    /// The first stage that does; itself when there is none.
+    reader: usize,
     /// Decoder column of each declared field.
     columns: Vec<usize>,
     /// For records that it makes new.
@@ -40,17 +44,19 @@ impl Transform {
     pub(crate) fn new(
         guest: Box<dyn Guest>,
         stage: usize,
+        plan: &Plan,
         fields: &[FieldRead],
         descriptors: &[Descriptor],
-        payload_max: u64,
     ) -> Transform {
         Transform {
             columns: columns_of(guest.as_ref(), fields),
-            behind: decoder_behind(stage, fields, descriptors, payload_max),
+            behind: decoder_behind(stage, plan, fields, descriptors),
             digest: guest.digest(),
             guest,
             stage,
-            goes_on: stage + 1 < descriptors.len(),
+            inlet: outlet(plan.stages[stage].from),
+            goes_on: plan.reader_of(stage).is_some(),
+            reader: plan.reader_of(stage).unwrap_or(stage),
             events: Events::default(),
             output: Output::default(),
         }
@@ -61,11 +67,11 @@ impl Transform {
     /// # Errors
     /// The step did not happen.
     pub(crate) fn apply(&mut self, context: &Context, unit: &mut Unit, batch: &RawBatch) -> Result<(), StepError> {
-        let Transform { guest, columns, digest, stage, goes_on, events, output, .. } = self;
-        let (stage, goes_on) = (*stage, *goes_on);
-        let flow_idx = unit.flows.len() as u32 - 1;
-        let flow = unit.flows.pop().expect("decoding made one");
-        let rows = flow.rows();
+        let Transform { guest, columns, digest, stage, inlet, goes_on, events, output, .. } = self;
+        let (stage, inlet, goes_on) = (*stage, *inlet, *goes_on);
+        let flow_idx = unit.views[inlet].flow;
+        let rows = unit.rows(inlet);
+        let flow = std::mem::take(&mut unit.flows[flow_idx]);
         let descriptor = guest.descriptor().clone();
         let raw = &unit.events;
         // The replies of all calls of this stage, in order of rows.
@@ -93,7 +99,7 @@ impl Transform {
             },
         )?;
         unit.faults.push((stage, judgement.faults));
-        unit.flows.push(flow);
+        unit.flows[flow_idx] = flow;
         if unit.held.is_too_much() {
             unit.too_much = Some(stage);
             return Ok(());
@@ -101,17 +107,20 @@ impl Transform {
         let digest = *digest;
         let mut onward = Vec::new();
         for reply in replies {
-            unit.take_reply(context, stage, digest, reply, goes_on, &mut onward);
+            unit.take_reply(context, (stage, digest), flow_idx, reply, goes_on, &mut onward);
         }
         if goes_on {
-            self.pass_on(unit, flow_idx, batch, &onward);
+            let view = self.pass_on(unit, flow_idx, batch, &onward);
+            let outlet = outlet(Some(stage));
+            unit.views.resize_with(unit.views.len().max(outlet + 1), View::default);
+            unit.views[outlet] = view;
         }
         Ok(())
     }
 
-    /// Makes the next flow: the same rows when the stage forwarded them untouched, new rows otherwise.
-    fn pass_on(&mut self, unit: &mut Unit, flow_idx: u32, batch: &RawBatch, onward: &[Onward]) {
-        let flow = &mut unit.flows[flow_idx as usize];
+    /// What comes out: rows of the same flow when the stage forwarded them untouched, a new flow otherwise.
+    fn pass_on(&mut self, unit: &mut Unit, flow_idx: usize, batch: &RawBatch, onward: &[Onward]) -> View {
+        let flow = &unit.flows[flow_idx];
         let untouched = onward.windows(2).all(|pair| pair[0].row < pair[1].row)
             && onward.iter().all(|record| {
                 matches!((record.key, record.payload), (Bytes::Key { .. }, Bytes::Payload { .. }))
@@ -119,14 +128,14 @@ impl Transform {
             });
         if untouched {
             let all = onward.len() == flow.decoded.len();
-            flow.selected = (!all).then(|| onward.iter().map(|record| record.row).collect());
-            return;
+            let selected = (!all).then(|| onward.iter().map(|record| record.row).collect());
+            return View { flow: flow_idx, selected };
         }
-        let (behind, stage) = (&mut self.behind, self.stage);
+        let (behind, reader) = (&mut self.behind, self.reader);
         let mut next = Flow { decoded: Decoded { columns: behind.columns(), ..Decoded::default() }, ..Flow::default() };
         let mut payloads = TextColumn::default();
         for record in onward {
-            let origin = unit.flows[flow_idx as usize].origins[record.row as usize];
+            let origin = unit.flows[flow_idx].origins[record.row as usize];
             let (key, payload) = (unit.bytes(record.key, batch), unit.bytes(record.payload, batch));
             match behind.decode_record(key, record.time, payload, &mut next.decoded) {
                 Ok(()) => {
@@ -134,7 +143,7 @@ impl Transform {
                     payloads.push(payload);
                 }
                 Err(mut fault) => {
-                    fault.stage.get_or_insert(stage + 1);
+                    fault.stage.get_or_insert(reader);
                     unit.acts.push(Act { origin, kind: ActKind::Refused(unit.refused.len() as u32) });
                     unit.refused.push(fault);
                 }
@@ -142,6 +151,7 @@ impl Transform {
         }
         next.payloads = Some(payloads);
         unit.flows.push(next);
+        View { flow: unit.flows.len() - 1, selected: None }
     }
 }
 
@@ -163,12 +173,12 @@ fn forwarded_input(events: &Events, output: &Output) -> Vec<u8> {
 }
 
 /// Decodes what a stage makes new: only for the fields that later stages declare, as they require them.
-fn decoder_behind(stage: usize, fields: &[FieldRead], descriptors: &[Descriptor], payload_max: u64) -> Decoder {
+fn decoder_behind(stage: usize, plan: &Plan, fields: &[FieldRead], descriptors: &[Descriptor]) -> Decoder {
     let mut fields = fields.to_vec();
     let mut needed = vec![false; fields.len()];
     for (field, needed) in fields.iter_mut().zip(&mut needed) {
         field.required = false;
-        for (later, descriptor) in descriptors.iter().enumerate().skip(stage + 1) {
+        for (later, descriptor) in descriptors.iter().enumerate().filter(|(later, _)| plan.is_behind(*later, stage)) {
             if let Some(declared) = descriptor.fields.iter().find(|declared| declared.name == field.name) {
                 if !*needed {
                     field.stage = later;
@@ -178,20 +188,20 @@ fn decoder_behind(stage: usize, fields: &[FieldRead], descriptors: &[Descriptor]
             }
         }
     }
-    Decoder::between_stages(fields, &needed, payload_max)
+    Decoder::between_stages(fields, &needed, plan.limits.payload)
 }
 
 impl Unit {
     fn take_reply(
         &mut self,
         context: &Context,
-        stage: usize,
-        digest: [u8; 32],
+        (stage, digest): (usize, [u8; 32]),
+        flow_idx: usize,
         reply: Reply,
         goes_on: bool,
         onward: &mut Vec<Onward>,
     ) {
-        let flow = self.flows.len() as u32 - 1;
+        let flow = flow_idx as u32;
         let rows = reply.rows;
         let origin_of = |unit: &Unit, row: u32| unit.flows[flow as usize].origins[row as usize];
         let (output, input_len, input) = match reply.result {

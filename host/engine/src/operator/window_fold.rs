@@ -11,13 +11,13 @@ use crate::guest::{Fault, Groups, Guest, Metering, Output, Panes, States};
 use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
-use crate::unit::{Context, Fate, Letter, Unit, keep_row, refuse_row};
+use crate::unit::{Context, Fate, Letter, Scale, Unit, keep_row, refuse_row};
 use crate::watermark::Watermark;
 use crate::window::Windows;
 
 use super::panes::{Judged, judge_panes, pick};
 use super::run::{self, Run};
-use super::{Operator, StageModule};
+use super::{Attempt, Cause, Operator, StageModule};
 
 /// Panes that are finished in one call.
 const PANES_PER_CALL: usize = 256;
@@ -29,6 +29,8 @@ pub(crate) struct WindowFold {
     /// Events of a run at most: one after the module has refused an event, then twice as many each time that it does not.
     run_events: usize,
     windows: Windows,
+    /// Before it is settled.
+    attempted: Folded,
     judged: Judged,
     output: Output,
 }
@@ -41,6 +43,7 @@ impl WindowFold {
             state_max: plan.limits.state_per_key as usize,
             run_events: usize::MAX,
             windows: Windows::new(window, Vec::new(), Vec::new(), true),
+            attempted: Folded::default(),
             judged: Judged::default(),
             output: Output::default(),
         }
@@ -48,7 +51,7 @@ impl WindowFold {
 
     /// Folds the run's rows; nothing of it is kept yet.
     fn fold(&mut self, unit: &Unit, batch: &RawBatch, run: &Run) -> Result<Folded, StepError> {
-        let flow = unit.flows.last().expect("decoding made one");
+        let flow = unit.flow(self.module.inlet);
         let time = |row: u32| EventTime(flow.decoded.timestamps[row as usize]);
         let mut folded = Folded::default();
         let mut rows = Vec::with_capacity(run.rows.len());
@@ -103,6 +106,17 @@ impl WindowFold {
         let mut folded = folded.into_inner();
         folded.faults = judgement.faults;
         Ok(folded)
+    }
+
+    /// A row that was folded is part of the state when its run is settled; one that was late is kept.
+    fn keep_folded(&self, context: &Context, unit: &Unit, batch: &RawBatch, row: u32, effects: &mut Effects) -> Fate {
+        let Some(mark) = self.attempted.late.get(&row) else { return Fate::Processed };
+        let flow = unit.flow(self.module.inlet);
+        let at = row as usize;
+        let event = &unit.events[flow.origins[at] as usize];
+        let (room, origin, time) = (&context.room, &context.origin, flow.decoded.timestamps[at]);
+        effects.push_late(room, origin, &self.module.name, time, mark.0, batch, event);
+        Fate::Late
     }
 
     fn finish(&mut self, mut panes: Panes, effects: &mut Effects) -> Result<(), StepError> {
@@ -180,47 +194,39 @@ impl Operator for WindowFold {
     ) -> Result<bool, StepError> {
         let mut limit = self.run_events;
         let (run, folded) = loop {
-            let (flow, windows) = (unit.flows.last().expect("decoding made one"), &self.windows);
+            let (flow, windows) = (unit.flow(self.module.inlet), &self.windows);
             let mut stops = |row: Option<u32>, before: EventTime, after: EventTime| match row {
                 Some(row) => windows.corrects(EventTime(flow.decoded.timestamps[row as usize]), before),
                 None => windows.has_due(after),
             };
-            let Some(run) = run::plan(context, unit, watermark, effects, limit, self.state_max, &mut stops) else {
+            let Some(run) = run::plan(context, (flow, self.state_max), unit, watermark, effects, limit, &mut stops)
+            else {
                 return Ok(false);
             };
             let folded = self.fold(unit, batch, &run)?;
             // An event that is refused has to be alone: what the module has made of its other rows goes.
             match folded.refused.keys().next() {
                 Some(&row) if run.end - unit.next > 1 => {
-                    let flow = unit.flows.last().expect("decoding made one");
+                    let flow = unit.flow(self.module.inlet);
                     limit = (flow.origins[row as usize] as usize - unit.next).max(1);
                 }
                 _ => break (run, folded),
             }
         };
-        let Folded { changes, late, refused, faults } = folded;
-        effects.count_faults(self.module.stage, faults);
+        effects.count_faults(self.module.stage, folded.faults);
         let start = unit.next;
-        if let Some(letter) = refused.values().next() {
+        if let Some(letter) = folded.refused.values().next() {
             refuse_row(context, unit, batch, letter, effects);
             self.run_events = 1;
         } else {
             self.run_events = self.run_events.max((run.end - start).saturating_mul(2));
-            for Accumulator { key, start, state, before } in &changes {
-                self.windows.replace(key, *start, state, *before);
-            }
-            let name = &self.module.name;
+            self.attempted = folded;
             while unit.next < run.end {
-                keep_row(context, unit, batch, effects, &mut |unit, row, effects| {
-                    let Some(mark) = late.get(&row) else { return Fate::Processed };
-                    let flow = unit.flows.last().expect("decoding made one");
-                    let at = row as usize;
-                    let event = &unit.events[flow.origins[at] as usize];
-                    let (room, origin) = (&context.room, &context.origin);
-                    effects.push_late(room, origin, name, flow.decoded.timestamps[at], mark.0, batch, event);
-                    Fate::Late
+                keep_row(context, unit, batch, effects, &mut |unit, _, row, effects| {
+                    self.keep_folded(context, unit, batch, row, effects)
                 });
             }
+            self.settle();
         }
         for time in unit.times[start..run.end].iter().flatten() {
             watermark.observe(EventTime(*time));
@@ -228,11 +234,49 @@ impl Operator for WindowFold {
         Ok(true)
     }
 
+    fn attempt(
+        &mut self,
+        _: &Context,
+        unit: &Unit,
+        batch: &RawBatch,
+        rows: &[u32],
+        watermark: EventTime,
+    ) -> Result<Attempt, StepError> {
+        let (rows, before) = (rows.to_vec(), vec![watermark; rows.len()]);
+        let run = Run { end: unit.next + 1, rows, before, after: Vec::new() };
+        self.attempted = self.fold(unit, batch, &run)?;
+        let Folded { changes, refused, faults, .. } = &mut self.attempted;
+        let change_bytes = changes.iter().map(|change| change.key.len() + change.state.len()).sum();
+        Ok(Attempt { refused: refused.pop_first().map(|(_, letter)| letter), change_bytes, faults: *faults })
+    }
+
+    fn put_on(&self, _: &Context, _: &Unit, _: &RawBatch, _: &[u32], scale: &mut Scale<'_>) {
+        scale.add_letters(self.attempted.late.len());
+    }
+
+    fn keep(
+        &mut self,
+        context: &Context,
+        unit: &Unit,
+        batch: &RawBatch,
+        row: u32,
+        _: EventTime,
+        effects: &mut Effects,
+    ) -> Fate {
+        self.keep_folded(context, unit, batch, row, effects)
+    }
+
+    fn settle(&mut self) {
+        for Accumulator { key, start, state, before } in std::mem::take(&mut self.attempted).changes {
+            self.windows.replace(&key, start, &state, before);
+        }
+    }
+
     fn drain(
         &mut self,
         context: &Context,
         watermark: EventTime,
-        _: u64,
+        _: Cause,
         effects: &mut Effects,
     ) -> Result<bool, StepError> {
         loop {

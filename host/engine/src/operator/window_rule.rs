@@ -1,6 +1,6 @@
 //! A window rule as the last stage: the host keeps the aggregates, the module judges panes.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use crate::codec::{Damaged, Reader};
@@ -11,13 +11,14 @@ use crate::guest::{Aggregate, Guest, Operator, Output, Panes, RulePlan, Samples}
 use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
-use crate::unit::{Context, Fate, Letter, Unit, letter_of, take_row};
+use crate::unit::{Context, Fate, Letter, Scale, Unit, letter_of, take_row};
 use crate::watermark::Watermark;
 use crate::window::{Placed, Shape, Value, Windows, column};
 use pelton_aggregates::HashKey;
 
 use super::module::StageModule;
 use super::panes::{Judged, judge_panes};
+use super::{Attempt, Cause};
 
 /// Panes that are judged in one call.
 const PANES_PER_CALL: usize = 1024;
@@ -33,6 +34,37 @@ pub(super) enum Input {
     Derived(usize),
 }
 
+/// Samples of a unit that the module has derived.
+#[derive(Default)]
+struct Derived {
+    /// Row of the flow that each sample came from, ascending.
+    rows: Vec<u32>,
+    columns: Vec<Column>,
+    /// First sample that no row has taken yet.
+    next: usize,
+}
+
+impl Derived {
+    fn clear(&mut self) {
+        self.rows.clear();
+        self.columns.iter_mut().for_each(Column::clear);
+        self.next = 0;
+    }
+
+    /// The samples of a row; rows are taken in order.
+    fn take(&mut self, row: u32) -> Range<usize> {
+        // Rows of an event that was refused whole have left their samples behind.
+        while self.rows.get(self.next).is_some_and(|&of| of < row) {
+            self.next += 1;
+        }
+        let first = self.next;
+        while self.rows.get(self.next) == Some(&row) {
+            self.next += 1;
+        }
+        first..self.next
+    }
+}
+
 /// The rule's guest, its windows and what waits for room.
 pub(crate) struct WindowRule {
     module: StageModule,
@@ -41,6 +73,8 @@ pub(crate) struct WindowRule {
     /// Of the aggregates that keep texts.
     texts: Vec<Input>,
     windows: Windows,
+    /// Of the unit at hand, when the rule extracts.
+    samples: Derived,
     judged: Judged,
     output: Output,
 }
@@ -80,6 +114,7 @@ impl WindowRule {
             inputs,
             texts,
             windows,
+            samples: Derived::default(),
             judged: Judged::default(),
             output: Output::default(),
         })
@@ -87,8 +122,11 @@ impl WindowRule {
 
     /// Lets the module derive samples from a fresh unit, when its plan says so.
     fn extract(&mut self, unit: &mut Unit, batch: &RawBatch) -> Result<(), StepError> {
-        let flow = unit.flows.last().expect("decoding made one");
-        let mut samples = std::mem::take(&mut unit.samples);
+        let rows = unit.rows(self.module.inlet);
+        // By its fields: others of the unit are written below.
+        let flow = &unit.flows[unit.views[self.module.inlet].flow];
+        let samples = &mut self.samples;
+        samples.clear();
         if samples.columns.is_empty() {
             samples.columns = empty_columns(self.plan.derived.iter().map(|field| field.kind));
         }
@@ -99,7 +137,7 @@ impl WindowRule {
         let held = &mut unit.held;
         let judgement = judge(
             name,
-            &flow.rows(),
+            &rows,
             &mut |metering, rows| {
                 flow.fill(rows, &descriptor, columns, batch, raw, events);
                 let mut reply = Samples::default();
@@ -133,7 +171,6 @@ impl WindowRule {
         if any {
             unit.acts.sort_by_key(|act| act.origin);
         }
-        unit.samples = samples;
         Ok(())
     }
 }
@@ -188,8 +225,8 @@ impl super::Operator for WindowRule {
         if self.texts.is_empty() {
             return 0;
         }
-        let flow = unit.flows.last().expect("decoding made one");
-        let samples = &unit.samples;
+        let flow = unit.flow(self.module.inlet);
+        let samples = &self.samples;
         let of_row = match row {
             _ if !self.plan.extracts() => 0..1,
             Some(row) => samples.rows.partition_point(|&of| of < row)..samples.rows.partition_point(|&of| of <= row),
@@ -218,51 +255,61 @@ impl super::Operator for WindowRule {
         effects: &mut Effects,
     ) -> Result<bool, StepError> {
         let watermark = watermark.current();
-        let mut samples = std::mem::take(&mut unit.samples);
-        let taken = take_row(context, unit, batch, effects, &mut |unit, row, effects| {
-            let flow = unit.flows.last().expect("decoding made one");
-            let at = row as usize;
-            let (key, time) = (flow.decoded.keys.get(at), EventTime(flow.decoded.timestamps[at]));
-            let event = &unit.events[flow.origins[at] as usize];
-            let mut first = 0;
-            if self.plan.extracts() {
-                // Rows of an event that was refused whole have left their samples behind.
-                while samples.rows.get(samples.next).is_some_and(|&of| of < row) {
-                    samples.next += 1;
-                }
-                first = samples.next;
-                while samples.rows.get(samples.next) == Some(&row) {
-                    samples.next += 1;
-                }
-            } else {
-                samples.next = 1;
-            }
-            let mut fate = Fate::Filtered;
-            for sample in first..samples.next {
-                let (inputs, derived) = (&self.inputs, &samples.columns);
-                let placed = self.windows.place(key, time, watermark, |idx| match inputs[idx] {
-                    Input::Nothing => Value::Integer(1),
-                    Input::Declared(column) => value_at(&flow.decoded.columns[column], at),
-                    Input::Derived(column) => value_at(&derived[column], sample),
-                });
-                if placed == Placed::Late {
-                    let (room, origin) = (&context.room, &context.origin);
-                    effects.push_late(room, origin, &self.module.name, time.0, watermark.0, batch, event);
-                    return Fate::Late;
-                }
-                fate = Fate::Processed;
-            }
-            fate
-        });
-        unit.samples = samples;
-        Ok(taken)
+        Ok(take_row(context, unit, batch, effects, &mut |unit, _, row, effects| {
+            self.keep(context, unit, batch, row, watermark, effects)
+        }))
     }
+
+    fn attempt(&mut self, _: &Context, _: &Unit, _: &RawBatch, _: &[u32], _: EventTime) -> Result<Attempt, StepError> {
+        // A row changes what is kept, and nothing can be in its way: its keys and texts were weighed.
+        Ok(Attempt::default())
+    }
+
+    fn put_on(&self, _: &Context, _: &Unit, _: &RawBatch, rows: &[u32], scale: &mut Scale<'_>) {
+        // At most: rows that are late.
+        scale.add_letters(rows.len());
+    }
+
+    /// Counts the samples of a row.
+    fn keep(
+        &mut self,
+        context: &Context,
+        unit: &Unit,
+        batch: &RawBatch,
+        row: u32,
+        watermark: EventTime,
+        effects: &mut Effects,
+    ) -> Fate {
+        let flow = unit.flow(self.module.inlet);
+        let at = row as usize;
+        let (key, time) = (flow.decoded.keys.get(at), EventTime(flow.decoded.timestamps[at]));
+        let samples = if self.plan.extracts() { self.samples.take(row) } else { 0..1 };
+        let mut fate = Fate::Filtered;
+        for sample in samples {
+            let (inputs, derived) = (&self.inputs, &self.samples.columns);
+            let placed = self.windows.place(key, time, watermark, |idx| match inputs[idx] {
+                Input::Nothing => Value::Integer(1),
+                Input::Declared(column) => value_at(&flow.decoded.columns[column], at),
+                Input::Derived(column) => value_at(&derived[column], sample),
+            });
+            if placed == Placed::Late {
+                let (room, origin) = (&context.room, &context.origin);
+                let event = &unit.events[flow.origins[at] as usize];
+                effects.push_late(room, origin, &self.module.name, time.0, watermark.0, batch, event);
+                return Fate::Late;
+            }
+            fate = Fate::Processed;
+        }
+        fate
+    }
+
+    fn settle(&mut self) {}
 
     fn drain(
         &mut self,
         context: &Context,
         watermark: EventTime,
-        _: u64,
+        _: Cause,
         effects: &mut Effects,
     ) -> Result<bool, StepError> {
         loop {

@@ -336,12 +336,15 @@ impl Partition {
 
     fn step(&mut self, input: Input, now: u64) {
         let Phase::Running(running) = &mut self.phase else { return };
-        let before = (running.engine.position(), running.engine.watermark(), running.effects.records.rows.len());
+        let seen = |running: &Running| {
+            let Running { engine, effects, .. } = running;
+            (engine.position(), engine.watermark(), effects.records.rows.len(), engine.change_bytes())
+        };
+        let before = seen(running);
         match running.engine.step(input, &mut running.effects) {
             Ok(progress) => {
                 running.progress = progress;
-                let after = (running.engine.position(), running.engine.watermark(), running.effects.records.rows.len());
-                if before != after {
+                if before != seen(running) {
                     running.opened_at.get_or_insert(now);
                 }
             }

@@ -59,9 +59,8 @@ impl Draft {
     }
 }
 
-/// Windows only where they are used, and nothing after a stage that keeps state.
+/// Windows only where they are used, and nothing that reads a stage that keeps state.
 fn worlds(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) {
-    let last = modules.len() - 1;
     for (idx, (stage, module)) in draft.stages.iter().zip(modules).enumerate() {
         let (name, world) = (&stage.stage.name, module.world.name());
         let windowed = matches!(module.world, World::WindowRule | World::WindowFold);
@@ -75,10 +74,11 @@ fn worlds(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) {
             let hint = "remove `window`; only a `window-rule` or `window-fold` takes one";
             problems.push(Problem::new(code::WINDOW_WORLD, stage.window_place, message).with_hint(hint));
         }
-        if module.world != World::Transform && idx != last {
-            let message = format!("stage `{name}` keeps state (`{world}`), but is not the last one");
-            let hint = "move it to the end; only transforms stand before other stages";
-            problems.push(Problem::new(code::STATE_NOT_LAST, stage.place, message).with_hint(hint));
+        let reader = draft.stages.iter().find(|reader| reader.stage.from == Some(idx));
+        if let Some(reader) = reader.filter(|_| module.world != World::Transform) {
+            let message = format!("stage `{}` reads stage `{name}`, which keeps state (`{world}`)", reader.stage.name);
+            let hint = "only transforms feed other stages: name one, or the source, with `from = \"…\"`";
+            problems.push(Problem::new(code::STATE_NOT_LAST, reader.from_place, message).with_hint(hint));
         }
     }
 }
@@ -193,14 +193,27 @@ fn outputs(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) -
         }
         outputs.push(Output { name: output.name.clone(), stage, port, publish: output.publish.clone() });
     }
-    let meant = |output: &DraftOutput| output.from.as_ref().is_none_or(|from| from.stage == last);
-    if !draft.outputs.iter().any(meant) {
-        let stage = &draft.stages[last];
-        let message = format!("no output takes anything from the last stage `{}`", stage.stage.name);
-        let hint = format!("add an output for one of its ports: {}", port_list(&modules[last]));
-        problems.push(Problem::new(code::BAD_PORT, stage.place, message).with_hint(hint));
+    for (idx, stage) in draft.stages.iter().enumerate().filter(|(idx, _)| reader_of(draft, *idx).is_none()) {
+        let takes = |output: &DraftOutput| output.from.as_ref().map_or(last, |from| from.stage) == idx;
+        if !draft.outputs.iter().any(takes) {
+            let which = if idx == last { "the last stage" } else { "stage" };
+            let name = &stage.stage.name;
+            let message = format!("no output takes anything from {which} `{name}`");
+            let hint = if idx == last {
+                format!("add an output for one of its ports: {}", port_list(&modules[idx]))
+            } else {
+                format!("add an output with `from = \"{name}\"`, or let a stage read it")
+            };
+            problems.push(Problem::new(code::BAD_PORT, stage.place, message).with_hint(hint));
+        }
     }
     outputs
+}
+
+/// The first stage that reads another one.
+fn reader_of(draft: &Draft, stage: usize) -> Option<&str> {
+    let reader = draft.stages.iter().find(|other| other.stage.from == Some(stage))?;
+    Some(&reader.stage.name)
 }
 
 /// The port that an output takes: the named one, else the one with the output's name, else port 0.
@@ -220,8 +233,8 @@ fn port(output: &DraftOutput, stage: usize, draft: &Draft, modules: &[Descriptor
         })?,
         None => position(&output.name).unwrap_or(0),
     };
-    if port == 0 && stage + 1 != modules.len() {
-        let (name, next) = (&module.ports[0], &draft.stages[stage + 1].stage.name);
+    if let Some(next) = reader_of(draft, stage).filter(|_| port == 0) {
+        let name = &module.ports[0];
         let message = format!("port `{name}` of stage `{stage_name}` feeds the next stage `{next}`");
         let hint = match &module.ports[1..] {
             [] => "it is the only port of this stage; take the output from the last stage".to_owned(),

@@ -31,6 +31,8 @@ pub struct DraftStage {
     pub stage: Stage,
     /// The table.
     pub place: Place,
+    /// The value of `from`, or the table.
+    pub from_place: Place,
     /// The value of `module`.
     pub module_place: Place,
     /// The value of `config`, or the table.

@@ -33,6 +33,20 @@ pub struct Plan {
     pub limits: Limits,
 }
 
+impl Plan {
+    /// The first stage that reads what comes out of the first port of `stage`.
+    #[must_use]
+    pub fn reader_of(&self, stage: usize) -> Option<usize> {
+        self.stages.iter().position(|other| other.from == Some(stage))
+    }
+
+    /// Whether what `stage` gives reaches `later`, directly or through other stages.
+    #[must_use]
+    pub fn is_behind(&self, later: usize, stage: usize) -> bool {
+        std::iter::successors(self.stages[later].from, |&from| self.stages[from].from).any(|from| from == stage)
+    }
+}
+
 /// Where events come from and how to read key and time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Source {
@@ -114,6 +128,8 @@ pub struct Watermark {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stage {
     pub name: String,
+    /// The stage whose first port it reads, which comes before it; `None`: the source.
+    pub from: Option<usize>,
     /// Path of the module, as written.
     pub module: String,
     /// JSON text.

@@ -270,3 +270,47 @@ proptest! {
         prop_assert_eq!(draft.is_none(), !problems.is_empty());
     }
 }
+
+/// Stages read the one before them, or the one that they name; outputs of branches are those of their leaves.
+#[test]
+fn stages_form_a_tree() {
+    let text = r#"
+        name = "demo"
+        [source]
+        stream = "PLAYS"
+        subject = "plays"
+        key = "user_id"
+        time = { field = "ts", unit = "ms" }
+        [[stage]]
+        name = "check"
+        module = "router.wasm"
+        [[stage]]
+        name = "farm"
+        module = "rule.wasm"
+        window = { kind = "tumbling", size = "1h" }
+        [[stage]]
+        name = "cart"
+        from = "check"
+        module = "reducer.wasm"
+        [[stage]]
+        name = "raw"
+        from = "source"
+        module = "reducer.wasm"
+        [output.alerts]
+        from = "farm"
+        [output.carts]
+        from = "cart"
+        [output.audit]
+        from = "check.audit"
+        [output.raw]
+    "#;
+    let (plan, problems) = plan(text);
+    let (plan, _) = plan.unwrap_or_else(|| panic!("{problems:?}"));
+    let from: Vec<Option<usize>> = plan.stages.iter().map(|stage| stage.from).collect();
+    assert_eq!(from, [None, Some(0), Some(0), None]);
+    assert_eq!([0, 1, 2, 3].map(|stage| plan.reader_of(stage)), [Some(1), None, None, None]);
+    assert!(plan.is_behind(1, 0) && plan.is_behind(2, 0) && !plan.is_behind(3, 0) && !plan.is_behind(0, 0));
+    let outputs: Vec<(&str, usize, u8)> =
+        plan.outputs.iter().map(|output| (output.name.as_str(), output.stage, output.port)).collect();
+    assert_eq!(outputs, [("alerts", 1, 0), ("carts", 2, 0), ("audit", 0, 2), ("raw", 3, 0)]);
+}

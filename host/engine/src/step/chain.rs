@@ -5,18 +5,20 @@ use std::ops::Range;
 use crate::codes::Code;
 use crate::decode::Decoder;
 use crate::event::RawBatch;
-use crate::guest::{Descriptor, Guest};
+use crate::flow::View;
+use crate::guest::{Descriptor, Guest, World};
 use crate::judge::StepError;
 use crate::operator::Transform;
 use crate::plan::{FieldRead, Plan};
-use crate::unit::{Act, ActKind, Context, Held, Letter, Unit};
+use crate::unit::{Act, ActKind, Context, Held, Letter, Unit, outlet};
 
 /// Decoder and transforms.
 pub(super) struct Chain {
     decoder: Decoder,
+    /// In the order of the plan: each reads the source, or one before it.
     transforms: Vec<Transform>,
-    /// Whether rows go on to a stage with state behind the last transform.
-    has_tail: bool,
+    /// The outlet that each stage with state reads.
+    inlets: Vec<usize>,
     spare: Vec<Unit>,
 }
 
@@ -24,19 +26,16 @@ impl Chain {
     pub(super) fn new(
         plan: &Plan,
         partition: u32,
-        guests: Vec<Box<dyn Guest>>,
+        transforms: Vec<(usize, Box<dyn Guest>)>,
         fields: Vec<FieldRead>,
         descriptors: &[Descriptor],
     ) -> Chain {
-        let has_tail = plan.stages.len() > guests.len();
-        let payload_max = plan.limits.payload;
-        let guests = guests.into_iter().enumerate();
+        let has_state = |stage: &usize| descriptors[*stage].world != World::Transform;
+        let transform = |(stage, guest)| Transform::new(guest, stage, plan, &fields, descriptors);
         Chain {
-            transforms: guests
-                .map(|(stage, guest)| Transform::new(guest, stage, &fields, descriptors, payload_max))
-                .collect(),
-            decoder: Decoder::new(&plan.source, fields, payload_max).in_partition(&plan.source, partition),
-            has_tail,
+            transforms: transforms.into_iter().map(transform).collect(),
+            inlets: (0..plan.stages.len()).filter(has_state).map(|stage| outlet(plan.stages[stage].from)).collect(),
+            decoder: Decoder::new(&plan.source, fields, plan.limits.payload).in_partition(&plan.source, partition),
             spare: Vec::new(),
         }
     }
@@ -62,10 +61,10 @@ impl Chain {
                 return Ok(unit);
             }
         }
-        if self.has_tail {
-            let flow = unit.flows.last().expect("decoding made one");
-            for row in flow.rows() {
-                unit.acts.push(Act { origin: flow.origins[row as usize], kind: ActKind::Item { row } });
+        for (operator, &inlet) in (0..).zip(&self.inlets) {
+            for row in unit.rows(inlet) {
+                let origin = unit.flow(inlet).origins[row as usize];
+                unit.acts.push(Act { origin, kind: ActKind::Item { operator, row } });
             }
         }
         // Each stage appended its acts in order of events; stable, so that stages keep their order within an event.
@@ -106,5 +105,6 @@ impl Chain {
             }
         }
         unit.flows.push(flow);
+        unit.views.push(View::default());
     }
 }

@@ -17,7 +17,7 @@ use crate::epoch::{Clock, DeltaReader, DeltaWriter, Part, Position, SECTION_STOR
 use crate::event::RawBatch;
 use crate::guest::{Guest, World};
 use crate::judge::StepError;
-use crate::operator::{self, Operator};
+use crate::operator::{self, Cause, Operator};
 use crate::plan::{Plan, Publish};
 use crate::time::{EventTime, Span, WallTime};
 use crate::unit::{self, Context, Fate, UNIT_EVENTS, Unit};
@@ -28,8 +28,10 @@ use chain::Chain;
 pub use crate::operator::{Trial, try_rule};
 pub use crate::unit::Envelope;
 
-/// Most bytes of a delta besides what operators write: its head, two parts with their formats, key and times.
-const REST_STORED_BYTES_MAX: usize = 4 + 2 * (SECTION_STORED_BYTES_MAX + 1) + size_of::<HashKey>() + 20;
+/// Most bytes of a delta besides its parts and what operators write: its head, key and times.
+const REST_STORED_BYTES_MAX: usize = 4 + size_of::<HashKey>() + 20;
+/// Most bytes of a part besides what its operator writes: its frame and its format.
+const PART_REST_BYTES_MAX: usize = SECTION_STORED_BYTES_MAX + 1;
 /// What the engine keeps itself: the section of this name has the key of its hashes, and the watermark.
 const CORE: &str = "core";
 const CORE_LAYOUT: &str = r#"{"operator":"core","format":1}"#;
@@ -71,11 +73,30 @@ pub struct Options {
     pub hash_key: HashKey,
 }
 
+/// What rows may bring to the states of these operators.
+struct Brought<'a>(&'a [Box<dyn Operator>]);
+
+impl unit::Changes for Brought<'_> {
+    fn of_row(&self, unit: &Unit, operator: u8, row: u32) -> usize {
+        let operator = &self.0[usize::from(operator)];
+        let key = unit.flow(operator.module().inlet).decoded.keys.get(row as usize);
+        key.len().saturating_add(operator.text_bytes(unit, Some(row)))
+    }
+
+    fn of_all(&self, unit: &Unit) -> usize {
+        let of_one = |operator: &dyn Operator| {
+            let keys = unit.flow(operator.module().inlet).decoded.keys.data.len();
+            keys.saturating_add(operator.text_bytes(unit, None))
+        };
+        self.0.iter().map(|operator| of_one(&**operator)).fold(0, usize::saturating_add)
+    }
+}
+
 /// The computation of one partition: stages, windows, keyed state, position.
 pub struct Engine {
     chain: Chain,
-    /// The last stage, when it has state.
-    tail: Option<Box<dyn Operator>>,
+    /// Stages with state, in the order of the plan.
+    operators: Vec<Box<dyn Operator>>,
     /// No result depends on it, but whoever knows it could forge counts.
     hash_key: HashKey,
     context: Context,
@@ -91,6 +112,8 @@ pub struct Engine {
     digests: Vec<[u8; 32]>,
     /// Of the state, when the last epoch ended.
     bytes_at_cut: usize,
+    /// Of a delta in which nothing has changed.
+    change_bytes_at_cut: usize,
 }
 
 impl Engine {
@@ -98,25 +121,31 @@ impl Engine {
     ///
     /// # Errors
     /// When a window rule's plan cannot be had or does not fit its fields.
-    pub fn new(plan: Arc<Plan>, mut guests: Vec<Box<dyn Guest>>, options: Options) -> Result<Engine, StepError> {
+    pub fn new(plan: Arc<Plan>, guests: Vec<Box<dyn Guest>>, options: Options) -> Result<Engine, StepError> {
         assert_eq!(plan.stages.len(), guests.len(), "one guest per stage");
         let descriptors: Vec<_> = guests.iter().map(|guest| guest.descriptor().clone()).collect();
         let digests = guests.iter().map(|guest| guest.digest()).collect();
         let fields = plan.reads(&descriptors);
-        let is_stateful = descriptors.last().is_some_and(|last| last.world != World::Transform);
-        let last = if is_stateful { guests.pop() } else { None };
-        let mut tail = last.map(|guest| operator::stateful(guest, guests.len(), &plan, &fields)).transpose()?;
+        let (mut transforms, mut operators) = (Vec::new(), Vec::new());
         let hash_key = options.hash_key;
-        tail.iter_mut().for_each(|tail| tail.set_hash_key(hash_key));
+        for (stage, guest) in guests.into_iter().enumerate() {
+            if descriptors[stage].world == World::Transform {
+                transforms.push((stage, guest));
+                continue;
+            }
+            let mut operator = operator::stateful(guest, stage, &plan, &fields)?;
+            operator.set_hash_key(hash_key);
+            operators.push(operator);
+        }
         let watermark = Watermark::new(plan.source.watermark.delay);
-        let chain = Chain::new(&plan, options.origin.partition, guests, fields, &descriptors);
+        let chain = Chain::new(&plan, options.origin.partition, transforms, fields, &descriptors);
         let Options { origin, room, envelope, hash_key: _ } = options;
         let is_keyed = |publish: &Publish| publish.subject.contains("{key}");
         let keyed = plan.outputs.iter().map(|output| output.publish.as_ref().is_some_and(is_keyed)).collect();
         let context = Context { plan, origin, room, envelope, keyed };
-        Ok(Engine {
+        let mut engine = Engine {
             chain,
-            tail,
+            operators,
             hash_key,
             context,
             watermark,
@@ -127,8 +156,11 @@ impl Engine {
             unit: None,
             unit_events: UNIT_EVENTS,
             bytes_at_cut: 0,
+            change_bytes_at_cut: 0,
             digests,
-        })
+        };
+        engine.begin_epoch();
+        Ok(engine)
     }
 
     /// The last event that is accounted for. Its fingerprint is right after [`Engine::cut`].
@@ -177,18 +209,19 @@ impl Engine {
             epoch: 0,
             bytes: bytes as u64,
         };
-        let of_stage = |tail: &dyn Operator| {
-            let module = tail.module();
-            section(&module.name, module.guest.descriptor().world.name(), &module.layout, tail.bytes())
+        let of_stage = |operator: &dyn Operator| {
+            let module = operator.module();
+            section(&module.name, module.guest.descriptor().world.name(), &module.layout, operator.bytes())
         };
         let core = section(CORE, CORE, CORE_LAYOUT, 0);
-        std::iter::once(core).chain(self.tail.iter().map(|tail| of_stage(&**tail))).collect()
+        std::iter::once(core).chain(self.operators.iter().map(|operator| of_stage(&**operator))).collect()
     }
 
     /// What the layouts of [`Engine::sections`] identify, as JSON, in the same order.
     #[must_use]
     pub fn layouts(&self) -> Vec<&str> {
-        std::iter::once(CORE_LAYOUT).chain(self.tail.iter().map(|tail| tail.module().layout.as_str())).collect()
+        let of_stages = self.operators.iter().map(|operator| operator.module().layout.as_str());
+        std::iter::once(CORE_LAYOUT).chain(of_stages).collect()
     }
 
     /// Where the watermark would stand after this long without an event, when something is due by then.
@@ -200,7 +233,7 @@ impl Engine {
 
     /// The earliest instant at which a window or a timer is due.
     fn next_due(&self) -> Option<EventTime> {
-        self.tail.as_ref().and_then(|tail| tail.next_due())
+        self.operators.iter().filter_map(|operator| operator.next_due()).min()
     }
 
     /// Reports sequences that were gone before they could be read: they count as gaps, and a record tells which.
@@ -231,7 +264,7 @@ impl Engine {
     /// Rough memory of the typed state, bytes.
     #[must_use]
     pub fn state_bytes(&self) -> usize {
-        self.tail.as_ref().map_or(0, |tail| tail.bytes())
+        self.operators.iter().map(|operator| operator.bytes()).sum()
     }
 
     /// Does one bounded piece of work and adds what it brings about to `effects`.
@@ -279,9 +312,8 @@ impl Engine {
             }
             let mut unit = self.compute()?;
             unit.faults.drain(..).for_each(|(stage, faults)| effects.count_faults(stage, faults));
-            let text_bytes =
-                |unit: &Unit, row: Option<u32>| self.tail.as_ref().map_or(0, |tail| tail.text_bytes(unit, row));
-            unit::weigh_unit(&self.context, &self.digests, &mut unit, &self.batch, &text_bytes);
+            let changes = Brought(&self.operators);
+            unit::weigh_unit(&self.context, &self.digests, &mut unit, &self.batch, &changes);
             self.unit = Some(unit);
         }
         let mut unit = self.unit.take().expect("made above");
@@ -302,8 +334,10 @@ impl Engine {
         loop {
             let end = self.batch.events.len().min(self.next + self.unit_events);
             let mut unit = self.chain.compute(&self.context, &self.batch, self.next..end)?;
-            if let (Some(tail), None) = (&mut self.tail, unit.too_much) {
-                tail.prepare(&mut unit, &self.batch)?;
+            for operator in &mut self.operators {
+                if unit.too_much.is_none() {
+                    operator.prepare(&mut unit, &self.batch)?;
+                }
             }
             let Some(stage) = unit.too_much else {
                 unit.settle_fates();
@@ -322,9 +356,11 @@ impl Engine {
     /// Accounts for the unit's events one after the other; false when the epoch is full.
     fn take_rows(&mut self, unit: &mut Unit, effects: &mut Effects) -> Result<bool, StepError> {
         while unit.next < unit.events.len() {
-            let taken = match &mut self.tail {
-                None => unit::take_row(&self.context, unit, &self.batch, effects, &mut |_, _, _| Fate::Filtered),
-                Some(tail) => tail.take(&self.context, unit, &self.batch, &mut self.watermark, effects)?,
+            let (context, batch, watermark) = (&self.context, &self.batch, &mut self.watermark);
+            let taken = match self.operators.as_mut_slice() {
+                [] => unit::take_row(context, unit, batch, effects, &mut |_, _, _, _| Fate::Filtered),
+                [operator] => operator.take(context, unit, batch, watermark, effects)?,
+                several => operator::take_together(several, context, unit, batch, watermark, effects)?,
             };
             if !taken {
                 return Ok(false);
@@ -344,19 +380,29 @@ impl Engine {
     /// At least what [`Engine::cut`] would append to a delta; cheap, asked after every event.
     #[must_use]
     pub fn change_bytes(&self) -> usize {
-        REST_STORED_BYTES_MAX + self.tail.as_ref().map_or(0, |tail| tail.change_bytes())
+        let parts = (self.operators.len() + 1) * PART_REST_BYTES_MAX;
+        REST_STORED_BYTES_MAX + parts + self.operators.iter().map(|operator| operator.change_bytes()).sum::<usize>()
     }
 
-    /// Judges what is due at the watermark; false when the epoch is full before all is judged.
+    /// Judges what is due at the watermark, stage after stage; false when the epoch is full before all is judged.
     #[inline]
     fn drain_due(&mut self, effects: &mut Effects) -> Result<bool, StepError> {
         let watermark = self.watermark.current();
-        match &mut self.tail {
-            Some(tail) if tail.has_due(watermark) => {
-                tail.drain(&self.context, watermark, self.position.sequence, effects)
+        for idx in 0..self.operators.len() {
+            if !self.operators[idx].has_due(watermark) {
+                continue;
             }
-            _ => Ok(true),
+            let (all, own) = (self.change_bytes(), self.operators[idx].change_bytes());
+            // Not behind an event that has filled the epoch: what it may bring at once is counted once.
+            if all > self.context.room.change_bytes.max(self.change_bytes_at_cut) {
+                return Ok(false);
+            }
+            let cause = Cause { sequence: self.position.sequence, change_bytes: all - own };
+            if !self.operators[idx].drain(&self.context, watermark, cause, effects)? {
+                return Ok(false);
+            }
         }
+        Ok(true)
     }
 
     /// Ends the epoch: appends the state delta to `delta` and returns the position with its fingerprint.
@@ -365,8 +411,12 @@ impl Engine {
         let (before, bound) = (delta.len(), self.change_bytes());
         self.encode(false, delta);
         debug_assert!(delta.len() - before <= bound, "a delta of {} bytes, {bound} expected", delta.len() - before);
-        self.bytes_at_cut = self.state_bytes();
+        self.begin_epoch();
         self.position
+    }
+
+    fn begin_epoch(&mut self) {
+        (self.bytes_at_cut, self.change_bytes_at_cut) = (self.state_bytes(), self.change_bytes());
     }
 
     /// The whole state, for a snapshot. Call it right after [`Engine::cut`].
@@ -395,10 +445,10 @@ impl Engine {
             put_i64(out, newest.0);
             put_i64(out, current.0);
         });
-        for (idx, tail) in self.tail.iter_mut().enumerate() {
-            delta.part(idx as u8 + 1, all, |out| {
-                out.push(tail.module().format);
-                tail.encode(all, current, out);
+        for (idx, operator) in (1..).zip(&mut self.operators) {
+            delta.part(idx, all, |out| {
+                out.push(operator.module().format);
+                operator.encode(all, current, out);
             });
         }
     }
@@ -413,22 +463,22 @@ impl Engine {
         while let Some(Part { section, is_whole, bytes }) = parts.part()? {
             let mut reader = Reader::new(bytes);
             let format = reader.byte()?;
-            let tail = section.checked_sub(1).map(|idx| self.tail.iter_mut().nth(idx.into()));
-            let known = match &tail {
+            let operator = section.checked_sub(1).map(|idx| self.operators.get_mut(usize::from(idx)));
+            let known = match &operator {
                 None => CORE_FORMAT,
-                Some(Some(tail)) => tail.module().format,
+                Some(Some(operator)) => operator.module().format,
                 Some(None) => return Err(Damaged(format!("has a section {section}, which this pipeline has not"))),
             };
             if format != known {
                 return Err(Damaged(format!("section {section} has format {format}, this host reads {known}")));
             }
-            match tail.flatten() {
+            match operator.flatten() {
                 None => self.restore_core(&mut reader)?,
-                Some(tail) => {
+                Some(operator) => {
                     if is_whole {
-                        tail.clear();
+                        operator.clear();
                     }
-                    tail.apply(&mut reader, self.watermark.current())?;
+                    operator.apply(&mut reader, self.watermark.current())?;
                 }
             }
             if !reader.is_empty() {
@@ -443,7 +493,7 @@ impl Engine {
         let key = HashKey(reader.array()?);
         if key != self.hash_key {
             self.hash_key = key;
-            self.tail.iter_mut().for_each(|tail| tail.set_hash_key(key));
+            self.operators.iter_mut().for_each(|operator| operator.set_hash_key(key));
         }
         let (newest, current) = (EventTime(reader.i64()?), EventTime(reader.i64()?));
         self.watermark.restore(newest, current);
@@ -453,9 +503,7 @@ impl Engine {
     /// After the last [`Engine::restore`]: where to go on.
     pub fn resume(&mut self, position: Position) {
         self.position = position;
-        if let Some(tail) = &mut self.tail {
-            tail.restored();
-        }
-        self.bytes_at_cut = self.state_bytes();
+        self.operators.iter_mut().for_each(|operator| operator.restored());
+        self.begin_epoch();
     }
 }

@@ -48,34 +48,41 @@ impl Numbering {
     }
 }
 
+/// How many bytes of keys and texts rows of a unit may bring to the states.
+pub(crate) trait Changes {
+    /// One row of the flow that a stage with state reads.
+    fn of_row(&self, unit: &Unit, operator: u8, row: u32) -> usize;
+
+    /// At least those of all rows.
+    fn of_all(&self, unit: &Unit) -> usize;
+}
+
 /// Weighs what each event of a fresh unit brings about, and puts a dead letter in the place of records that cannot be
-/// kept. `digests` are those of the stages' modules; `text_bytes` is what a row, or
-/// all of them, may add to the state besides its key.
+/// kept. `digests` are those of the stages' modules.
 pub(crate) fn weigh_unit(
     context: &Context,
     digests: &[[u8; 32]],
     unit: &mut Unit,
     batch: &RawBatch,
-    text_bytes: &dyn Fn(&Unit, Option<u32>) -> usize,
+    changes: &dyn Changes,
 ) {
     let mut weights = std::mem::take(&mut unit.weights);
     weights.clear();
     let mut refused: Vec<(u32, Refusal)> = Vec::new();
     let mut first = 0;
     // Mostly all keys and texts of the unit together are less than one event may bring.
-    let keys = unit.flows.last().map_or(0, |flow| flow.decoded.keys.data.len());
-    let is_light = keys.saturating_add(text_bytes(unit, None)) <= TEXT_BYTES_AT_ONCE_MAX;
+    let is_light = changes.of_all(unit) <= TEXT_BYTES_AT_ONCE_MAX;
     for (idx, event) in unit.events.iter().enumerate() {
         let acts = unit.acts_of(idx, first);
         first = acts.end;
         let letter = letter_bytes(event);
-        let of_row = |row| unit.key(row).len().saturating_add(text_bytes(unit, Some(row)));
-        let changes = || unit.rows_of(acts.clone()).map(of_row).fold(0, usize::saturating_add);
-        let changes = if is_light { 0 } else { changes() };
-        if changes > TEXT_BYTES_AT_ONCE_MAX {
+        let of_row = |(operator, row)| changes.of_row(unit, operator, row);
+        let brought = || unit.rows_of(acts.clone()).map(of_row).fold(0, usize::saturating_add);
+        let brought = if is_light { 0 } else { brought() };
+        if brought > TEXT_BYTES_AT_ONCE_MAX {
             refused.push((
                 idx as u32,
-                Refusal { code: Code::StateSize, stage: None, message: state_size(changes, TEXT_BYTES_AT_ONCE_MAX) },
+                Refusal { code: Code::StateSize, stage: None, message: state_size(brought, TEXT_BYTES_AT_ONCE_MAX) },
             ));
             weights.push(letter);
             continue;
@@ -116,7 +123,7 @@ pub(crate) fn take_row(
     unit: &mut Unit,
     batch: &RawBatch,
     effects: &mut Effects,
-    item: &mut dyn FnMut(&Unit, u32, &mut Effects) -> Fate,
+    item: &mut dyn FnMut(&Unit, u8, u32, &mut Effects) -> Fate,
 ) -> bool {
     let acts = unit.acts_of(unit.next, unit.next_act);
     if !effects.fits_bytes(&context.room, acts.len(), unit.weights[unit.next]) && !effects.records.rows.is_empty() {
@@ -132,7 +139,7 @@ pub(crate) fn keep_row(
     unit: &mut Unit,
     batch: &RawBatch,
     effects: &mut Effects,
-    item: &mut dyn FnMut(&Unit, u32, &mut Effects) -> Fate,
+    item: &mut dyn FnMut(&Unit, u8, u32, &mut Effects) -> Fate,
 ) {
     let acts = unit.acts_of(unit.next, unit.next_act);
     keep_acts(context, unit, batch, acts, effects, item);
@@ -145,7 +152,7 @@ fn keep_acts(
     batch: &RawBatch,
     acts: Range<usize>,
     effects: &mut Effects,
-    item: &mut dyn FnMut(&Unit, u32, &mut Effects) -> Fate,
+    item: &mut dyn FnMut(&Unit, u8, u32, &mut Effects) -> Fate,
 ) {
     effects.begin_event();
     unit.next_act = acts.end;
@@ -153,7 +160,7 @@ fn keep_acts(
     let mut numbering = Numbering::default();
     for idx in acts {
         fate = fate.max(match unit.acts[idx].kind {
-            ActKind::Item { row } => item(unit, row, effects),
+            ActKind::Item { operator, row } => item(unit, operator, row, effects),
             _ => keep_act(context, unit, batch, &unit.acts[idx], &mut numbering, effects),
         });
     }

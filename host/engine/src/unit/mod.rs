@@ -11,12 +11,12 @@ use std::ops::Range;
 use crate::codes::{Class, Code};
 use crate::decode::DecodeFault;
 use crate::effects::DeadLetter;
-use crate::event::{Column, RawBatch, RawEvent};
-use crate::flow::Flow;
+use crate::event::{RawBatch, RawEvent};
+use crate::flow::{Flow, View};
 
 pub(crate) use context::Context;
 pub use context::Envelope;
-pub(crate) use fate::{Fate, keep_row, refuse_row, take_row, weigh_unit};
+pub(crate) use fate::{Changes, Fate, keep_row, refuse_row, take_row, weigh_unit};
 pub(crate) use held::Held;
 pub(crate) use outgoing::{Cause, Outgoing, Refusal, Scale, state_size};
 
@@ -30,6 +30,8 @@ pub(crate) struct Unit {
     /// Event time of each event; `None` for one that cannot be read: it moves no watermark.
     pub(crate) times: Vec<Option<i64>>,
     pub(crate) flows: Vec<Flow>,
+    /// What comes out of the source, and out of each transform, by [`outlet`].
+    pub(crate) views: Vec<View>,
     /// Bytes that modules made.
     pub(crate) arena: Vec<u8>,
     pub(crate) refused: Vec<DecodeFault>,
@@ -46,8 +48,6 @@ pub(crate) struct Unit {
     pub(crate) next_act: usize,
     /// Per event, about how many bytes it brings about.
     pub(crate) weights: Vec<usize>,
-    /// Samples of a window rule that extracts, see [`crate::operator`].
-    pub(crate) samples: Samples,
 }
 
 /// A dead letter of an event that could be read.
@@ -80,8 +80,9 @@ pub(crate) enum ActKind {
         payload: Bytes,
         time: i64,
     },
-    /// Row of the last flow that reaches the stage with state.
+    /// A row that reaches a stage with state: the which-th of these, and the row of the flow that it reads.
     Item {
+        operator: u8,
         row: u32,
     },
 }
@@ -104,24 +105,6 @@ pub(crate) enum Bytes {
     },
 }
 
-/// Samples of a unit, for window rules that extract.
-#[derive(Default)]
-pub(crate) struct Samples {
-    /// Row of the flow that each sample came from, ascending.
-    pub(crate) rows: Vec<u32>,
-    pub(crate) columns: Vec<Column>,
-    /// First sample that no row has taken yet.
-    pub(crate) next: usize,
-}
-
-impl Samples {
-    fn clear(&mut self) {
-        self.rows.clear();
-        self.columns.iter_mut().for_each(Column::clear);
-        self.next = 0;
-    }
-}
-
 impl Unit {
     pub(crate) fn reset(&mut self, events: &[RawEvent], held: Held) {
         self.events.clear();
@@ -136,14 +119,25 @@ impl Unit {
         self.faults.clear();
         (self.held, self.too_much) = (held, None);
         (self.next, self.next_act) = (0, 0);
-        self.samples.clear();
+        self.views.clear();
+    }
+
+    /// What comes out of an outlet: the flow.
+    pub(crate) fn flow(&self, outlet: usize) -> &Flow {
+        &self.flows[self.views[outlet].flow]
+    }
+
+    /// What comes out of an outlet: the rows of its flow.
+    pub(crate) fn rows(&self, outlet: usize) -> Vec<u32> {
+        let View { flow, selected } = &self.views[outlet];
+        selected.clone().unwrap_or_else(|| (0..self.flows[*flow].decoded.len() as u32).collect())
     }
 
     pub(crate) fn spare_flow(&mut self) -> Flow {
         let mut flow = self.flows.pop().unwrap_or_default();
         flow.decoded.clear();
         flow.origins.clear();
-        (flow.payloads, flow.selected) = (None, None);
+        flow.payloads = None;
         flow
     }
 
@@ -180,17 +174,12 @@ impl Unit {
         first..first + count
     }
 
-    /// The rows that reach the stage with state, among some acts.
-    pub(crate) fn rows_of(&self, acts: Range<usize>) -> impl Iterator<Item = u32> {
+    /// The rows that reach stages with state, among some acts: which of these, and the row.
+    pub(crate) fn rows_of(&self, acts: Range<usize>) -> impl Iterator<Item = (u8, u32)> {
         self.acts[acts].iter().filter_map(|act| match act.kind {
-            ActKind::Item { row } => Some(row),
+            ActKind::Item { operator, row } => Some((operator, row)),
             _ => None,
         })
-    }
-
-    /// The key of a row that reaches the stage with state.
-    pub(crate) fn key(&self, row: u32) -> &[u8] {
-        self.flows.last().expect("decoding made one").decoded.keys.get(row as usize)
     }
 
     /// Resolves bytes of an act.
@@ -201,6 +190,11 @@ impl Unit {
             Bytes::Key { flow, row } => self.flows[flow as usize].decoded.keys.get(row as usize),
         }
     }
+}
+
+/// Where what the stage reads comes out: 0 of the source, else one behind the stage's place in the plan.
+pub(crate) fn outlet(from: Option<usize>) -> usize {
+    from.map_or(0, |stage| stage + 1)
 }
 
 impl Letter {

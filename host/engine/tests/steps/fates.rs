@@ -21,7 +21,7 @@ fn ops(events: &Events) -> Vec<u8> {
 }
 
 /// Makes a row of each letter, and a record of the side port before them.
-fn split() -> Native {
+pub(crate) fn split() -> Native {
     let mut native = Native::new(World::Transform, &[("ops", Kind::Text, true)]);
     native.process = Some(Arc::new(|_, events, output| {
         let Values::Text(ops) = &events.columns[0].values else { unreachable!("the field is text") };
@@ -37,7 +37,7 @@ fn split() -> Native {
 }
 
 /// Forwards rows, and refuses `!`.
-fn transform() -> Native {
+pub(crate) fn transform() -> Native {
     let mut native = Native::new(World::Transform, &[("op", Kind::Text, true)]);
     native.process = Some(Arc::new(|_, events, output| {
         for (row, op) in (0..).zip(ops(events)) {
@@ -52,7 +52,7 @@ fn transform() -> Native {
 }
 
 /// Keeps the letters, and traps at `!`.
-fn fold() -> Native {
+pub(crate) fn fold() -> Native {
     let mut native = Native::new(World::WindowFold, &[("op", Kind::Text, true)]);
     native.fold = Some(Arc::new(|events: &Events, groups: &Groups, states: &mut States| {
         let (ops, mut member) = (ops(events), 0);
@@ -79,7 +79,7 @@ fn fold() -> Native {
 }
 
 /// Keeps the letters and tells each; refuses `!`, although it has told and kept it.
-fn reducer() -> Native {
+pub(crate) fn reducer() -> Native {
     let mut native = Native::new(World::Reducer, &[("op", Kind::Text, true)]);
     native.reduce = Some(Arc::new(|events: &Events, groups: &Groups, reduced: &mut Reduced| {
         *reduced = Reduced::default();
@@ -109,7 +109,7 @@ fn reducer() -> Native {
 }
 
 /// Counts the letters that it extracts, and refuses `!`.
-fn rule() -> Native {
+pub(crate) fn rule() -> Native {
     let mut native = Native::new(World::WindowRule, &[("op", Kind::Text, true)]);
     native.plan.filters = true;
     native.plan.derived = vec![Field { name: "one".into(), kind: Kind::Integer, required: true }];

@@ -127,10 +127,12 @@ pub(crate) fn push(output: &mut Output, input: usize, source: u32, port: u8, pay
     output.data.extend_from_slice(payload);
 }
 
-/// A whole pipeline: guests, window of the last stage, watermark delay, room of an epoch.
+/// A whole pipeline: guests, window of the stages that have one, watermark delay, room of an epoch.
 #[derive(Clone)]
 pub(crate) struct Setup {
     pub(crate) guests: Vec<Native>,
+    /// The stage that each one reads; without an entry the one before.
+    pub(crate) from: Vec<Option<usize>>,
     pub(crate) window: Option<Window>,
     pub(crate) delay: i64,
     pub(crate) room: Room,
@@ -142,7 +144,7 @@ pub(crate) struct Setup {
 impl Setup {
     pub(crate) fn new(guests: Vec<Native>) -> Setup {
         let limits = Limits { state_per_key: 100, ..Limits::default() };
-        Setup { guests, window: None, delay: 0, room: Room::default(), limits, hash_key: None }
+        Setup { guests, from: Vec::new(), window: None, delay: 0, room: Room::default(), limits, hash_key: None }
     }
 
     pub(crate) fn window(mut self, kind: WindowKind, lateness: i64, delay: i64) -> Setup {
@@ -154,15 +156,20 @@ impl Setup {
     /// Every port of every stage that an output may take has one, named `STAGE-PORT`.
     fn plan(&self) -> Plan {
         let last = self.guests.len() - 1;
+        let from = |idx: usize| self.from.get(idx).copied().unwrap_or_else(|| idx.checked_sub(1));
+        let is_windowed =
+            |idx: usize| matches!(self.guests[idx].descriptor.world, World::WindowRule | World::WindowFold);
         let stage = |idx: usize| Stage {
             name: format!("s{idx}"),
+            from: from(idx),
             module: String::new(),
             config: "{}".into(),
-            window: if idx == last { self.window } else { None },
+            window: self.window.filter(|_| is_windowed(idx)),
         };
+        let is_read = |stage: usize| (0..=last).any(|other| from(other) == Some(stage));
         let outputs = (0..=last)
             .flat_map(|stage| (0..2).map(move |port| (stage, port)))
-            .filter(|&(stage, port)| stage == last || port > 0)
+            .filter(|&(stage, port)| !is_read(stage) || port > 0)
             .map(|(stage, port)| plan::Output { name: format!("{stage}-{port}"), stage, port, publish: None })
             .collect();
         let century = Span::from_secs(100 * 366 * 86_400);

@@ -12,5 +12,6 @@ mod kit;
 mod oracle;
 mod reduce;
 mod sizes;
+mod tree;
 mod trial;
 mod windows;

@@ -15,12 +15,13 @@ use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
 use crate::unit::{
-    Cause, Context, Fate, Letter, Outgoing, Refusal, Scale, Unit, keep_row, letter_of, refuse_row, state_size,
+    Cause as RecordCause, Context, Fate, Letter, Outgoing, Refusal, Scale, Unit, keep_row, letter_of, refuse_row,
+    state_size,
 };
 use crate::watermark::Watermark;
 
 use super::run::{self, Run};
-use super::{Operator, StageModule};
+use super::{Attempt, Cause, Operator, StageModule};
 use kept::Kept;
 use outcome::{Emitted, Outcome, call, group};
 
@@ -35,6 +36,8 @@ pub(crate) struct Reducer {
     module: StageModule,
     state_max: usize,
     kept: Kept,
+    /// Before it is settled.
+    attempted: Outcome,
     /// Events of a run at most: one after the module has refused an event, then twice as many each time that it does not.
     run_events: usize,
 }
@@ -74,6 +77,7 @@ impl Reducer {
             module: StageModule::new(guest, stage, plan, fields, None),
             state_max: plan.limits.state_per_key as usize,
             kept: Kept::default(),
+            attempted: Outcome::default(),
             run_events: usize::MAX,
         }
     }
@@ -88,7 +92,7 @@ impl Reducer {
         run: &Run,
         outcome: &Outcome,
     ) -> Result<Weight, (usize, Refusal)> {
-        let flow = unit.flows.last().expect("decoding made one");
+        let flow = unit.flow(self.module.inlet);
         let mut weight = Weight::default();
         let (mut act, mut row) = (unit.next_act, 0);
         for idx in unit.next..run.end {
@@ -121,7 +125,7 @@ impl Reducer {
         row: u32,
         outcome: &'a Outcome,
     ) -> impl Iterator<Item = Outgoing<'a>> {
-        let flow = unit.flows.last().expect("decoding made one");
+        let flow = unit.flow(self.module.inlet);
         let at = row as usize;
         let sequence = unit.events[flow.origins[at] as usize].sequence;
         let records_of = |row: u32| outcome.records.get(&row).map_or(&[][..], Vec::as_slice);
@@ -134,14 +138,14 @@ impl Reducer {
                 output: context.route(self.module.stage, record.port)?,
                 key: record.key.as_deref().unwrap_or_else(|| flow.decoded.keys.get(at)),
                 payload: record.payload.as_deref().unwrap_or_else(|| flow.payload(at, batch, &unit.events)),
-                cause: Cause::Event { sequence, nth, time },
+                cause: RecordCause::Event { sequence, nth, time },
             })
         })
     }
 
     /// Calls the module over the run's rows, on an overlay.
     fn reduce(&mut self, unit: &Unit, batch: &RawBatch, rows: &[u32]) -> Result<Outcome, StepError> {
-        let flow = unit.flows.last().expect("decoding made one");
+        let flow = unit.flow(self.module.inlet);
         let StageModule { guest, digest, stage, name, columns, held, events, .. } = &mut self.module;
         let (stage, digest) = (*stage, *digest);
         let descriptor = guest.descriptor().clone();
@@ -179,27 +183,6 @@ impl Reducer {
         let mut outcome = outcome.into_inner();
         outcome.faults = judgement.faults;
         Ok(outcome)
-    }
-
-    /// Keeps what a run brought about.
-    fn keep(
-        &mut self,
-        context: &Context,
-        unit: &mut Unit,
-        batch: &RawBatch,
-        end: usize,
-        outcome: Outcome,
-        effects: &mut Effects,
-    ) {
-        effects.count_faults(self.module.stage, outcome.faults);
-        let this = &*self;
-        while unit.next < end {
-            keep_row(context, unit, batch, effects, &mut |unit, row, effects| {
-                this.outgoing(context, unit, batch, row, &outcome).for_each(|record| record.push(context, effects));
-                Fate::Processed
-            });
-        }
-        self.kept.change_all(outcome.overlay);
     }
 
     /// How many records a firing has, and their bytes. When they cannot be kept, the firing is refused.
@@ -244,7 +227,7 @@ impl Reducer {
                 output: context.route(self.module.stage, record.port)?,
                 key: record.key.as_deref().unwrap_or(key),
                 payload: record.payload.as_deref().unwrap_or_default(),
-                cause: Cause::Timer { key, at, sequence, nth, time: record.time.unwrap_or(at) },
+                cause: RecordCause::Timer { key, at, sequence, nth, time: record.time.unwrap_or(at) },
             })
         })
     }
@@ -323,7 +306,9 @@ impl Operator for Reducer {
         loop {
             let next_timer = self.kept.next_timer().unwrap_or(i64::MAX);
             let mut stops = |row: Option<u32>, _: EventTime, after: EventTime| row.is_none() && next_timer <= after.0;
-            let Some(run) = run::plan(context, unit, watermark, effects, limit, 0, &mut stops) else {
+            let Some(run) =
+                run::plan(context, (unit.flow(self.module.inlet), 0), unit, watermark, effects, limit, &mut stops)
+            else {
                 return Ok(false);
             };
             let events = run.end - unit.next;
@@ -335,7 +320,7 @@ impl Operator for Reducer {
             }
             // An event that is refused has to be alone: what the module has made of its other rows, and of its key, goes.
             let refused = outcome.refused.keys().next().map(|&row| {
-                let flow = unit.flows.last().expect("decoding made one");
+                let flow = unit.flow(self.module.inlet);
                 flow.origins[row as usize] as usize - unit.next
             });
             if let Some(before) = refused.filter(|_| events > 1) {
@@ -382,7 +367,14 @@ impl Operator for Reducer {
                 }
                 None => {
                     self.run_events = self.run_events.max(events.saturating_mul(2));
-                    self.keep(context, unit, batch, run.end, outcome, effects);
+                    effects.count_faults(self.module.stage, outcome.faults);
+                    self.attempted = outcome;
+                    while unit.next < run.end {
+                        keep_row(context, unit, batch, effects, &mut |unit, _, row, effects| {
+                            self.keep(context, unit, batch, row, EventTime::MIN, effects)
+                        });
+                    }
+                    self.settle();
                 }
             }
             for time in unit.times[start..run.end].iter().flatten() {
@@ -392,15 +384,55 @@ impl Operator for Reducer {
         }
     }
 
-    /// Fires due timers in order of time and key, at the end of the input each key's once; false when the epoch is full before all have fired.
-    /// `sequence` is the event that has made them due.
+    fn attempt(
+        &mut self,
+        context: &Context,
+        unit: &Unit,
+        batch: &RawBatch,
+        rows: &[u32],
+        _: EventTime,
+    ) -> Result<Attempt, StepError> {
+        let mut outcome = self.reduce(unit, batch, rows)?;
+        let too_much = outcome.too_much(&context.room).map(|refusal| self.letter(refusal.code, refusal.message));
+        let refused = outcome.refused.pop_first().map(|(_, letter)| letter).or(too_much);
+        let attempt = Attempt { refused, change_bytes: outcome.change_bytes(), faults: outcome.faults };
+        self.attempted = outcome;
+        Ok(attempt)
+    }
+
+    fn put_on(&self, context: &Context, unit: &Unit, batch: &RawBatch, rows: &[u32], scale: &mut Scale<'_>) {
+        for &row in rows {
+            self.outgoing(context, unit, batch, row, &self.attempted).for_each(|record| scale.add(&record));
+        }
+    }
+
+    fn keep(
+        &mut self,
+        context: &Context,
+        unit: &Unit,
+        batch: &RawBatch,
+        row: u32,
+        _: EventTime,
+        effects: &mut Effects,
+    ) -> Fate {
+        self.outgoing(context, unit, batch, row, &self.attempted).for_each(|record| record.push(context, effects));
+        Fate::Processed
+    }
+
+    fn settle(&mut self) {
+        self.kept.change_all(std::mem::take(&mut self.attempted).overlay);
+    }
+
+    /// Fires due timers in order of time and key, at the end of the input each key's once; false when the epoch is full
+    /// before all have fired.
     fn drain(
         &mut self,
         context: &Context,
         watermark: EventTime,
-        sequence: u64,
+        cause: Cause,
         effects: &mut Effects,
     ) -> Result<bool, StepError> {
+        let sequence = cause.sequence;
         for _ in 0..TIMER_ROUNDS {
             let due = self.kept.due_groups(watermark, TIMER_GROUPS);
             if due.is_empty() {
@@ -435,7 +467,7 @@ impl Operator for Reducer {
                     entry.timers.clear();
                 }
                 self.kept.change(key.clone(), entry);
-                if self.change_bytes() > context.room.change_bytes {
+                if self.change_bytes() + cause.change_bytes > context.room.change_bytes {
                     return Ok(false);
                 }
             }

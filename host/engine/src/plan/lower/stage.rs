@@ -5,15 +5,22 @@ use toml_edit::{Item, TableLike};
 use super::window;
 use crate::plan::Stage;
 use crate::plan::draft::DraftStage;
-use crate::plan::raw::{Reader, Section, Spanned, json_text};
+use crate::plan::raw::{Reader, Section, Spanned, json_text, nearest_or_list};
 use crate::problem::{Place, code};
 
-const KEYS: [&str; 4] = ["name", "module", "config", "window"];
+const KEYS: [&str; 5] = ["name", "from", "module", "config", "window"];
 const REQUIRED: [(&str, &str); 2] =
     [("name", "name = \"stream-farm\""), ("module", "module = \"../target/modules/fraud.wasm\"")];
 /// Stages of the host's own dead letters.
-const RESERVED: [(&str, &str); 2] =
-    [("source", "dead letters of events that cannot be read"), ("pipeline", "dead letters of the pipeline itself")];
+const RESERVED: [(&str, &str); 5] = [
+    (SOURCE, "dead letters of events that cannot be read"),
+    ("pipeline", "dead letters of the pipeline itself"),
+    ("core", "state of the host"),
+    ("order", "state of the host"),
+    ("dedupe", "state of the host"),
+];
+/// Stands for the events as they come in.
+const SOURCE: &str = "source";
 const NO_STAGE: &str = "a pipeline needs at least one stage: add `[[stage]]`";
 const STAGES_MAX: usize = 16;
 
@@ -71,15 +78,37 @@ fn stage<'a>(
         }
         names.push(name.value);
     }
+    let from = from(reader, &section, names);
     let module = module(reader, &section);
     let config = config(reader, &section);
     let window = reader.table(&section, "window");
     let window_place = window.map_or(table.place, |window| window.place);
     let window = window.and_then(|window| window::read(reader, window));
-    let stage = Stage { name: name?.value.to_owned(), module: module?.value.to_owned(), config: config?.value, window };
+    let stage =
+        Stage { name: name?.value.to_owned(), from, module: module?.value.to_owned(), config: config?.value, window };
     let config_place = reader.item(&section, "config").map_or(table.place, |item| item.place);
     let module_place = reader.item(&section, "module").map_or(table.place, |item| item.place);
-    Some(DraftStage { stage, place: table.place, module_place, config_place, window_place })
+    let from_place = reader.item(&section, "from").map_or(table.place, |item| item.place);
+    Some(DraftStage { stage, place: table.place, from_place, module_place, config_place, window_place })
+}
+
+/// The stage that this one reads: the one before it unless it says another one that comes before it. `names` ends with its
+/// own, when that is usable.
+fn from(reader: &mut Reader<'_>, section: &Section<'_>, names: &[&str]) -> Option<usize> {
+    let before = names.len().saturating_sub(1);
+    let Some(from) = reader.text(section, "from").filter(|from| from.value != SOURCE) else {
+        let is_source = reader.item(section, "from").is_some();
+        return before.checked_sub(1).filter(|_| !is_source);
+    };
+    let known = names[..before].iter().position(|name| *name == from.value);
+    if known.is_none() {
+        let name = from.value.escape_debug();
+        let message = format!("`from` names `{name}`, which is no stage before this one");
+        let mut choices = names[..before].to_vec();
+        choices.push(SOURCE);
+        reader.report(code::BAD_NAME, from.place, message, nearest_or_list(from.value, "stages", &choices));
+    }
+    known
 }
 
 fn module<'a>(reader: &mut Reader<'_>, section: &Section<'a>) -> Option<Spanned<&'a str>> {

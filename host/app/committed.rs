@@ -1,0 +1,39 @@
+//! Whether a pipeline can go on from what is committed, asked before any work: a standby learns it when it starts, not when
+//! it has to take over.
+
+use pelton_broker::{Broker, Log, LogOptions, Target};
+use pelton_engine::codes::HaltCode;
+use pelton_engine::effects::Room;
+use pelton_engine::log::{Request, Response};
+use pelton_engine::partition::is_compatible;
+use pelton_engine::step::Envelope;
+
+use crate::cli::failure::Failure;
+use crate::pipeline::Pipeline;
+use crate::run::engine;
+
+/// Compares the pipeline with the newest marker of some partitions. What the broker cannot say now, recovery asks again.
+///
+/// # Errors
+/// What differs, both sides; a marker of another version of Pelton.
+pub(crate) async fn check(broker: &Broker, pipeline: &Pipeline, partitions: &[u32]) -> Result<(), Failure> {
+    for &partition in partitions {
+        let log = Log::new(broker, Target::new(&pipeline.plan, partition), LogOptions::default());
+        let survey = Request::Survey { input_sequence: None, epoch: None, history: false };
+        let halted = match log.perform(survey).await {
+            Response::OtherFormat(text) => Some((HaltCode::PipelineStreamFormat, text)),
+            Response::Survey(survey) => survey.marker.and_then(|stored| {
+                let guests = pipeline.guests().ok()?;
+                let source = &pipeline.plan.source.stream;
+                let engine = engine(pipeline, guests, partition, source, Room::default(), Envelope::Headers).ok()?;
+                is_compatible(&stored.marker, &engine).err().map(|halted| (halted.code, halted.evidence))
+            }),
+            _ => None,
+        };
+        if let Some((code, evidence)) = halted {
+            let hint = "nothing was touched; README says for each code what happened and what to do";
+            return Err(Failure::halted(format!("partition {partition}: {code}: {evidence}")).hint(hint));
+        }
+    }
+    Ok(())
+}
