@@ -21,6 +21,7 @@ mod proxy;
 mod recount;
 mod scene;
 mod secrets;
+mod several;
 mod stage;
 mod stream;
 mod terminal;

@@ -1,5 +1,6 @@
 //! `pelton run`: from a stream, or from a file without any broker.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -31,6 +32,7 @@ they are written too, as \"output\":\"dlq\" and \"late\". Several outputs need -
 
 Examples:
   pelton run pipelines/fraud.toml                              # until Ctrl-C
+  pelton run fraud.toml listening.toml                         # both; when one halts, the other goes on
   pelton run pipelines/fraud.toml --partitions 0,1 --drain     # what is there now, two partitions
   pelton run pipelines/fraud.toml --input plays.jsonl --output out/
   pelton run pipelines/fraud.toml --input archive/ --input 'today-*.jsonl.gz' --output out/
@@ -46,12 +48,13 @@ const TOKEN_FILE_BYTES_MAX: usize = 4 << 10;
 /// Bytes of a holder's name: it stands in leases, logs and tables.
 const HOLDER_BYTES_MAX: usize = 128;
 
-/// Run a pipeline
+/// Run a pipeline, or several that do not disturb each other
 #[derive(Debug, Args)]
-#[command(override_usage = "pelton run <PIPELINE> [OPTIONS]", after_help = AFTER)]
+#[command(override_usage = "pelton run <PIPELINE>... [OPTIONS]", after_help = AFTER)]
 pub(crate) struct RunArgs {
-    /// Pipeline file
-    pipeline: PathBuf,
+    /// Pipeline file; several of them run in one process
+    #[arg(required = true, value_name = "PIPELINE")]
+    pipelines: Vec<PathBuf>,
     /// Read events from files of JSON lines instead of from the broker: a file, a quoted pattern, a folder (the files
     /// directly in it), a pipe, or `-` for stdin; may be repeated. gzip and zstd are unpacked
     #[arg(long, value_name = "FILE", requires = "output", num_args = 1.., conflicts_with_all = ["partitions", "drain"])]
@@ -65,7 +68,8 @@ pub(crate) struct RunArgs {
     /// Write each row of an output with its output, key, window, pane, id and time; what the module gave is `payload`
     #[arg(long, requires = "input")]
     envelope: bool,
-    /// Folder of the working state [default: `.state` in --output, else pelton/NAME in the user's state folder]
+    /// Folder of the working state, with a folder per pipeline when there are several [default: `.state` in --output, else
+    /// pelton/NAME in the user's state folder]
     #[arg(long, value_name = "DIR", env = "PELTON_STATE")]
     state: Option<PathBuf>,
     /// Partitions to work on: `all`, or numbers such as 0,1,3
@@ -117,11 +121,9 @@ pub(crate) enum Listen {
 
 /// A run from the broker.
 pub(crate) struct StreamOptions {
-    pub(crate) pipeline: Pipeline,
+    /// At least one pipeline, each of another name.
+    pub(crate) work: Vec<Work>,
     pub(crate) connect: ConnectOptions,
-    /// Ascending, each below the pipeline's number of partitions.
-    pub(crate) partitions: Vec<u32>,
-    pub(crate) state: PathBuf,
     /// Stop when everything that is there at the start has been committed.
     pub(crate) drain: bool,
     pub(crate) listen: Listen,
@@ -133,6 +135,14 @@ pub(crate) struct StreamOptions {
     /// How long to look for the broker.
     pub(crate) wait: Duration,
     pub(crate) stop: Stop,
+}
+
+/// One pipeline of a run from the broker.
+pub(crate) struct Work {
+    pub(crate) pipeline: Pipeline,
+    /// Ascending, each below the pipeline's number of partitions.
+    pub(crate) partitions: Vec<u32>,
+    pub(crate) state: PathBuf,
 }
 
 /// A run over a file.
@@ -155,26 +165,28 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
     // Before anything that takes time: from here on a signal is a wish to stop.
     let stop = Stop::watch()?;
     let sandbox = pipeline::sandbox(args.cache.clone(), stop.flag())?;
-    let pipeline = match Pipeline::load(&args.pipeline, &sandbox) {
-        // The compiler was stopped with us.
-        Err(_) if stop.is_asked() => {
-            tracing::info!("stopped before anything was read; run the same command again to begin");
-            return Ok(());
-        }
-        loaded => loaded?,
-    };
+    let mut pipelines = Vec::new();
+    for path in &args.pipelines {
+        let pipeline = match Pipeline::load(path, &sandbox) {
+            // The compiler was stopped with us.
+            Err(_) if stop.is_asked() => {
+                tracing::info!("stopped before anything was read; run the same command again to begin");
+                return Ok(());
+            }
+            loaded => loaded?,
+        };
+        pipelines.push(pipeline);
+    }
     match args.output {
         Some(output) => {
+            let [pipeline] = <[Pipeline; 1]>::try_from(pipelines)
+                .map_err(|_| Failure::usage("a run over files takes one pipeline").hint("run one after the other"))?;
             let (output, state) = target(output, args.state)?;
             let (input, fresh, envelope) = (args.input, args.fresh, args.envelope);
             crate::run::file(FileOptions { pipeline, input, output, state, fresh, envelope, stop })
         }
         None => {
-            let partitions = args.partitions.resolve(pipeline.plan.source.partitions)?;
-            let state = match args.state {
-                Some(state) => state,
-                None => state_home()?.join(&pipeline.plan.name),
-            };
+            let work = works(pipelines, &args.partitions, args.state.as_deref())?;
             let listen = args.listen.unwrap_or(Listen::Prefer(LISTEN));
             let access = args.listen_token.map_or(Ok(Access::ThisMachine), |file| read_token(&file))?;
             // Before the broker is waited for.
@@ -187,8 +199,7 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
                 })?;
             }
             crate::run::stream(StreamOptions {
-                partitions,
-                state,
+                work,
                 connect: args.connection.options()?,
                 drain: args.drain,
                 listen,
@@ -197,10 +208,30 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
                 holder: args.holder.unwrap_or_else(default_holder),
                 wait: args.wait,
                 stop,
-                pipeline,
             })
         }
     }
+}
+
+/// What a run from the broker works on. Two pipelines of one name would fence each other.
+fn works(pipelines: Vec<Pipeline>, partitions: &Partitions, state: Option<&Path>) -> Result<Vec<Work>, Failure> {
+    let is_one = pipelines.len() == 1;
+    let mut names = BTreeSet::new();
+    let mut all = Vec::new();
+    for pipeline in pipelines {
+        let name = pipeline.plan.name.clone();
+        if !names.insert(name.clone()) {
+            return Err(Failure::usage(format!("two pipelines have the name `{name}`")));
+        }
+        let partitions = partitions.clone().resolve(pipeline.plan.source.partitions)?;
+        let state = match state {
+            Some(state) if is_one => state.to_owned(),
+            Some(state) => state.join(name),
+            None => state_home()?.join(name),
+        };
+        all.push(Work { pipeline, partitions, state });
+    }
+    Ok(all)
 }
 
 /// What only a run from the broker takes and was given to a run over files. Variables are meant for other runs as well.

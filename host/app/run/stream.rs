@@ -1,5 +1,6 @@
 //! Running from JetStream: one thread per partition drives the protocol, tokio carries its questions out.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -25,9 +26,9 @@ use super::failpoint::{Watched, bound, pass};
 use super::notices::Notices;
 use super::seat::{Seat, Task};
 use super::timed::{Spent, Timed};
-use super::{engine, keeper, lag, open_store, session, state_folder};
+use super::{Stop, engine, keeper, lag, open_store, session, state_folder};
 use crate::cli::failure::{Exit, Failure};
-use crate::cli::run::{Listen, StreamOptions};
+use crate::cli::run::{Listen, StreamOptions, Work};
 use crate::committed;
 use crate::pipeline::Pipeline;
 
@@ -43,11 +44,14 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(500);
 /// How long giving back the lease of a halted partition may take.
 const RELEASE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Everything that the threads of a run share.
+/// Everything that the threads of one pipeline share.
 struct Shared {
-    options: StreamOptions,
+    options: Arc<StreamOptions>,
+    /// The pipeline, its partitions and where their state lies.
+    work: Work,
     plan: Arc<Plan>,
     runtime: Handle,
+    /// Of this pipeline alone: a message that the client cannot read must not cost another one its connection.
     broker: Broker,
 }
 
@@ -57,54 +61,70 @@ enum Ended {
     Halted { evidence: String, lease: Option<(Log, u64)> },
 }
 
-/// Runs until the input is drained, a signal comes or every partition has halted.
+/// Runs until every pipeline is drained, a signal comes or every partition has halted. Pipelines share nothing but the
+/// process: what ends one leaves the others at work.
 pub(crate) fn run(mut options: StreamOptions) -> Result<(), Failure> {
-    options.state = state_folder(&options.state)?;
+    let mut all = std::mem::take(&mut options.work);
+    for work in &mut all {
+        work.state = state_folder(&work.state)?;
+    }
+    let options = Arc::new(options);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let plan = options.pipeline.plan.clone();
-    let Some(broker) = runtime.block_on(connect(&options, &plan))? else {
-        info!(pipeline = plan.name, "stopped before the broker was found");
-        return Ok(());
-    };
+    let mut pipelines = Vec::new();
+    for work in all {
+        let plan = work.pipeline.plan.clone();
+        let Some(broker) = runtime.block_on(connect(&options, &plan))? else {
+            info!(pipeline = plan.name, "stopped before the broker was found");
+            return Ok(());
+        };
+        let (options, runtime) = (options.clone(), runtime.handle().clone());
+        pipelines.push(Arc::new(Shared { options, work, plan, runtime, broker }));
+    }
     let board = Board::new();
     let stop_serving = serve(&runtime, options.listen, &options.access, &board)?;
-    runtime.block_on(committed::check(&broker, &options.pipeline, &options.partitions))?;
-    let shared = Arc::new(Shared { options, plan, runtime: runtime.handle().clone(), broker });
-    say_when_stopping(&shared);
-    let threads: Vec<_> = shared
-        .options
-        .partitions
-        .iter()
-        .map(|&partition| {
-            let (shared, board) = (shared.clone(), board.clone());
-            std::thread::Builder::new()
-                .name(format!("partition-{partition}"))
-                .stack_size(STACK_BYTES)
-                .spawn(move || supervise(&shared, partition, &board))
-        })
-        .collect::<Result<_, _>>()?;
-    let mut epochs = 0;
-    let mut halted = Vec::new();
-    let mut leases = Vec::new();
-    for (thread, partition) in threads.into_iter().zip(&shared.options.partitions) {
+    for shared in &pipelines {
+        runtime.block_on(committed::check(&shared.broker, &shared.work.pipeline, &shared.work.partitions))?;
+    }
+    say_when_stopping(&runtime, &options.stop);
+    let mut threads = Vec::new();
+    for shared in &pipelines {
+        for &partition in &shared.work.partitions {
+            let (name, work, board) = (format!("partition-{partition}"), shared.clone(), board.clone());
+            let thread = std::thread::Builder::new().name(name).stack_size(STACK_BYTES);
+            threads.push((shared, partition, thread.spawn(move || supervise(&work, partition, &board))?));
+        }
+    }
+    let (mut epochs, mut halted, mut leases, mut failed) = (BTreeMap::new(), Vec::new(), Vec::new(), None);
+    for (shared, partition, thread) in threads {
+        let name = &shared.plan.name;
+        let of = if pipelines.len() > 1 {
+            format!("{name}, partition {partition}")
+        } else {
+            format!("partition {partition}")
+        };
         match thread.join() {
-            Ok(Ok(Ended::Stopped { epochs: count })) => epochs += count,
+            Ok(Ok(Ended::Stopped { epochs: count })) => *epochs.entry(name).or_insert(0) += count,
             Ok(Ok(Ended::Halted { evidence, lease })) => {
-                halted.push(format!("partition {partition}: {evidence}"));
+                halted.push(format!("{of}: {evidence}"));
                 leases.extend(lease);
             }
-            Ok(Err(failure)) => return Err(failure),
-            Err(_) => halted.push(format!("partition {partition}: its thread panicked")),
+            Ok(Err(failure)) => drop(failed.get_or_insert(failure)),
+            Err(_) => halted.push(format!("{of}: its thread panicked")),
         }
     }
     runtime.block_on(release(leases));
     drop(stop_serving);
     runtime.shutdown_timeout(Duration::from_millis(200));
+    if let Some(failure) = failed {
+        return Err(failure);
+    }
     if !halted.is_empty() {
         let hint = "nothing more is committed; README says for each code what happened and what to do";
         return Err(Failure::halted(halted.join("; ")).hint(hint));
     }
-    info!(pipeline = shared.plan.name, epochs, "stopped");
+    for (pipeline, epochs) in epochs {
+        info!(pipeline, epochs, "stopped");
+    }
     Ok(())
 }
 
@@ -201,9 +221,9 @@ fn serve(
     Ok(Some(sender))
 }
 
-fn say_when_stopping(shared: &Shared) {
-    let stop = shared.options.stop.clone();
-    shared.runtime.spawn(async move {
+fn say_when_stopping(runtime: &Runtime, stop: &Stop) {
+    let stop = stop.clone();
+    runtime.spawn(async move {
         stop.asked().await;
         info!("stopping");
     });
@@ -213,7 +233,7 @@ fn say_when_stopping(shared: &Shared) {
 fn supervise(shared: &Shared, partition: u32, board: &Board) -> Result<Ended, Failure> {
     let stages: Vec<&str> = shared.plan.stages.iter().map(|stage| stage.name.as_str()).collect();
     let outputs: Vec<&str> = shared.plan.outputs.iter().map(|output| output.name.as_str()).collect();
-    let revision = hex::encode(&shared.options.pipeline.revision);
+    let revision = hex::encode(&shared.work.pipeline.revision);
     let pipeline = &shared.plan.name;
     let shape = Shape { pipeline, partition, revision: &revision, stages: &stages, outputs: &outputs };
     let metrics = board.partition(&shape);
@@ -226,7 +246,9 @@ fn supervise(shared: &Shared, partition: u32, board: &Board) -> Result<Ended, Fa
         let spent = Spent::new(shared.plan.stages.len());
         let notices = Notices::new(pipeline, partition, revision.clone(), metrics.clone(), spent.clone());
         match catch_unwind(AssertUnwindSafe(|| drive(shared, partition, notices, &spent, &seat))) {
-            Ok(ended) => return ended,
+            Ok(ended) => {
+                return ended.inspect_err(|failure| error!(pipeline, partition, %failure, "a partition has ended"));
+            }
             Err(panic) => {
                 let text = panic
                     .downcast_ref::<String>()
@@ -254,7 +276,7 @@ fn drive(
     spent: &Spent,
     seat: &Arc<Seat>,
 ) -> Result<Ended, Failure> {
-    let dir = shared.options.state.join(format!("p{partition}"));
+    let dir = shared.work.state.join(format!("p{partition}"));
     pass("open.before");
     let store = open_store(&dir, true)?;
     pass("open.after");
@@ -321,7 +343,7 @@ fn config(shared: &Shared, partition: u32) -> Config {
 }
 
 fn make_engine(shared: &Shared, partition: u32, spent: &Spent) -> MakeEngine {
-    let pipeline: Pipeline = shared.options.pipeline.clone();
+    let pipeline: Pipeline = shared.work.pipeline.clone();
     let spent = spent.clone();
     let broker = shared.broker.clone();
     Box::new(move || {

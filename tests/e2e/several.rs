@@ -1,0 +1,61 @@
+//! Several pipelines in one process: what ends one of them leaves the others at work.
+
+use crate::broker::Broker;
+use crate::dump::Dump;
+use crate::process::{Process, finish, pelton, until};
+use crate::scene::Scene;
+
+fn events(count: u64) -> impl Iterator<Item = String> {
+    (0..count).map(|idx| format!(r#"{{"user":"u{}","ts":{}}}"#, idx % 5, 1_767_225_600_000 + idx as i64))
+}
+
+#[test]
+fn one_that_halts_leaves_the_other_at_work() {
+    let (scene, broker) = (Scene::new(), Broker::start());
+    let good = scene.single("good", "echo", "");
+    let bad = scene.single("bad", "halts", "");
+    for pipeline in [&good, &bad] {
+        broker.up(pipeline);
+    }
+    let state = scene.arg("state");
+    let both = ["run", &bad, &good, "--state", &state, "--listen", "off"];
+    let mut host = Process::start(&mut broker.pelton(&both));
+    broker.publish("bad", events(5).map(|event| event.replace(r#""ts""#, r#""act":"misbehave","ts""#)));
+    host.wait_for("halted: going on could corrupt results");
+    broker.publish("good", events(300));
+    let context = broker.watcher();
+    until("the other pipeline's events", || (broker.committed(&context, "good") == Some(300)).then_some(()));
+    host.signal("TERM");
+    host.wait().code(3).says(&["bad, partition 0: module-halt"]);
+    Dump::read(&broker, "good").assert_chain(300);
+    // Each has its own state, under its name, and goes on from there alone.
+    broker.publish("good", events(50));
+    let alone = scene.arg("state/good");
+    finish(&mut broker.pelton(&["run", &good, "--state", &alone, "--listen", "off", "--drain"])).code(0);
+    Dump::read(&broker, "good").assert_chain(350);
+    assert!(scene.path("state/bad/p0").exists());
+}
+
+#[test]
+fn two_drain_side_by_side_and_what_cannot_be_is_refused() {
+    let (scene, broker) = (Scene::new(), Broker::start());
+    let (one, two) = (scene.single("one", "echo", ""), scene.single("two", "echo", ""));
+    for (pipeline, subject, count) in [(&one, "one", 400), (&two, "two", 30)] {
+        broker.up(pipeline);
+        broker.publish(subject, events(count));
+    }
+    let state = scene.arg("state");
+    let run = |pipelines: &[&str]| {
+        let more = ["--state", &state, "--listen", "off", "--drain"];
+        finish(&mut broker.pelton(&[&["run"], pipelines, &more].concat()))
+    };
+    run(&[&one, &two]).code(0);
+    Dump::read(&broker, "one").assert_chain(400);
+    Dump::read(&broker, "two").assert_chain(30);
+    run(&[&one, &one]).code(2).says(&["two pipelines have the name `one`"]);
+    let input = scene.write("in.jsonl", events(3).collect::<Vec<_>>().join("\n"));
+    let out = scene.arg("out");
+    finish(&mut pelton(&["run", &one, &two, "--input", &input, "--output", &out]))
+        .code(2)
+        .says(&["a run over files takes one pipeline"]);
+}
