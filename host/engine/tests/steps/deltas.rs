@@ -105,6 +105,27 @@ fn states_that_timers_change_are_spread_over_epochs() {
     check_deltas(&outcome);
 }
 
+/// What an event makes due comes on top of what it brings itself: both have their place only in epochs of their own.
+#[test]
+fn an_event_and_the_timers_that_it_makes_due_have_their_places() {
+    let half = 8 * MIB - 500;
+    let events = [
+        event("a", 0, &format!(r#","bytes":{half},"after":{}"#, NOW + 5)),
+        event("full", 1, &format!(r#","bytes":{MIB}"#)),
+        event("c", 1, &format!(r#","bytes":{}"#, 8 * MIB - 100_000)),
+        event("b", 10, &format!(r#","bytes":{}"#, 16 * MIB - 1000)),
+    ];
+    for count in 1..3 {
+        let mut setup = keeping();
+        // Beside others that keep the same, each has less.
+        setup.guests = vec![keeper(); count];
+        setup.from = vec![None; count];
+        let outcome = drive(&setup, &events, &Cuts::default()).unwrap();
+        check_deltas(&outcome);
+        assert!(count > 1 || outcome.totals.processed == 4, "{:?}", outcome.totals);
+    }
+}
+
 #[test]
 fn an_event_that_would_change_too_much_is_a_dead_letter() {
     // A key, and texts that a top-k would keep.
