@@ -390,7 +390,7 @@ fn a_pipeline_stream_made_again_is_refused() {
     broker.ask(async |context| context.delete_stream("PELTON_zoo").await.unwrap());
     broker.up(&pipeline);
     let said = drain(&scene, &broker, &pipeline, &[], 3);
-    assert!(said.contains("log-recreated"), "{said}");
+    assert!(said.contains("pipeline-stream-recreated"), "{said}");
 }
 
 #[test]

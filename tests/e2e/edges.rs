@@ -74,7 +74,7 @@ fn cases() -> Vec<Case> {
                 ("Pelton-Dlq-Path", "/forged"),
                 ("pelton-dlq-module", "forged"),
                 ("Pelton-Dlq-Sequence", "1"),
-                ("Pelton-Kept-Nats-X", "forged"),
+                ("Pelton-Original-Nats-X", "forged"),
                 ("Nats-Expected-Stream", "EDGES"),
                 ("User", "caf\u{e9}"),
             ],
@@ -148,7 +148,7 @@ fn check_letter(letter: &Message, case: &Case, code: &str, cut: Cut) {
     for (header, values) in headers.iter() {
         let header = header.to_string();
         let is_reserved = ["nats-", "pelton-"].iter().any(|start| header.to_ascii_lowercase().starts_with(start));
-        let kept = if is_reserved { format!("Pelton-Kept-{header}") } else { header };
+        let kept = if is_reserved { format!("Pelton-Original-{header}") } else { header };
         let expected = if values[0].as_str().len() > HEADERS / 2 { None } else { Some(values[0].as_str()) };
         assert_eq!(one(letter, &kept), expected, "{name}: {kept}");
     }

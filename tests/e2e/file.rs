@@ -47,7 +47,7 @@ fn timeless(bytes: &[u8]) -> Vec<Value> {
     let strip = |line: &[u8]| {
         let mut value: Value = serde_json::from_slice(line).expect("a line of JSON");
         let row = value.as_object_mut().expect("an object");
-        row.remove("seen");
+        row.remove("timestamp");
         row.remove("stream");
         row.remove("file");
         // How far a time is from the clock.

@@ -271,7 +271,7 @@ fn a_pipeline_stream_made_again_later_is_not_begun_again_by_a_host_without_state
     rig.publish(0, 50);
     rig.drain(&[]).code(0);
     remake_pipeline_stream(&rig);
-    rig.run("another", &["--drain"]).wait().code(3).says(&["markers-gone"]);
+    rig.run("another", &["--drain"]).wait().code(3).says(&["markers-missing"]);
     assert_eq!(rig.broker.held("PELTON_zoo"), 0);
 }
 

@@ -34,7 +34,7 @@ enum Must {
 const ZOO: [(&str, Must); 19] = [
     // Each event is fine when it is alone.
     ("answers_out_of_order", Must::LoseNone),
-    ("bad_offsets", Must::LoseAll("contract")),
+    ("bad_offsets", Must::LoseAll("contract-violation")),
     ("different_answers", Must::AnswerAll),
     // Which limit comes first, memory or fuel, depends on how fast the machine writes memory.
     ("eats_memory", Must::LoseGuilty("limit*")),
@@ -42,17 +42,17 @@ const ZOO: [(&str, Must); 19] = [
     ("halts", Must::Halt("the books do not balance")),
     ("hidden_state", Must::AnswerAll),
     ("huge_state", Must::LoseAll("limit*")),
-    ("invalid_utf8", Must::LoseGuilty("contract")),
-    ("invalid_utf8_log", Must::LoseGuilty("contract")),
+    ("invalid_utf8", Must::LoseGuilty("contract-violation")),
+    ("invalid_utf8_log", Must::LoseGuilty("contract-violation")),
     ("log_flood", Must::LoseNone),
     ("recurses", Must::LoseGuilty("trap")),
     ("refuses_config", Must::Refuse("no configuration is good enough")),
     ("retry_always", Must::Retry("the environment is not ready")),
-    ("source_out_of_range", Must::LoseAll("contract")),
+    ("source_out_of_range", Must::LoseAll("contract-violation")),
     ("spins_forever", Must::LoseGuilty("limit-fuel")),
     ("traps", Must::LoseGuilty("trap")),
     ("traps_on_third", Must::LoseNone),
-    ("unknown_port", Must::LoseAll("contract")),
+    ("unknown_port", Must::LoseAll("contract-violation")),
 ];
 /// Longest log of a run, whatever a module writes into it.
 const LOG_BYTES_MAX: usize = 256 << 10;

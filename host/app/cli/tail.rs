@@ -156,7 +156,7 @@ fn write(out: &mut impl io::Write, subject: &Subject<'_>, record: &Tailed, args:
             let (message, sequence) = if args.dlq {
                 (header("Pelton-Dlq-Message"), header("Pelton-Dlq-Sequence"))
             } else {
-                (header("Pelton-Time"), header("Pelton-Sequence"))
+                (header("Pelton-Event-Time"), header("Pelton-Sequence"))
             };
             let from = format!("{}/{sequence} {}: {message}: ", subject.partition, subject.rest);
             out.write_all(printable(&from).as_bytes())?;

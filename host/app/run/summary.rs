@@ -109,7 +109,7 @@ impl Summary {
                     plan.source.time.field.join("/")
                 )
             }
-            "time-past" | "time-future" | "time-range" => {
+            "time-too-old" | "time-in-future" | "time-range" => {
                 "is the unit of `[source] time` right? `watermark.max_past` and `max_future` bound event times".into()
             }
             "field-missing" | "field-type" => {

@@ -15,9 +15,9 @@ const VERSION: &str = "NATS/1.0";
 const COMMAND: &str = "Nats-";
 /// Put before the name of a kept header that would be a command: a dead letter that carries the `Nats-Msg-Id` or the
 /// expectations of its event must not make the server refuse the batch.
-const KEPT: &str = "Pelton-Kept-";
+const KEPT: &str = "Pelton-Original-";
 /// Base64 of a whole header block that cannot go out as it is.
-const KEPT_BLOCK: &str = "Pelton-Kept-Headers";
+const KEPT_BLOCK: &str = "Pelton-Original-Headers";
 
 /// Reads a stored block as the client library does; the error says why it cannot.
 pub(crate) fn read(block: &[u8]) -> Result<HeaderMap, String> {
@@ -169,7 +169,7 @@ mod tests {
     fn a_block_is_kept_line_by_line_in_its_order() {
         let mut out = String::new();
         keep(&mut out, b"Zeta: 1\r\nAlpha:  2\r\nNats-Msg-Id: 1\r\nnats-rollup: all\r\nNatsish: 2\r\nZeta: 3\r\n");
-        let expected = "Zeta: 1\r\nAlpha:  2\r\nPelton-Kept-Nats-Msg-Id: 1\r\nPelton-Kept-nats-rollup: all\r\n\
+        let expected = "Zeta: 1\r\nAlpha:  2\r\nPelton-Original-Nats-Msg-Id: 1\r\nPelton-Original-nats-rollup: all\r\n\
                         Natsish: 2\r\nZeta: 3\r\n";
         assert_eq!(out, expected);
         let broken: &[&[u8]] =
@@ -177,7 +177,7 @@ mod tests {
         for block in broken {
             out.clear();
             keep(&mut out, block);
-            assert_eq!(out, format!("Pelton-Kept-Headers: {}\r\n", STANDARD.encode(block)));
+            assert_eq!(out, format!("Pelton-Original-Headers: {}\r\n", STANDARD.encode(block)));
         }
     }
 

@@ -47,7 +47,7 @@ codes! {
         Trap = "trap",
         Limit = "limit",
         /// The module's answer is wrong.
-        GuestError = "guest-error",
+        Contract = "contract",
         /// Input that was gone before it could be read.
         Gap = "gap",
     }
@@ -69,8 +69,8 @@ codes! {
         KeyPartition = "key-partition",
         TimeMissing = "time-missing",
         TimeType = "time-type",
-        TimeFuture = "time-future",
-        TimePast = "time-past",
+        TimeInFuture = "time-in-future",
+        TimeTooOld = "time-too-old",
         TimeRange = "time-range",
         FieldMissing = "field-missing",
         FieldType = "field-type",
@@ -83,7 +83,7 @@ codes! {
         StateSize = "state-size",
         RecordSize = "record-size",
         TooManyRecords = "too-many-records",
-        Contract = "contract",
+        ContractViolation = "contract-violation",
         Gap = "gap",
     }
 }
@@ -105,15 +105,15 @@ impl Code {
             | Code::KeyPartition
             | Code::TimeMissing
             | Code::TimeType
-            | Code::TimeFuture
-            | Code::TimePast
+            | Code::TimeInFuture
+            | Code::TimeTooOld
             | Code::TimeRange
             | Code::FieldMissing
             | Code::FieldType
             | Code::Header => Class::Decode,
             Code::Trap => Class::Trap,
             Code::LimitFuel | Code::Limit | Code::StateSize | Code::RecordSize | Code::TooManyRecords => Class::Limit,
-            Code::Contract => Class::GuestError,
+            Code::ContractViolation => Class::Contract,
             Code::Gap => Class::Gap,
         }
     }
@@ -126,16 +126,16 @@ codes! {
         InputRecreated = "input-recreated",
         InputRolledBack = "input-rolled-back",
         StreamMissing = "stream-missing",
-        LogRecreated = "log-recreated",
-        MarkersGone = "markers-gone",
+        PipelineStreamRecreated = "pipeline-stream-recreated",
+        MarkersMissing = "markers-missing",
         PipelineStreamFormat = "pipeline-stream-format",
         BatchRefused = "batch-refused",
-        ChainBroken = "chain-broken",
-        LogDamaged = "log-damaged",
-        StateLayout = "state-layout",
-        StateFull = "state-full",
+        EpochChainBroken = "epoch-chain-broken",
+        PipelineStreamDamaged = "pipeline-stream-damaged",
+        StateIncompatible = "state-incompatible",
+        StateLimit = "state-limit",
         ModuleHalt = "module-halt",
-        Conservation = "conservation",
+        TotalsMismatch = "totals-mismatch",
         StoreFormat = "store-format",
         StoreInUse = "store-in-use",
     }

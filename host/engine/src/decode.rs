@@ -421,13 +421,13 @@ impl Decoder {
                 "event time {time} is {ahead} ahead of its arrival, limit {}",
                 crate::time::Span(self.max_future)
             );
-            return Err(DecodeFault { code: Code::TimeFuture, stage: None, path: path(), message });
+            return Err(DecodeFault { code: Code::TimeInFuture, stage: None, path: path(), message });
         }
         if time < published.saturating_sub(self.max_past) {
             let behind = crate::time::Span(published.saturating_sub(time));
             let message =
                 format!("event time {time} is {behind} behind its arrival, limit {}", crate::time::Span(self.max_past));
-            return Err(DecodeFault { code: Code::TimePast, stage: None, path: path(), message });
+            return Err(DecodeFault { code: Code::TimeTooOld, stage: None, path: path(), message });
         }
         Ok(EventTime(time))
     }

@@ -118,7 +118,7 @@ fn verdict(stage: &str, fault: Fault) -> Result<Verdict, StepError> {
         Fault::Trap(message) => (Code::Trap, message),
         Fault::Fuel => (Code::LimitFuel, "the event used more than `fuel_per_event`".into()),
         Fault::Limit(message) => (Code::Limit, message),
-        Fault::Contract(message) => (Code::Contract, message),
+        Fault::Contract(message) => (Code::ContractViolation, message),
         // Fuel does not judge everything that takes time (compiling, a slow host): not the event's fault.
         Fault::Timeout => return Err(StepError::Retry { stage, reason: "a metered call missed its deadline".into() }),
         Fault::Retry(reason) | Fault::Host(reason) => return Err(StepError::Retry { stage, reason }),
@@ -168,7 +168,7 @@ mod tests {
     fn only_the_guilty_row_dies_and_every_row_is_handed_on_once_in_order() {
         check(256, 77, &Fault::Trap("boom".into()), "77 trap");
         check(1, 0, &Fault::Trap("boom".into()), "0 trap");
-        check(5, 4, &Fault::Contract("bad".into()), "4 contract");
+        check(5, 4, &Fault::Contract("bad".into()), "4 contract-violation");
         check(9, 3, &Fault::Timeout, "3 limit-fuel");
         check(9, 9, &Fault::Timeout, "");
         check(9, 3, &Fault::Retry("busy".into()), "stage `s` cannot work now: busy");

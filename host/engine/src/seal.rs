@@ -24,8 +24,8 @@ impl Unsound {
     #[must_use]
     pub fn code(&self) -> HaltCode {
         match self {
-            Unsound::Unbalanced(_) => HaltCode::Conservation,
-            Unsound::StateFull { .. } => HaltCode::StateFull,
+            Unsound::Unbalanced(_) => HaltCode::TotalsMismatch,
+            Unsound::StateFull { .. } => HaltCode::StateLimit,
         }
     }
 }

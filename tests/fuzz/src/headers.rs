@@ -19,12 +19,12 @@ use crate::kit::Native;
 const VERSION: &str = "NATS/1.0";
 /// What a batch puts before the headers of a record.
 const BATCH: &str = "Nats-Batch-Id: b\r\nNats-Batch-Sequence: 1\r\n";
-const KEPT: &str = "Pelton-Kept-";
+const KEPT: &str = "Pelton-Original-";
 /// What the host says of a dead letter that was in the stream once.
 const OURS: [&str; 10] =
     ["Pipeline", "Partition", "Stage", "Class", "Code", "Path", "Message", "Stream", "Sequence", "Subject"];
 /// The same of one that was cut, or that no client can read; and when it was stored.
-const MARKS: [&str; 6] = ["Headers", "Headers-Bytes", "Headers-Sha256", "Payload-Bytes", "Payload-Sha256", "Seen"];
+const MARKS: [&str; 6] = ["Headers", "Headers-Bytes", "Headers-Sha256", "Payload-Bytes", "Payload-Sha256", "Timestamp"];
 const SEQUENCE: u64 = 7;
 
 static PLAN: LazyLock<Arc<Plan>> = LazyLock::new(|| {
@@ -111,7 +111,7 @@ fn kept(lines: &[u8]) -> String {
     let sent = read(block.as_bytes()).expect("what goes out can be read");
     let commands: String = sent.split_inclusive("\r\n").filter(|line| begins(line, "Nats-")).collect();
     assert_eq!(commands, BATCH, "the host alone commands the server: {out:?}");
-    let whole = out.strip_prefix("Pelton-Kept-Headers: ").and_then(|text| STANDARD.decode(text.trim_end()).ok());
+    let whole = out.strip_prefix("Pelton-Original-Headers: ").and_then(|text| STANDARD.decode(text.trim_end()).ok());
     if whole.is_none_or(|whole| whole != lines) {
         let back: String = out.split_inclusive("\r\n").map(unkept).collect();
         let original = str::from_utf8(lines).expect("what is no text goes out as base64");
@@ -200,7 +200,7 @@ fn check_letter(batch: RawBatch, block: Option<&[u8]>, room: Room) {
     };
     assert_eq!((said("Pipeline"), said("Partition"), said("Stream")), (Some("p"), Some("3"), Some("S")));
     assert_eq!(said("Sequence"), Some(event.sequence.to_string().as_str()));
-    assert_eq!(said("Seen"), Some(event.published.0.to_string().as_str()));
+    assert_eq!(said("Timestamp"), Some(event.published.0.to_string().as_str()));
     if let (true, Some(block)) = (event.unreadable, block) {
         let kept = said("Headers").map_or(Ok(Vec::new()), |text| STANDARD.decode(text)).expect("base64");
         let is_all = said("Headers-Bytes").is_none();

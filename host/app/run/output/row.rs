@@ -13,8 +13,8 @@ use crate::payload::{put_original, put_payload, put_text};
 const NUMBERS: [&str; 10] = [
     "partition",
     "sequence",
-    "seen",
-    "time",
+    "timestamp",
+    "event_time",
     "watermark",
     "pane",
     "key_bytes",
@@ -25,7 +25,7 @@ const NUMBERS: [&str; 10] = [
 
 /// Appends an output's record as one line: name, headers and payload (`--envelope`).
 ///
-/// A record of a window has `window`, `pane`, `firing`, `final` and `watermark`; any other one has `time`, that of its
+/// A record of a window has `window`, `pane`, `firing`, `final` and `watermark`; any other one has `event_time`, that of its
 /// event or timer.
 pub(super) fn put_output(output: &str, headers: &[u8], payload: &[u8], line: &mut Vec<u8>) {
     let headers = String::from_utf8_lossy(headers);
@@ -55,7 +55,7 @@ pub(super) fn put_output(output: &str, headers: &[u8], payload: &[u8], line: &mu
     plain("watermark", "Pelton-Watermark", line);
     text("id", "Pelton-Id", line);
     text("replaces", "Pelton-Replaces", line);
-    plain("time", "Pelton-Time", line);
+    plain("event_time", "Pelton-Event-Time", line);
     line.push(b',');
     put_payload(payload, line);
     line.extend_from_slice(b"}\n");
@@ -125,9 +125,9 @@ mod tests {
             "\n"
         );
         assert_eq!(output(pane, br#"{"n":1.0}"#), expected);
-        let event = "Pelton-Id: p/0/9/s/0\r\nPelton-Key: \r\nPelton-Key-Bytes: 5000\r\nPelton-Time: -5\r\n";
+        let event = "Pelton-Id: p/0/9/s/0\r\nPelton-Key: \r\nPelton-Key-Bytes: 5000\r\nPelton-Event-Time: -5\r\n";
         let expected = concat!(
-            r#"{"output":"alerts","key":"","key_bytes":5000,"id":"p/0/9/s/0","time":-5,"payload_text":"no JSON"}"#,
+            r#"{"output":"alerts","key":"","key_bytes":5000,"id":"p/0/9/s/0","event_time":-5,"payload_text":"no JSON"}"#,
             "\n"
         );
         assert_eq!(output(event, b"no JSON"), expected);
@@ -136,16 +136,16 @@ mod tests {
     #[test]
     fn numbers_of_a_letter_are_numbers_and_its_bytes_are_exact() {
         let headers = "Pelton-Dlq-Partition: 0\r\nPelton-Dlq-Code: 404\r\nPelton-Dlq-Sequence: 341\r\n\
-                       Pelton-Dlq-Seen: -1\r\nPartition: forged\r\n";
+                       Pelton-Dlq-Timestamp: -1\r\nPartition: forged\r\n";
         assert_eq!(
             letter(None, headers, b"\0\x7f\r\n\"\xe2\x80\xae"),
-            "{\"code\":\"404\",\"file\":\"plays.jsonl\",\"line\":1,\"partition\":0,\"seen\":-1,\"sequence\":341,\
-             \"payload\":\"\\u0000\u{7f}\\r\\n\\\"\u{202e}\"}\n"
+            "{\"code\":\"404\",\"file\":\"plays.jsonl\",\"line\":1,\"partition\":0,\"sequence\":341,\
+             \"timestamp\":-1,\"payload\":\"\\u0000\u{7f}\\r\\n\\\"\u{202e}\"}\n"
         );
-        let late = "Pelton-Late-Stage: s\r\nPelton-Time: 5\r\n";
+        let late = "Pelton-Late-Stage: s\r\nPelton-Event-Time: 5\r\n";
         assert_eq!(
             letter(Some("late"), late, b"\xff\n"),
-            "{\"output\":\"late\",\"stage\":\"s\",\"time\":5,\"payload_base64\":\"/wo=\"}\n"
+            "{\"event_time\":5,\"output\":\"late\",\"stage\":\"s\",\"payload_base64\":\"/wo=\"}\n"
         );
         assert_eq!(letter(None, "", b""), "{\"payload\":\"\"}\n");
     }

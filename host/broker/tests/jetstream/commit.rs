@@ -120,7 +120,7 @@ async fn header_lines_are_stored_in_their_order_as_they_are() {
     let rig = Rig::new(1).await;
     let log = rig.log(0);
     let lines = "Zeta: 1\r\nAlpha:  two \r\nmid: \u{e9}\r\nZeta: 3\r\nNats-Rollup: all\r\nB: \r\n";
-    let kept = lines.replace("Nats-Rollup", "Pelton-Kept-Nats-Rollup");
+    let kept = lines.replace("Nats-Rollup", "Pelton-Original-Nats-Rollup");
     let mut records = Records::default();
     for _ in 0..20 {
         records.push(Channel::Output(0), b"out.alerts.k1", lines.as_bytes(), b"row");
@@ -134,7 +134,7 @@ async fn header_lines_are_stored_in_their_order_as_they_are() {
         assert!(stored.ends_with(&expected), "{stored:?}");
     }
     let stored = String::from_utf8(block(&rig, 22).await).expect("text");
-    let expected = format!("\r\nPelton-Kept-Headers: {}\r\n\r\n", STANDARD.encode("no headers\r\n"));
+    let expected = format!("\r\nPelton-Original-Headers: {}\r\n\r\n", STANDARD.encode("no headers\r\n"));
     assert!(stored.ends_with(&expected), "{stored:?}");
 }
 
@@ -177,7 +177,7 @@ async fn headers_kept_from_events_command_nothing() {
     stored(&log, &first_epoch(records, Vec::new()), FIRST).await;
     let stream = rig.broker.context().get_stream("PELTON_fraud").await.expect("stream");
     let message = stream.get_raw_message(2).await.expect("message");
-    assert_eq!(message.headers.get("Pelton-Kept-Nats-Msg-Id").map(|value| value.as_str()), Some("same"));
+    assert_eq!(message.headers.get("Pelton-Original-Nats-Msg-Id").map(|value| value.as_str()), Some("same"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -178,15 +178,15 @@ time-type /t                  | {"k":"a","t":"NOW","i":1}
 time-type /t                  | {"k":"a","t":1.5,"i":1}
 time-type /t                  | {"k":"a","t":false,"i":1}
 time-type /t                  | {"k":"a","t":99999999999999999999,"i":1}
-time-past /t                  | {"k":"a","t":0,"i":1}
-time-past /t                  | {"k":"a","t":-1,"i":1}
-time-past /t                  | {"k":"a","t":1767225600,"i":1}
-time-past /t                  | {"k":"a","t":-9223372036854775808,"i":1}
-time-future /t                | {"k":"a","t":253402300799000,"i":1}
-time-future /t                | {"k":"a","t":1767225600000000,"i":1}
-time-future /t                | {"k":"a","t":9223372036854775807,"i":1}
+time-too-old /t                  | {"k":"a","t":0,"i":1}
+time-too-old /t                  | {"k":"a","t":-1,"i":1}
+time-too-old /t                  | {"k":"a","t":1767225600,"i":1}
+time-too-old /t                  | {"k":"a","t":-9223372036854775808,"i":1}
+time-in-future /t                | {"k":"a","t":253402300799000,"i":1}
+time-in-future /t                | {"k":"a","t":1767225600000000,"i":1}
+time-in-future /t                | {"k":"a","t":9223372036854775807,"i":1}
 a 300000 1 - - - -            | {"k":"a","t":1767225900000,"i":1}
-time-future /t                | {"k":"a","t":1767225900001,"i":1}
+time-in-future /t                | {"k":"a","t":1767225900001,"i":1}
 "#;
 
 #[test]
@@ -275,7 +275,7 @@ fn units_of_time() {
         (TimeUnit::Rfc3339, "\"2026-02-30T00:00:00Z\"", "time-type /t"),
         (TimeUnit::Rfc3339, "\"\"", "time-type /t"),
         (TimeUnit::Rfc3339, "1767225600000", "time-type /t"),
-        (TimeUnit::Rfc3339, "\"9999-12-30T00:00:00Z\"", "time-future /t"),
+        (TimeUnit::Rfc3339, "\"9999-12-30T00:00:00Z\"", "time-in-future /t"),
     ] {
         let mut decoder = decoder(unit);
         let mut out = Decoded { columns: decoder.columns(), ..Decoded::default() };

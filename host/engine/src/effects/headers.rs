@@ -7,11 +7,11 @@ use std::borrow::Cow;
 use std::fmt::{self, Display, Write as _};
 
 /// Put before the name of an event's header that would be a command to the server or a word of the host.
-const KEPT: &str = "Pelton-Kept-";
+const KEPT: &str = "Pelton-Original-";
 /// Headers that begin so are commands to the server (`Nats-Msg-Id`, expectations, `Nats-Rollup`), or what the host says.
 const RESERVED: [&str; 2] = ["Nats-", "Pelton-"];
 /// Stands for the name of a header line that has none.
-const NAMELESS: &str = "Pelton-Kept-Line";
+const NAMELESS: &str = "Pelton-Original-Line";
 /// Longest value of the host, bytes; the stages' messages are cut to this.
 pub(super) const VALUE_MAX: usize = 1024;
 /// Longest key that is written out.

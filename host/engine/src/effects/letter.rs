@@ -129,7 +129,7 @@ impl Effects {
             if !subject.is_empty() {
                 headers.put_at_most(SUBJECT_MAX, "Pelton-Dlq-Subject", String::from_utf8_lossy(subject));
             }
-            headers.put("Pelton-Dlq-Seen", event.published.0);
+            headers.put("Pelton-Dlq-Timestamp", event.published.0);
         };
         self.push_original(room, Channel::DeadLetter, &dead_subject(letter), "Pelton-Dlq-", own, &original);
         self.count_dead(letter);
@@ -174,7 +174,7 @@ impl Effects {
             headers
                 .put("Pelton-Id", format_args!("{pipeline}/{partition}/{sequence}/{stage}/late/{nth}"))
                 .put("Pelton-Late-Stage", stage)
-                .put("Pelton-Time", time)
+                .put("Pelton-Event-Time", time)
                 .put("Pelton-Watermark", watermark)
                 .put_at_most(VALUE_MAX, "Pelton-Stream", source)
                 .put("Pelton-Sequence", sequence);

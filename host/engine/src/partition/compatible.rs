@@ -10,7 +10,7 @@ use crate::step::Engine;
 /// # Errors
 /// What differs, both sides.
 pub fn is_compatible(marker: &Marker, engine: &Engine) -> Result<(), Halted> {
-    let differs = |evidence| Err(Halted::new(HaltCode::StateLayout, evidence));
+    let differs = |evidence| Err(Halted::new(HaltCode::StateIncompatible, evidence));
     let source = &engine.plan().source;
     let (found, wanted) = ((marker.partition, marker.partitions), (engine.origin().partition, source.partitions));
     if found != wanted {

@@ -59,7 +59,7 @@ pub fn decide(local: Option<&Local>, survey: &Survey, outbox_reaches: &mut dyn F
             }
             let evidence =
                 format!("the local store is at epoch {last}, the pipeline stream holds no marker of this partition");
-            Decision::Halt(Halted::new(HaltCode::MarkersGone, evidence))
+            Decision::Halt(Halted::new(HaltCode::MarkersMissing, evidence))
         }
         (Some(local), Some(marker)) => compare(local, marker, survey, outbox_reaches),
     }
@@ -112,7 +112,7 @@ fn consumed_without_marker(survey: &Survey) -> Option<Halted> {
     };
     let evidence =
         format!("pipeline stream `{}` holds no marker of this partition, but {evidence}", survey.log.identity.name);
-    Some(Halted::new(HaltCode::MarkersGone, evidence))
+    Some(Halted::new(HaltCode::MarkersMissing, evidence))
 }
 
 fn recreated(local: Option<&Local>, survey: &Survey) -> Option<Halted> {
@@ -129,7 +129,7 @@ fn recreated(local: Option<&Local>, survey: &Survey) -> Option<Halted> {
             "epoch {} was committed to pipeline stream `{}` created at {} ns; found `{}` created at {} ns",
             local.head.marker.epoch, stored.name, stored.created, found.name, found.created
         );
-        return Some(Halted::new(HaltCode::LogRecreated, evidence));
+        return Some(Halted::new(HaltCode::PipelineStreamRecreated, evidence));
     }
     let (stored, found) = (&known.marker.input, &survey.input.identity);
     (stored != found).then(|| {

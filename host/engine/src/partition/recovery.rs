@@ -217,10 +217,10 @@ impl Partition {
             (_, Response::OtherFormat(evidence)) => self.step_aside(evidence, now),
             (Step::Changes { rebuild, target, .. }, Response::Damaged(evidence)) => {
                 let (rebuild, target) = (*rebuild, target.clone());
-                self.chain_broken(recovery, target, rebuild, HaltCode::LogDamaged, evidence, now);
+                self.chain_broken(recovery, target, rebuild, HaltCode::PipelineStreamDamaged, evidence, now);
             }
             (Step::ReadSnapshot { .. }, Response::Damaged(reason)) => self.snapshot_damaged(recovery, reason, now),
-            (_, Response::Damaged(reason)) => self.halt(Halted::new(HaltCode::LogDamaged, reason)),
+            (_, Response::Damaged(reason)) => self.halt(Halted::new(HaltCode::PipelineStreamDamaged, reason)),
             (Step::Survey, Response::Survey(survey)) => self.decided(recovery, &survey, now, store),
             (Step::Republish { .. }, Response::Published(published)) => {
                 self.republished(recovery, published, now, store)

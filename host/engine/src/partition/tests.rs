@@ -77,7 +77,7 @@ const TABLE: &str = "
     -         | -         | -        | 0 | start
     -         | 5/105@50  | -        | 0 | rebuild 5
     3/103@30  | -         | -        | 1 | republish 1..=3 on 0
-    3/103@30  | -         | -        | 2 | halt markers-gone
+    3/103@30  | -         | -        | 2 | halt markers-missing
     3/103@30  | 3/103@30  | 3/103@30 | 1 | continue 3
     3/103@30  | 3/103@44  | 3/103@44 | 9 | continue 3
     3/103@30  | 3/999@30  | 3/999@30 | 1 | rebuild 3
@@ -112,15 +112,15 @@ fn the_recovery_table() {
 fn a_marker_that_was_deleted_is_not_a_lost_tail() {
     let local = local("3/103@30");
     let survey = Survey { log: facts("LOG", 1, 31, 30), ..survey("-", "-", 1) };
-    assert_eq!(text(&decide(local.as_ref(), &survey, &mut |_, _| true)), "halt markers-gone");
+    assert_eq!(text(&decide(local.as_ref(), &survey, &mut |_, _| true)), "halt markers-missing");
 }
 
 #[test]
 fn traces_of_earlier_work_without_a_marker_are_no_start() {
     let fresh = || survey("-", "-", 1);
     let decided = |survey: &Survey| text(&decide(None, survey, &mut |_, _| true));
-    assert_eq!(decided(&Survey { ack_floor: 7, ..fresh() }), "halt markers-gone");
-    assert_eq!(decided(&Survey { snapshot_epoch: Some(3), ..fresh() }), "halt markers-gone");
+    assert_eq!(decided(&Survey { ack_floor: 7, ..fresh() }), "halt markers-missing");
+    assert_eq!(decided(&Survey { snapshot_epoch: Some(3), ..fresh() }), "halt markers-missing");
     // A consumer that was placed where the stream begins has acknowledged nothing.
     assert_eq!(decided(&Survey { ack_floor: 499, input: facts("IN", 1, 500, 900), ..fresh() }), "start");
 }
@@ -132,8 +132,8 @@ fn a_stream_made_again_is_the_same_history_where_it_holds_our_head() {
     let decided = |survey: &Survey| text(&decide(local.as_ref(), survey, &mut |_, _| true));
     assert_eq!(decided(&anew("3/103@30", "3/103@30")), "continue 3");
     assert_eq!(decided(&anew("5/105@50", "3/103@30")), "replay after 30 to 5");
-    assert_eq!(decided(&anew("5/105@50", "-")), "halt log-recreated");
-    assert_eq!(decided(&anew("-", "-")), "halt log-recreated");
+    assert_eq!(decided(&anew("5/105@50", "-")), "halt pipeline-stream-recreated");
+    assert_eq!(decided(&anew("-", "-")), "halt pipeline-stream-recreated");
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn before_the_first_event_there_is_nothing_to_lose() {
     }
     // Another host has gone on from there, and what it committed was deleted.
     let acknowledged = Survey { ack_floor: 7, ..survey("-", "-", 1) };
-    assert_eq!(text(&decide(Some(&local), &acknowledged, &mut |_, _| true)), "halt markers-gone");
+    assert_eq!(text(&decide(Some(&local), &acknowledged, &mut |_, _| true)), "halt markers-missing");
 }
 
 /// An epoch that left the history is not one of ours, however small its distance.

@@ -194,7 +194,7 @@ pub struct Limits {
     pub memory: u64,
     /// Bytes a guest may return from one call.
     pub output_bytes: u64,
-    /// Typed hot state of one partition, bytes; beyond it the partition halts (`state-full`).
+    /// Typed hot state of one partition, bytes; beyond it the partition halts (`state-limit`).
     pub state: u64,
     /// Largest payload that is decoded, bytes; a larger one is a dead letter.
     pub payload: u64,

@@ -82,12 +82,12 @@ impl Outgoing<'_> {
                 headers
                     .put("Pelton-Id", format_args!("{pipeline}/{partition}/{sequence}/{stage}/{nth}"))
                     .put_key(self.key)
-                    .put("Pelton-Time", time);
+                    .put("Pelton-Event-Time", time);
             }
             Cause::Timer { key, at, sequence, nth, time } => {
                 let token = key_token(key);
                 let id = format_args!("{pipeline}/{partition}/{stage}/{token}/timer/{at}/{sequence}/{nth}");
-                headers.put("Pelton-Id", id).put_key(self.key).put("Pelton-Time", time);
+                headers.put("Pelton-Id", id).put_key(self.key).put("Pelton-Event-Time", time);
             }
             Cause::Pane { panes, idx, nth } => {
                 let (token, start, number) = (key_token(panes.keys.get(idx)), panes.starts[idx], panes.numbers[idx]);

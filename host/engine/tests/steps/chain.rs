@@ -81,7 +81,7 @@ fn expected(payload: &str, op: &str, stages: usize, records_max: usize) -> Vec<S
                 b'p' => rows.push(format!("out.{stage}-1 {}", new("p"))),
                 b't' => rows.push(format!("dlq.s{stage}.trap {payload}")),
                 b'u' => rows.push(format!("dlq.s{stage}.limit-fuel {payload}")),
-                b'c' => rows.push(format!("dlq.s{stage}.contract {payload}")),
+                b'c' => rows.push(format!("dlq.s{stage}.contract-violation {payload}")),
                 b'z' => rows.extend((0..6).map(|_| format!("out.{stage}-1 z"))),
                 b'o' => drop(too_large.get_or_insert(stage)),
                 b'b' if is_last => next.push("{".into()),

@@ -203,7 +203,7 @@ fn oracle(events: &[Event], delay: i64, records_max: usize) -> Vec<String> {
             on_timers(&due, &mut state, &mut did);
             let row = format!(r#"{{"key":"{key}","timers":{due:?}}}"#).replace(", ", ",");
             let code = match () {
-                () if did.sets.iter().any(|at| *at <= due[due.len() - 1]) => Some("contract"),
+                () if did.sets.iter().any(|at| *at <= due[due.len() - 1]) => Some("contract-violation"),
                 () if state.len() > 100 => Some("limit"),
                 () if did.reject => Some("no"),
                 () if did.is_huge() => Some("record-size"),

@@ -131,7 +131,7 @@ pub(super) fn altered_change(weakness: &Weakness) -> Result<(), String> {
     rig.replace(0);
     rig.run(30_000);
     let halted = rig.seats[0].halted().unwrap_or("no halt").to_string();
-    ensure(halted.contains("chain-broken"), || format!("{halted}: {}", story(&rig)))
+    ensure(halted.contains("epoch-chain-broken"), || format!("{halted}: {}", story(&rig)))
 }
 
 pub(super) fn unsaved_snapshot(weakness: &Weakness) -> Result<(), String> {
@@ -184,7 +184,7 @@ pub(super) fn other_layout(weakness: &Weakness) -> Result<(), String> {
         }
         rig.run(5_000);
         let halted = rig.seats[0].halted().unwrap_or("no halt").to_string();
-        ensure(halted.contains("state-layout"), || format!("{halted}: {}", story(&rig)))?;
+        ensure(halted.contains("state-incompatible"), || format!("{halted}: {}", story(&rig)))?;
     }
     Ok(())
 }

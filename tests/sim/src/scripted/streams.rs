@@ -67,11 +67,11 @@ pub(super) fn log_anew(weakness: &Weakness) -> Result<(), String> {
             rig.restart(0)
         }
         // Without a disk it is the consumer that remembers.
-        stands(&mut rig, if is_disk_lost { "Halted" } else { "log-recreated" })?;
+        stands(&mut rig, if is_disk_lost { "Halted" } else { "pipeline-stream-recreated" })?;
     }
     let mut rig = worked(weakness);
     rig.log.pipeline.recreate();
-    stands(&mut rig, "log-recreated")
+    stands(&mut rig, "pipeline-stream-recreated")
 }
 
 pub(super) fn markers_expired(weakness: &Weakness) -> Result<(), String> {

@@ -184,7 +184,7 @@ impl World {
         self.looked_at[host][part] = u64::MAX;
         // Who looked before the stream was made again commits to it under the old one's identity, and keeps that.
         if marker.pipeline_stream.created != self.log.pipeline.created() {
-            self.causes.insert("log-recreated");
+            self.causes.insert("pipeline-stream-recreated");
         }
         let entries = self.log.pipeline.entries(partition);
         let last = entries[..before].iter().rev().find(|entry| entry.torn.is_none());

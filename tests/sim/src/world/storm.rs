@@ -104,16 +104,16 @@ impl World {
             Fault::LogExpired { .. } if (0..self.partitions()).any(|partition| self.log.ack_floor(partition) == 0) => {}
             Fault::LogExpired { per_mille } => {
                 self.tally.anew += 1;
-                self.causes.extend(["markers-gone", "log-damaged", "chain-broken"]);
+                self.causes.extend(["markers-missing", "pipeline-stream-damaged", "epoch-chain-broken"]);
                 let last = self.log.pipeline.last();
                 self.log.pipeline.expire(last * per_mille / 1_000 + 1);
             }
             _ => {
                 self.tally.anew += 1;
                 // Before an event was read there is nothing to lose; events that were fetched count as read.
-                self.causes.extend(["markers-gone"]);
+                self.causes.extend(["markers-missing"]);
                 if self.committed.iter().any(|position| *position > 0) {
-                    self.causes.extend(["log-recreated"]);
+                    self.causes.extend(["pipeline-stream-recreated"]);
                 }
                 if fault == (Fault::LogAnew { keep_sequences: true }) {
                     self.log.pipeline.purge();

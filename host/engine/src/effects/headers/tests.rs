@@ -12,9 +12,9 @@ fn kept(block: &[u8]) -> String {
 
 #[test]
 fn words_of_host_and_server_are_kept_under_another_name() {
-    let block = b"User: 1\r\nNats-Msg-Id: 2\r\npelton-dlq-path: /x\r\nPELTON-Id: 3\r\nPelton-Kept-Nats-Msg-Id: 4\r\nPeltonic: 5\r\n";
-    let expected = "User: 1\r\nPelton-Kept-Nats-Msg-Id: 2\r\nPelton-Kept-pelton-dlq-path: /x\r\nPelton-Kept-PELTON-Id: 3\r\n\
-                    Pelton-Kept-Pelton-Kept-Nats-Msg-Id: 4\r\nPeltonic: 5\r\n";
+    let block = b"User: 1\r\nNats-Msg-Id: 2\r\npelton-dlq-path: /x\r\nPELTON-Id: 3\r\nPelton-Original-Nats-Msg-Id: 4\r\nPeltonic: 5\r\n";
+    let expected = "User: 1\r\nPelton-Original-Nats-Msg-Id: 2\r\nPelton-Original-pelton-dlq-path: /x\r\nPelton-Original-PELTON-Id: 3\r\n\
+                    Pelton-Original-Pelton-Original-Nats-Msg-Id: 4\r\nPeltonic: 5\r\n";
     assert_eq!(kept(block), expected);
 }
 
@@ -22,7 +22,10 @@ fn words_of_host_and_server_are_kept_under_another_name() {
 fn what_no_client_reads_is_made_visible() {
     assert_eq!(kept(b"A b: caf\xe9\r\n"), "A%20b: caf\u{fffd}\r\n");
     assert_eq!(kept(b" Pelton-Id: 1\r\n"), "%20Pelton-Id: 1\r\n");
-    assert_eq!(kept(b"no colon\r\n: no name\r\n"), "Pelton-Kept-Line: no colon\r\nPelton-Kept-Line: : no name\r\n");
+    assert_eq!(
+        kept(b"no colon\r\n: no name\r\n"),
+        "Pelton-Original-Line: no colon\r\nPelton-Original-Line: : no name\r\n"
+    );
     assert_eq!(kept(b"A: x\ry\r\nB:\r\nC:  two\r\n"), "A: x\\ry\r\nB: \r\nC:  two\r\n");
 }
 

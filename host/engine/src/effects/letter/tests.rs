@@ -147,8 +147,8 @@ fn what_fits_is_kept_untouched() {
     let expected = format!(
         "Pelton-Dlq-Pipeline: {}\r\nPelton-Dlq-Partition: 1023\r\nPelton-Dlq-Stage: source\r\nPelton-Dlq-Class: decode\r\n\
          Pelton-Dlq-Code: json-syntax\r\nPelton-Dlq-Path: /a\r\nPelton-Dlq-Message: why\r\nPelton-Dlq-Module: {}\r\n\
-         Pelton-Dlq-Stream: {}\r\nPelton-Dlq-Sequence: {}\r\nPelton-Dlq-Subject: plays.in.u1\r\nPelton-Dlq-Seen: {}\r\n\
-         User: 1\r\nPelton-Kept-Nats-Msg-Id: 2\r\n",
+         Pelton-Dlq-Stream: {}\r\nPelton-Dlq-Sequence: {}\r\nPelton-Dlq-Subject: plays.in.u1\r\nPelton-Dlq-Timestamp: {}\r\n\
+         User: 1\r\nPelton-Original-Nats-Msg-Id: 2\r\n",
         "p".repeat(63),
         "07".repeat(32),
         "S".repeat(255),

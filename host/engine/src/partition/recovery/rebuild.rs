@@ -100,7 +100,7 @@ impl Partition {
             let link = if no_check { Ok(()) } else { follows(at.as_ref(), &change, no_hash) };
             let applied = link.and_then(|()| engine.restore(&change.delta).map_err(|damaged| damaged.to_string()));
             if let Err(evidence) = applied {
-                return self.chain_broken(recovery, target, rebuild, HaltCode::ChainBroken, evidence, now);
+                return self.chain_broken(recovery, target, rebuild, HaltCode::EpochChainBroken, evidence, now);
             }
             if rebuild.is_none() {
                 // Records are not read back: such an epoch is kept for its state, never published again.
@@ -128,7 +128,7 @@ impl Partition {
                 at.as_ref().map_or(0, |at| at.marker.epoch),
                 target.marker.epoch
             );
-            return self.chain_broken(recovery, target, rebuild, HaltCode::ChainBroken, evidence, now);
+            return self.chain_broken(recovery, target, rebuild, HaltCode::EpochChainBroken, evidence, now);
         }
         if let Some(Base { reason, .. }) = rebuild {
             let snapshot = Snapshot { stored: target.clone(), state: engine.snapshot() };
