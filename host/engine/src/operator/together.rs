@@ -73,7 +73,9 @@ pub(crate) fn take(
             keep_row(context, unit, batch, effects, &mut |unit, operator, row, effects| {
                 operators[usize::from(operator)].keep(context, unit, batch, row, before, effects)
             });
-            operators.iter_mut().for_each(|operator| operator.settle());
+            // Not the others: what they have attempted last may be of an event that was refused.
+            let took = operators.iter_mut().zip(&rows).filter(|(_, rows)| !rows.is_empty());
+            took.for_each(|(operator, _)| operator.settle());
         }
     }
     if let Some(time) = time {

@@ -2,10 +2,12 @@
 //! and epochs are cut.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use pelton_engine::guest::World;
+use pelton_engine::event::{Kind, Values};
+use pelton_engine::guest::{OF_SOURCE, World};
 use pelton_engine::plan::WindowKind;
 use pelton_engine::time::Span;
 
@@ -116,23 +118,39 @@ fn what_one_branch_refuses_no_branch_keeps() {
     }
 }
 
+/// Passes `a` on, and nothing else.
+fn only_a() -> Native {
+    let mut native = Native::new(World::Transform, &[("op", Kind::Text, true)]);
+    native.process = Some(Arc::new(|_, events, output| {
+        let Values::Text(ops) = &events.columns[0].values else { unreachable!("the field is text") };
+        for row in (0..events.len()).filter(|&row| ops.get(row) == b"a") {
+            output.sources.push(row as u32);
+            output.ports.push(0);
+            output.slices.extend([OF_SOURCE, 0, OF_SOURCE, 0]);
+        }
+        Ok(())
+    }));
+    native
+}
+
+/// What one branch has attempted of an event that another one refused is not kept with a later event that it does not see.
+#[test]
+fn what_was_refused_is_not_kept_later() {
+    let all: Vec<String> = ["a!", "b", "b", "a"].map(str::to_owned).into();
+    let events = events(&all);
+    let tree = setup(&[only_a(), reducer(), fold(), reducer()], vec![Some(0), Some(1), Some(1), Some(0)]);
+    let stages = by_stage(&drive(&tree, &events, &Cuts::default()).unwrap());
+    // One event of its letter, the last one.
+    assert_eq!(stages["out.2"], ["a"]);
+    assert_eq!(stages["out.3"], ["a", "a", "a", "a"], "one for each window");
+}
+
 /// A branch that drops rows, or makes others, takes nothing from another one.
 #[test]
 fn branches_share_rows_and_not_what_becomes_of_them() {
     let all: Vec<String> = ["ab", "b", "ca", "a"].map(str::to_owned).into();
-    // split → keep all → fold, and split → fold: both see the same letters.
     let events = events(&all);
-    let mut drops = Native::new(World::Transform, &[("op", pelton_engine::event::Kind::Text, true)]);
-    drops.process = Some(std::sync::Arc::new(|_, events, output| {
-        let pelton_engine::event::Values::Text(ops) = &events.columns[0].values else { unreachable!() };
-        for row in (0..events.len()).filter(|&row| ops.get(row) == b"a") {
-            output.sources.push(row as u32);
-            output.ports.push(0);
-            output.slices.extend([pelton_engine::guest::OF_SOURCE, 0, pelton_engine::guest::OF_SOURCE, 0]);
-        }
-        Ok(())
-    }));
-    let tree = setup(&[drops, rule(), rule()], vec![Some(0), Some(1), Some(0)]);
+    let tree = setup(&[only_a(), rule(), rule()], vec![Some(0), Some(1), Some(0)]);
     let outcome = drive(&tree, &events, &Cuts::default()).unwrap();
     let stages = by_stage(&outcome);
     let sum = |stage: &str| stages[stage].iter().map(|row| row.parse::<u32>().unwrap()).sum::<u32>();

@@ -103,10 +103,10 @@ fn from(reader: &mut Reader<'_>, section: &Section<'_>, names: &[&str]) -> Optio
     let known = names[..before].iter().position(|name| *name == from.value);
     if known.is_none() {
         let name = from.value.escape_debug();
-        let message = format!("`from` names `{name}`, which is no stage before this one");
+        let message = format!("there is no stage `{name}` before this one");
         let mut choices = names[..before].to_vec();
         choices.push(SOURCE);
-        reader.report(code::BAD_NAME, from.place, message, nearest_or_list(from.value, "stages", &choices));
+        reader.report(code::BAD_VALUE, from.place, message, nearest_or_list(from.value, "stages", &choices));
     }
     known
 }
