@@ -5,7 +5,7 @@ use pelton_broker::{Broker, Log, LogOptions, Target};
 use pelton_engine::codes::HaltCode;
 use pelton_engine::effects::Room;
 use pelton_engine::log::{Request, Response};
-use pelton_engine::partition::is_compatible;
+use pelton_engine::partition::{Decision, Halted, decide, is_compatible};
 use pelton_engine::step::Envelope;
 
 use crate::cli::failure::Failure;
@@ -22,7 +22,11 @@ pub(crate) async fn check(broker: &Broker, pipeline: &Pipeline, partitions: &[u3
         let survey = Request::Survey { input_sequence: None, epoch: None, history: false };
         let halted = match log.perform(survey).await {
             Response::OtherFormat(text) => Some((HaltCode::PipelineStreamFormat, text)),
-            Response::Survey(survey) => survey.marker.and_then(|stored| {
+            Response::Survey(survey) => survey.marker.clone().and_then(|stored| {
+                // As a host without a local state would find it.
+                if let Decision::Halt(Halted { code, evidence }) = decide(None, &survey, &mut |_, _| false) {
+                    return Some((code, evidence));
+                }
                 let guests = pipeline.guests().ok()?;
                 let source = &pipeline.plan.source.stream;
                 let engine = engine(pipeline, guests, partition, source, Room::default(), Envelope::Headers).ok()?;
@@ -32,7 +36,8 @@ pub(crate) async fn check(broker: &Broker, pipeline: &Pipeline, partitions: &[u3
         };
         if let Some((code, evidence)) = halted {
             let hint = "nothing was touched; README says for each code what happened and what to do";
-            return Err(Failure::halted(format!("partition {partition}: {code}: {evidence}")).hint(hint));
+            let name = &pipeline.plan.name;
+            return Err(Failure::halted(format!("{name}, partition {partition}: {code}: {evidence}")).hint(hint));
         }
     }
     Ok(())

@@ -360,7 +360,7 @@ fn an_input_that_was_made_again_is_refused() {
     broker.up(&pipeline);
     broker.publish("zoo", events(1..=600));
     let said = drain(&scene, &broker, &pipeline, &[], 3);
-    assert!(said.contains("ZOO") && said.contains("halted"), "{said}");
+    assert!(said.contains("ZOO") && said.contains("input-recreated"), "{said}");
     assert_eq!(Dump::read(&broker, "zoo").count("out."), 300, "nothing was added");
 }
 

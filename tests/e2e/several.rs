@@ -36,6 +36,33 @@ fn one_that_halts_leaves_the_other_at_work() {
     assert!(scene.path("state/bad/p0").exists());
 }
 
+/// One whose stage is not what it was, and one whose streams are not there, do not keep the third from its work.
+#[test]
+fn what_keeps_one_from_starting_does_not_keep_the_others() {
+    let (scene, broker) = (Scene::new(), Broker::start());
+    let pipelines = ["changed", "missing", "good"].map(|name| scene.single(name, "echo", ""));
+    let [changed, missing, good] = &pipelines;
+    let state = scene.arg("state");
+    let run = |pipelines: &[&String]| {
+        let more = ["--state", &state, "--listen", "off", "--drain", "--wait", "0s"];
+        let pipelines: Vec<&str> = pipelines.iter().map(|name| name.as_str()).collect();
+        finish(&mut broker.pelton(&[&["run"], &pipelines[..], &more].concat()))
+    };
+    for (pipeline, subject) in [(changed, "changed"), (good, "good")] {
+        broker.up(pipeline);
+        broker.publish(subject, events(20));
+    }
+    run(&[changed, good]).code(0);
+    broker.publish("good", events(30));
+    let text = std::fs::read_to_string(changed).expect("written above");
+    scene.write("changed.toml", text.replace("key = \"user\"", "key = { header = \"User\" }"));
+    let said = run(&[changed, missing, good]);
+    assert!(said.stderr.contains("not started; the others are"), "{}", said.stderr);
+    assert_ne!(said.status.code(), Some(0));
+    Dump::read(&broker, "good").assert_chain(50);
+    Dump::read(&broker, "changed").assert_chain(20);
+}
+
 #[test]
 fn two_drain_side_by_side_and_what_cannot_be_is_refused() {
     let (scene, broker) = (Scene::new(), Broker::start());

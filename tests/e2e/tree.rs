@@ -123,8 +123,16 @@ fn other_stages_over_an_old_state_are_refused() {
     let cases = [
         (pipeline(&scene, "tree", &swapped), "`quarters`"),
         (pipeline(&scene, "tree", &STAGES[..3]), "`means`"),
+        (
+            scene.write(
+                "stream.toml",
+                text.replace("\"IN\"", "\"OTHER\"").replace("subject = \"in\"", "subject = \"other\""),
+            ),
+            "`OTHER`",
+        ),
         (scene.write("key.toml", text.replace("key = \"k\"", "key = { header = \"K\" }")), "by key `field /k`"),
     ];
+    broker.up(&scene.arg("stream.toml"));
     for (pipeline, said) in cases {
         run(&pipeline).code(3).says(&[said, "nothing was touched"]);
         assert_eq!(broker.held("PELTON_tree"), held, "nothing is written");

@@ -48,7 +48,7 @@ const TOKEN_FILE_BYTES_MAX: usize = 4 << 10;
 /// Bytes of a holder's name: it stands in leases, logs and tables.
 const HOLDER_BYTES_MAX: usize = 128;
 
-/// Run a pipeline, or several that do not disturb each other
+/// Run a pipeline, or several in one process: one that halts leaves the others at work
 #[derive(Debug, Args)]
 #[command(override_usage = "pelton run <PIPELINE>... [OPTIONS]", after_help = AFTER)]
 pub(crate) struct RunArgs {

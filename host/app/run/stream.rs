@@ -69,22 +69,46 @@ pub(crate) fn run(mut options: StreamOptions) -> Result<(), Failure> {
         work.state = state_folder(&work.state)?;
     }
     let options = Arc::new(options);
+    let is_one = all.len() == 1;
+    let (mut halted, mut failed) = (Vec::new(), None);
+    // What keeps one pipeline from starting does not keep the others.
+    let mut refuse = |name: &str, failure: Failure| {
+        if is_one {
+            return Err(failure);
+        }
+        error!(pipeline = name, %failure, "not started; the others are");
+        failed.get_or_insert(failure);
+        Ok(())
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let mut pipelines = Vec::new();
     for work in all {
         let plan = work.pipeline.plan.clone();
-        let Some(broker) = runtime.block_on(connect(&options, &plan))? else {
-            info!(pipeline = plan.name, "stopped before the broker was found");
-            return Ok(());
+        let broker = match runtime.block_on(connect(&options, &plan)) {
+            Ok(Some(broker)) => broker,
+            Ok(None) => {
+                info!(pipeline = plan.name, "stopped before the broker was found");
+                return Ok(());
+            }
+            Err(failure) => {
+                refuse(&plan.name, failure)?;
+                continue;
+            }
         };
         let (options, runtime) = (options.clone(), runtime.handle().clone());
         pipelines.push(Arc::new(Shared { options, work, plan, runtime, broker }));
     }
     let board = Board::new();
     let stop_serving = serve(&runtime, options.listen, &options.access, &board)?;
-    for shared in &pipelines {
-        runtime.block_on(committed::check(&shared.broker, &shared.work.pipeline, &shared.work.partitions))?;
+    let mut fit = Vec::new();
+    for shared in pipelines {
+        let check = committed::check(&shared.broker, &shared.work.pipeline, &shared.work.partitions);
+        match runtime.block_on(check) {
+            Ok(()) => fit.push(shared),
+            Err(failure) => refuse(&shared.plan.name, failure)?,
+        }
     }
+    let pipelines = fit;
     say_when_stopping(&runtime, &options.stop);
     let mut threads = Vec::new();
     for shared in &pipelines {
@@ -94,14 +118,10 @@ pub(crate) fn run(mut options: StreamOptions) -> Result<(), Failure> {
             threads.push((shared, partition, thread.spawn(move || supervise(&work, partition, &board))?));
         }
     }
-    let (mut epochs, mut halted, mut leases, mut failed) = (BTreeMap::new(), Vec::new(), Vec::new(), None);
+    let (mut epochs, mut leases) = (BTreeMap::new(), Vec::new());
     for (shared, partition, thread) in threads {
         let name = &shared.plan.name;
-        let of = if pipelines.len() > 1 {
-            format!("{name}, partition {partition}")
-        } else {
-            format!("partition {partition}")
-        };
+        let of = if is_one { format!("partition {partition}") } else { format!("{name}, partition {partition}") };
         match thread.join() {
             Ok(Ok(Ended::Stopped { epochs: count })) => *epochs.entry(name).or_insert(0) += count,
             Ok(Ok(Ended::Halted { evidence, lease })) => {
@@ -115,15 +135,15 @@ pub(crate) fn run(mut options: StreamOptions) -> Result<(), Failure> {
     runtime.block_on(release(leases));
     drop(stop_serving);
     runtime.shutdown_timeout(Duration::from_millis(200));
+    for (pipeline, epochs) in epochs {
+        info!(pipeline, epochs, "stopped");
+    }
     if let Some(failure) = failed {
         return Err(failure);
     }
     if !halted.is_empty() {
         let hint = "nothing more is committed; README says for each code what happened and what to do";
         return Err(Failure::halted(halted.join("; ")).hint(hint));
-    }
-    for (pipeline, epochs) in epochs {
-        info!(pipeline, epochs, "stopped");
     }
     Ok(())
 }

@@ -196,9 +196,8 @@ fn outputs(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) -
     for (idx, stage) in draft.stages.iter().enumerate().filter(|(idx, _)| reader_of(draft, *idx).is_none()) {
         let takes = |output: &DraftOutput| output.from.as_ref().map_or(last, |from| from.stage) == idx;
         if !draft.outputs.iter().any(takes) {
-            let which = if idx == last { "the last stage" } else { "stage" };
             let name = &stage.stage.name;
-            let message = format!("no output takes anything from {which} `{name}`");
+            let message = format!("no output and no stage takes anything from stage `{name}`");
             let hint = if idx == last {
                 format!("add an output for one of its ports: {}", port_list(&modules[idx]))
             } else {
@@ -235,9 +234,9 @@ fn port(output: &DraftOutput, stage: usize, draft: &Draft, modules: &[Descriptor
     };
     if let Some(next) = reader_of(draft, stage).filter(|_| port == 0) {
         let name = &module.ports[0];
-        let message = format!("port `{name}` of stage `{stage_name}` feeds the next stage `{next}`");
+        let message = format!("port `{name}` of stage `{stage_name}` feeds stage `{next}`");
         let hint = match &module.ports[1..] {
-            [] => "it is the only port of this stage; take the output from the last stage".to_owned(),
+            [] => "it is the only port of this stage; take the output from a stage that no other one reads".to_owned(),
             free => format!("take another port: `from = \"{stage_name}.{}\"`", free[0]),
         };
         return Err(Problem::new(code::BAD_PORT, place, message).with_hint(hint));

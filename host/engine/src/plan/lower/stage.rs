@@ -106,7 +106,12 @@ fn from(reader: &mut Reader<'_>, section: &Section<'_>, names: &[&str]) -> Optio
         let message = format!("there is no stage `{name}` before this one");
         let mut choices = names[..before].to_vec();
         choices.push(SOURCE);
-        reader.report(code::BAD_VALUE, from.place, message, nearest_or_list(from.value, "stages", &choices));
+        let hint = if from.value.contains('.') {
+            "a stage reads the first port of another one, so name the stage alone".to_owned()
+        } else {
+            nearest_or_list(from.value, "stages", &choices)
+        };
+        reader.report(code::BAD_VALUE, from.place, message, hint);
     }
     known
 }
