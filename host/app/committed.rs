@@ -12,11 +12,16 @@ use crate::cli::failure::Failure;
 use crate::pipeline::Pipeline;
 use crate::run::engine;
 
-/// Compares the pipeline with the newest marker of some partitions. What the broker cannot say now, recovery asks again.
+/// Compares the pipeline with the newest marker of some partitions. What cannot be
+/// known now, because the broker or a module is not ready, recovery finds.
 ///
 /// # Errors
 /// What differs, both sides; a marker of another version of Pelton.
 pub(crate) async fn check(broker: &Broker, pipeline: &Pipeline, partitions: &[u32]) -> Result<(), Failure> {
+    // One for all: what is compared is the same in each partition.
+    let source = &pipeline.plan.source.stream;
+    let make = |guests| engine(pipeline, guests, 0, source, Room::default(), Envelope::Headers);
+    let Ok(engine) = pipeline.guests().and_then(make) else { return Ok(()) };
     for &partition in partitions {
         let log = Log::new(broker, Target::new(&pipeline.plan, partition), LogOptions::default());
         let survey = Request::Survey { input_sequence: None, epoch: None, history: false };
@@ -27,10 +32,7 @@ pub(crate) async fn check(broker: &Broker, pipeline: &Pipeline, partitions: &[u3
                 if let Decision::Halt(Halted { code, evidence }) = decide(None, &survey, &mut |_, _| false) {
                     return Some((code, evidence));
                 }
-                let guests = pipeline.guests().ok()?;
-                let source = &pipeline.plan.source.stream;
-                let engine = engine(pipeline, guests, partition, source, Room::default(), Envelope::Headers).ok()?;
-                is_compatible(&stored.marker, &engine).err().map(|halted| (halted.code, halted.evidence))
+                is_compatible(&stored.marker, partition, &engine).err().map(|halted| (halted.code, halted.evidence))
             }),
             _ => None,
         };

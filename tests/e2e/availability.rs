@@ -98,7 +98,7 @@ fn address(host: &Process) -> String {
 }
 
 /// What a host serves under this path: status line and body.
-fn get(host: &Process, path: &str) -> (String, String) {
+pub(crate) fn get(host: &Process, path: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address(host)).expect("a host serves");
     let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).expect("a request is taken");

@@ -1,5 +1,6 @@
 //! Several pipelines in one process: what ends one of them leaves the others at work.
 
+use crate::availability::get;
 use crate::broker::Broker;
 use crate::dump::Dump;
 use crate::process::{Process, finish, pelton, until};
@@ -61,6 +62,20 @@ fn what_keeps_one_from_starting_does_not_keep_the_others() {
     assert_ne!(said.status.code(), Some(0));
     Dump::read(&broker, "good").assert_chain(50);
     Dump::read(&broker, "changed").assert_chain(20);
+    // While the third is at work, whoever asks after their health hears of the two.
+    let live = ["run", changed, missing, good, "--state", &state, "--listen", "127.0.0.1:0", "--wait", "0s"];
+    let mut host = Process::start(&mut broker.pelton(&live));
+    host.wait_for("running");
+    let (head, body) = get(&host, "/healthz");
+    assert!(head.contains("503"), "{head}\n{body}");
+    let health: serde_json::Value = serde_json::from_str(&body).expect("health is JSON");
+    let partitions = health["partitions"].as_array().expect("a list");
+    let status_of =
+        |name: &str| &partitions.iter().find(|one| one["pipeline"] == name).expect("all are shown")["status"];
+    assert_eq!([status_of("changed"), status_of("missing")], ["halted", "halted"], "{body}");
+    assert_ne!(status_of("good"), "halted", "{body}");
+    host.signal("TERM");
+    assert_ne!(host.wait().status.code(), Some(0));
 }
 
 #[test]

@@ -17,7 +17,7 @@ use pelton_engine::partition::{Action, Config, Event, MakeEngine, Partition};
 use pelton_engine::plan::Plan;
 use pelton_engine::step::Envelope;
 use pelton_engine::store::Store;
-use pelton_serve::{Access, Board, Server, Shape};
+use pelton_serve::{Access, Board, Partition as Metrics, Server, Shape};
 use pelton_store::SledStore;
 use tokio::runtime::{Handle, Runtime};
 use tracing::{error, info, warn};
@@ -72,11 +72,16 @@ pub(crate) fn run(mut options: StreamOptions) -> Result<(), Failure> {
     let is_one = all.len() == 1;
     let (mut halted, mut failed) = (Vec::new(), None);
     // What keeps one pipeline from starting does not keep the others.
-    let mut refuse = |name: &str, failure: Failure| {
+    let board = Board::new();
+    let mut refuse = |work: &Work, failure: Failure| {
         if is_one {
             return Err(failure);
         }
-        error!(pipeline = name, %failure, "not started; the others are");
+        let pipeline = &work.pipeline.plan.name;
+        error!(pipeline, %failure, "not started; the others are");
+        for &partition in &work.partitions {
+            metrics(&board, &work.pipeline, partition).halted(failure.to_string());
+        }
         failed.get_or_insert(failure);
         Ok(())
     };
@@ -91,21 +96,20 @@ pub(crate) fn run(mut options: StreamOptions) -> Result<(), Failure> {
                 return Ok(());
             }
             Err(failure) => {
-                refuse(&plan.name, failure)?;
+                refuse(&work, failure)?;
                 continue;
             }
         };
         let (options, runtime) = (options.clone(), runtime.handle().clone());
         pipelines.push(Arc::new(Shared { options, work, plan, runtime, broker }));
     }
-    let board = Board::new();
     let stop_serving = serve(&runtime, options.listen, &options.access, &board)?;
     let mut fit = Vec::new();
     for shared in pipelines {
         let check = committed::check(&shared.broker, &shared.work.pipeline, &shared.work.partitions);
         match runtime.block_on(check) {
             Ok(()) => fit.push(shared),
-            Err(failure) => refuse(&shared.plan.name, failure)?,
+            Err(failure) => refuse(&shared.work, failure)?,
         }
     }
     let pipelines = fit;
@@ -249,14 +253,19 @@ fn say_when_stopping(runtime: &Runtime, stop: &Stop) {
     });
 }
 
+/// The place of a partition on the board.
+fn metrics(board: &Board, pipeline: &Pipeline, partition: u32) -> Metrics {
+    let plan = &pipeline.plan;
+    let stages: Vec<&str> = plan.stages.iter().map(|stage| stage.name.as_str()).collect();
+    let outputs: Vec<&str> = plan.outputs.iter().map(|output| output.name.as_str()).collect();
+    let revision = hex::encode(&pipeline.revision);
+    board.partition(&Shape { pipeline: &plan.name, partition, revision: &revision, stages: &stages, outputs: &outputs })
+}
+
 /// Starts a partition again when it panics; one that keeps panicking is given up, others go on.
 fn supervise(shared: &Shared, partition: u32, board: &Board) -> Result<Ended, Failure> {
-    let stages: Vec<&str> = shared.plan.stages.iter().map(|stage| stage.name.as_str()).collect();
-    let outputs: Vec<&str> = shared.plan.outputs.iter().map(|output| output.name.as_str()).collect();
-    let revision = hex::encode(&shared.work.pipeline.revision);
     let pipeline = &shared.plan.name;
-    let shape = Shape { pipeline, partition, revision: &revision, stages: &stages, outputs: &outputs };
-    let metrics = board.partition(&shape);
+    let metrics = metrics(board, &shared.work.pipeline, partition);
     let seat = Arc::new(Seat::new());
     let target = Target::new(&shared.plan, partition);
     let _measured =
@@ -264,7 +273,8 @@ fn supervise(shared: &Shared, partition: u32, board: &Board) -> Result<Ended, Fa
     let mut panics: Vec<Instant> = Vec::new();
     loop {
         let spent = Spent::new(shared.plan.stages.len());
-        let notices = Notices::new(pipeline, partition, revision.clone(), metrics.clone(), spent.clone());
+        let revision = hex::encode(&shared.work.pipeline.revision);
+        let notices = Notices::new(pipeline, partition, revision, metrics.clone(), spent.clone());
         match catch_unwind(AssertUnwindSafe(|| drive(shared, partition, notices, &spent, &seat))) {
             Ok(ended) => {
                 return ended.inspect_err(|failure| error!(pipeline, partition, %failure, "a partition has ended"));

@@ -1,4 +1,4 @@
-//! Epochs read back from the pipeline stream: change chunks, put together up to their marker.
+//! Epochs read back from the pipeline stream: chunks of deltas, put together up to their marker.
 
 use std::time::{Duration, Instant};
 
@@ -127,7 +127,7 @@ impl Assembly {
             Marker::decode(&message.payload).map_err(|error| Fault::of_marker(&error, &message.subject, sequence))?;
         if marker.delta_chunks != self.chunks {
             return Err(Fault::Damaged(format!(
-                "epoch {} (sequence {sequence}) has {} of its {} change chunks",
+                "epoch {} (sequence {sequence}) has {} of its {} chunks of the delta",
                 marker.epoch, self.chunks, marker.delta_chunks
             )));
         }
@@ -140,7 +140,7 @@ impl Assembly {
     pub(crate) fn finish(self, up_to: u64) -> Result<Vec<Change>, Fault> {
         if self.chunks > 0 {
             return Err(Fault::Damaged(format!(
-                "{} change chunks before sequence {up_to} have no marker",
+                "{} chunks of a delta before sequence {up_to} have no marker",
                 self.chunks
             )));
         }

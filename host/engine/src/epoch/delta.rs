@@ -11,7 +11,7 @@
 use crate::codec::{Damaged, Reader};
 
 /// Format of deltas that this host writes, and the only one that it reads.
-pub const DELTA_VERSION: u8 = 2;
+const DELTA_VERSION: u8 = 2;
 const MAGIC: &[u8; 2] = b"PD";
 const HEAD_BYTES: usize = 4;
 /// What a part has besides its bytes.

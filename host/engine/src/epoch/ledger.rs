@@ -12,7 +12,7 @@ use super::{Clock, Marker, Position};
 use crate::totals::Totals;
 
 /// Format of ledger records that this host writes.
-pub const LEDGER_VERSION: u8 = 1;
+const LEDGER_VERSION: u8 = 1;
 
 /// One epoch. The fields are those of [`super::MarkerFields`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,7 +13,7 @@ use super::{MARKER_SLOTS, RUN_SHIFT, StreamIdentity, sha256};
 use crate::totals::Totals;
 
 /// Format of markers that this host writes, and the only one that it reads.
-pub const MARKER_VERSION: u8 = 2;
+const MARKER_VERSION: u8 = 2;
 /// Largest marker, bytes.
 pub const MARKER_BYTES_MAX: usize = 64 << 10;
 /// Words for what a host must understand to go on behind a marker; this host knows none, and writes none.

@@ -16,22 +16,20 @@ use sha2::{Digest, Sha256};
 
 use crate::totals::Totals;
 
-pub use delta::{DELTA_VERSION, DeltaReader, DeltaWriter, Part, SECTION_STORED_BYTES_MAX};
-pub use ledger::{LEDGER_VERSION, Ledger};
-pub use marker::{
-    Clock, MARKER_BYTES_MAX, MARKER_VERSION, Marker, MarkerFields, Position, Section, Unreadable, Version,
-};
+pub use delta::{DeltaReader, DeltaWriter, Part, SECTION_STORED_BYTES_MAX};
+pub use ledger::Ledger;
+pub use marker::{Clock, MARKER_BYTES_MAX, Marker, MarkerFields, Position, Section, Unreadable, Version};
 pub use records::{Channel, Record, Records};
 
 /// Marker subjects repeat after this many epochs: `marker.<lease revision>-<run>.<epoch mod MARKER_SLOTS>`.
 pub const MARKER_SLOTS: u64 = 4096;
 /// A nonce is session (64 bits), run of the session (24 bits), epoch sealed in the session (40 bits).
 pub const RUN_SHIFT: u32 = 40;
-/// Largest change chunk of a batch, bytes; below the broker's usual payload limit of 1 MiB.
+/// Largest chunk of a delta in a batch, bytes; below the broker's usual payload limit of 1 MiB.
 pub const CHANGE_BYTES_MAX: usize = 512 << 10;
 /// Messages of one atomic batch at most (the broker's default limit).
 pub const BATCH_MESSAGES_MAX: usize = 1000;
-/// Records of one epoch at most; leaves room for change chunks and the marker.
+/// Records of one epoch at most; leaves room for the delta, the ledger and the marker.
 pub const EPOCH_RECORDS_MAX: usize = 900;
 /// Bytes of the state delta at which an epoch is cut. What one event, timer or run of events changes comes on top of it.
 pub const EPOCH_CHANGE_BYTES_MAX: usize = 8 << 20;

@@ -1,7 +1,7 @@
 //! The layout of the state: all that decides how its bytes are read and what they mean, as text.
 //!
 //! State of another layout cannot be read, so the text lives as long as state does. It is spelled out here, word by word,
-//! and pinned by a golden test: nothing in it may follow a name of this code. What comes before the last stage (fields
+//! and pinned by a golden test: nothing in it may follow a name of this code. What comes before the stage (fields
 //! of transforms, filters, units of time) is no part of it, and may change what the same bytes mean.
 
 use serde::Serialize;

@@ -35,7 +35,7 @@ pub use trial::{Trial, try_rule};
 
 /// What has made something due.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Cause {
+pub(crate) struct Due {
     /// The last event before.
     pub(crate) sequence: u64,
     /// Bytes of the delta that are not this operator's.
@@ -92,7 +92,7 @@ pub(crate) trait Operator: Send {
         &mut self,
         context: &Context,
         watermark: EventTime,
-        cause: Cause,
+        due_to: Due,
         effects: &mut Effects,
     ) -> Result<bool, StepError>;
 

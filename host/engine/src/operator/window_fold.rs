@@ -1,4 +1,4 @@
-//! A window-fold as the last stage: the module owns the accumulators' shape, the host keeps their bytes.
+//! A window-fold: the module owns the accumulators' shape, the host keeps their bytes.
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
@@ -17,7 +17,7 @@ use crate::window::Windows;
 
 use super::panes::{Judged, judge_panes, pick};
 use super::run::{self, Run};
-use super::{Attempt, Cause, Operator, StageModule};
+use super::{Attempt, Due, Operator, StageModule};
 
 /// Panes that are finished in one call.
 const PANES_PER_CALL: usize = 256;
@@ -276,7 +276,7 @@ impl Operator for WindowFold {
         &mut self,
         context: &Context,
         watermark: EventTime,
-        _: Cause,
+        _: Due,
         effects: &mut Effects,
     ) -> Result<bool, StepError> {
         loop {

@@ -1,4 +1,4 @@
-//! A window rule as the last stage: the host keeps the aggregates, the module judges panes.
+//! A window rule: the host keeps the aggregates, the module judges panes.
 
 use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use pelton_aggregates::HashKey;
 
 use super::module::StageModule;
 use super::panes::{Judged, judge_panes};
-use super::{Attempt, Cause};
+use super::{Attempt, Due};
 
 /// Panes that are judged in one call.
 const PANES_PER_CALL: usize = 1024;
@@ -309,7 +309,7 @@ impl super::Operator for WindowRule {
         &mut self,
         context: &Context,
         watermark: EventTime,
-        _: Cause,
+        _: Due,
         effects: &mut Effects,
     ) -> Result<bool, StepError> {
         loop {

@@ -9,10 +9,10 @@ use crate::step::Engine;
 ///
 /// # Errors
 /// What differs, both sides.
-pub fn is_compatible(marker: &Marker, engine: &Engine) -> Result<(), Halted> {
+pub fn is_compatible(marker: &Marker, partition: u32, engine: &Engine) -> Result<(), Halted> {
     let differs = |evidence| Err(Halted::new(HaltCode::StateIncompatible, evidence));
     let source = &engine.plan().source;
-    let (found, wanted) = ((marker.partition, marker.partitions), (engine.origin().partition, source.partitions));
+    let (found, wanted) = ((marker.partition, marker.partitions), (partition, source.partitions));
     if found != wanted {
         return differs(format!(
             "epoch {} is of partition {} of {}, this is partition {} of {}: the number of partitions cannot change",

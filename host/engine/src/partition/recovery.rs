@@ -349,7 +349,7 @@ impl Partition {
         };
         let local = recovery.local.as_mut()?;
         if !self.config.mutants().any_layout
-            && let Err(halted) = is_compatible(&local.head.marker, &engine)
+            && let Err(halted) = is_compatible(&local.head.marker, self.config.partition, &engine)
         {
             self.halt(halted);
             return None;

@@ -27,7 +27,7 @@ pub struct Plan {
     /// `[a-z0-9][a-z0-9-]{0,62}`.
     pub name: String,
     pub source: Source,
-    /// Any number of transforms, then at most one stage with state.
+    /// A tree: each reads the source, or a transform before it.
     pub stages: Vec<Stage>,
     pub outputs: Vec<Output>,
     pub limits: Limits,

@@ -17,7 +17,7 @@ use crate::epoch::{Clock, DeltaReader, DeltaWriter, Part, Position, SECTION_STOR
 use crate::event::RawBatch;
 use crate::guest::{Guest, World};
 use crate::judge::StepError;
-use crate::operator::{self, Cause, Operator};
+use crate::operator::{self, Due, Operator};
 use crate::plan::{Plan, Publish};
 use crate::time::{EventTime, Span, WallTime};
 use crate::unit::{self, Context, Fate, UNIT_EVENTS, Unit};
@@ -397,8 +397,8 @@ impl Engine {
             if all > self.context.room.change_bytes.max(self.change_bytes_at_cut) {
                 return Ok(false);
             }
-            let cause = Cause { sequence: self.position.sequence, change_bytes: all - own };
-            if !self.operators[idx].drain(&self.context, watermark, cause, effects)? {
+            let due_to = Due { sequence: self.position.sequence, change_bytes: all - own };
+            if !self.operators[idx].drain(&self.context, watermark, due_to, effects)? {
                 return Ok(false);
             }
         }

@@ -1,4 +1,4 @@
-//! A reducer as the last stage: state bytes and event-time timers per key.
+//! A reducer: state bytes and event-time timers per key.
 
 mod kept;
 mod outcome;
@@ -15,13 +15,12 @@ use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
 use crate::unit::{
-    Cause as RecordCause, Context, Fate, Letter, Outgoing, Refusal, Scale, Unit, keep_row, letter_of, refuse_row,
-    state_size,
+    Cause, Context, Fate, Letter, Outgoing, Refusal, Scale, Unit, keep_row, letter_of, refuse_row, state_size,
 };
 use crate::watermark::Watermark;
 
 use super::run::{self, Run};
-use super::{Attempt, Cause, Operator, StageModule};
+use super::{Attempt, Due, Operator, StageModule};
 use kept::Kept;
 use outcome::{Emitted, Outcome, call, group};
 
@@ -138,7 +137,7 @@ impl Reducer {
                 output: context.route(self.module.stage, record.port)?,
                 key: record.key.as_deref().unwrap_or_else(|| flow.decoded.keys.get(at)),
                 payload: record.payload.as_deref().unwrap_or_else(|| flow.payload(at, batch, &unit.events)),
-                cause: RecordCause::Event { sequence, nth, time },
+                cause: Cause::Event { sequence, nth, time },
             })
         })
     }
@@ -227,7 +226,7 @@ impl Reducer {
                 output: context.route(self.module.stage, record.port)?,
                 key: record.key.as_deref().unwrap_or(key),
                 payload: record.payload.as_deref().unwrap_or_default(),
-                cause: RecordCause::Timer { key, at, sequence, nth, time: record.time.unwrap_or(at) },
+                cause: Cause::Timer { key, at, sequence, nth, time: record.time.unwrap_or(at) },
             })
         })
     }
@@ -429,10 +428,10 @@ impl Operator for Reducer {
         &mut self,
         context: &Context,
         watermark: EventTime,
-        cause: Cause,
+        due_to: Due,
         effects: &mut Effects,
     ) -> Result<bool, StepError> {
-        let sequence = cause.sequence;
+        let sequence = due_to.sequence;
         for _ in 0..TIMER_ROUNDS {
             let due = self.kept.due_groups(watermark, TIMER_GROUPS);
             if due.is_empty() {
@@ -467,7 +466,7 @@ impl Operator for Reducer {
                     entry.timers.clear();
                 }
                 self.kept.change(key.clone(), entry);
-                if self.change_bytes() + cause.change_bytes > context.room.change_bytes {
+                if self.change_bytes() + due_to.change_bytes > context.room.change_bytes {
                     return Ok(false);
                 }
             }

@@ -64,7 +64,7 @@ impl Partition {
             Err(error) => return self.step_failed(error, now),
         };
         if !self.config.mutants().any_layout
-            && let Err(halted) = is_compatible(&target.marker, &engine)
+            && let Err(halted) = is_compatible(&target.marker, self.config.partition, &engine)
         {
             return self.halt(halted);
         }
