@@ -251,7 +251,7 @@ fn a_busy_host_keeps_its_lease() {
     let mut site = Site::new("4s");
     let mut first =
         Process::start(site.command(&site.scene.path("first"), &[]).env("PELTON_TEST_LINGER", "apply:3:10000"));
-    first.wait_for("running");
+    first.wait_until_running();
     let second = site.standby("second");
     site.publish();
     first.wait_for("lingered");
@@ -299,7 +299,7 @@ fn clients_of_the_metrics_cannot_keep_a_host_from_its_work() {
     let mut site = Site::new("4s");
     let command = site.command(&site.scene.path("state"), &[]);
     let mut host = Process::start(&mut shell(&format!("ulimit -n {FILES}"), &command));
-    host.wait_for("running");
+    host.wait_until_running();
     let before = host.open_files();
     let half = |_| {
         let mut stream = TcpStream::connect(address(&host)).ok()?;

@@ -371,7 +371,7 @@ fn a_stream_deleted_under_a_running_host_halts_it() {
         let pipeline = committed(&scene, &broker);
         let state = scene.arg("state");
         let mut host = Process::start(&mut broker.pelton(&["run", &pipeline, "--state", &state, "--listen", "off"]));
-        host.wait_for("running");
+        host.wait_until_running();
         if stream == "PELTON_zoo" {
             let said = finish(&mut broker.pelton(&["down", &pipeline, "--yes"])).code(0);
             said.says(&["note: still at work: ", " on partition 0; that host will halt"]);

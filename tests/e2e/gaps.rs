@@ -208,7 +208,7 @@ fn accepted_losses_are_counted_while_the_input_goes_on_expiring() {
             }
         });
         let mut host = rig.run("state", &["--accept-loss"]);
-        host.wait_for("running");
+        host.wait_until_running();
         let watcher = rig.broker.watcher();
         until("some events behind the gap", || {
             assert!(host.ended().is_none(), "{}", host.stderr());
@@ -251,7 +251,7 @@ fn a_quiet_partition_beside_a_busy_one_is_not_accused() {
 fn a_pipeline_stream_made_again_before_the_first_event_costs_nothing() {
     let rig = Rig::new(1, limited(1_000), "");
     let mut host = rig.run("state", &[]);
-    host.wait_for("running");
+    host.wait_until_running();
     remake_pipeline_stream(&rig);
     host.wait_for("recovering");
     rig.publish(0, 50);
@@ -299,7 +299,7 @@ fn a_silent_source_closes_its_window_once_and_writes_nothing_else() {
     let run = || {
         let args = ["run", &pipeline, "--state", &state, "--listen", "off"];
         let mut host = Process::start(&mut broker.pelton(&args));
-        host.wait_for("running");
+        host.wait_until_running();
         host
     };
     let watcher = broker.watcher();

@@ -114,6 +114,12 @@ impl Process {
         });
     }
 
+    /// Waits until a partition works. The word alone is not enough: notes about the input say it too, and earlier.
+    #[track_caller]
+    pub(crate) fn wait_until_running(&mut self) {
+        self.wait_for("running pipeline=");
+    }
+
     /// Waits for its end.
     #[track_caller]
     pub(crate) fn wait(mut self) -> Said {

@@ -65,7 +65,7 @@ fn what_keeps_one_from_starting_does_not_keep_the_others() {
     // While the third is at work, whoever asks after their health hears of the two.
     let live = ["run", changed, missing, good, "--state", &state, "--listen", "127.0.0.1:0", "--wait", "0s"];
     let mut host = Process::start(&mut broker.pelton(&live));
-    host.wait_for("running");
+    host.wait_until_running();
     let (head, body) = get(&host, "/healthz");
     assert!(head.contains("503"), "{head}\n{body}");
     let health: serde_json::Value = serde_json::from_str(&body).expect("health is JSON");

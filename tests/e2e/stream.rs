@@ -194,7 +194,7 @@ fn chaos_a_host_that_slept_longer_than_its_lease_changes_nothing() {
     let mut other = Process::start(&mut stage.host("other", &["--holder", "other", "--drain"]));
     // The lease expires, then the other one does the rest. Only an epoch after its first word counts: a batch that the
     // sleeper had sent before it fell asleep may land late.
-    other.wait_for("running");
+    other.wait_until_running();
     let taken = stage.broker.committed(&watcher, "fraud").expect("the broker runs");
     until("the other host's first epoch", || {
         let committed = stage.broker.committed(&watcher, "fraud").unwrap_or(0);
