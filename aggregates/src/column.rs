@@ -7,7 +7,7 @@ use crate::value::Value;
 
 /// What an aggregate computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operator {
+pub enum Function {
     /// Events, or events that have the field.
     Count,
     Sum,
@@ -17,31 +17,41 @@ pub enum Operator {
     TopK,
 }
 
-impl Operator {
+impl Function {
     /// The word for it, which is stored with the state and never changes.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Operator::Count => "count",
-            Operator::Sum => "sum",
-            Operator::Min => "min",
-            Operator::Max => "max",
-            Operator::Distinct => "distinct",
-            Operator::TopK => "top-k",
+            Function::Count => "count",
+            Function::Sum => "sum",
+            Function::Min => "min",
+            Function::Max => "max",
+            Function::Distinct => "distinct",
+            Function::TopK => "top-k",
         }
+    }
+
+    /// All of them.
+    pub const ALL: [Function; 6] =
+        [Function::Count, Function::Sum, Function::Min, Function::Max, Function::Distinct, Function::TopK];
+
+    /// The function with this name.
+    #[must_use]
+    pub fn of_name(name: &str) -> Option<Function> {
+        Function::ALL.into_iter().find(|function| function.name() == name)
     }
 
     /// Whether [`Shape::limit`] means something.
     #[must_use]
     pub fn has_limit(self) -> bool {
-        matches!(self, Operator::Distinct | Operator::TopK)
+        matches!(self, Function::Distinct | Function::TopK)
     }
 }
 
 /// What is kept of one aggregate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shape {
-    pub operator: Operator,
+    pub function: Function,
     /// Whether the field holds numbers; else sum, min and max are over integers.
     pub numbers: bool,
     /// Distinct: counting stops here. Top-k: how many items. Else unused.
@@ -52,7 +62,7 @@ impl Shape {
     /// Whether the values of panes are numbers.
     #[must_use]
     pub fn is_number(self) -> bool {
-        self.numbers && matches!(self.operator, Operator::Sum | Operator::Min | Operator::Max)
+        self.numbers && matches!(self.function, Function::Sum | Function::Min | Function::Max)
     }
 }
 
@@ -73,14 +83,14 @@ impl Accumulators {
     /// No rows yet.
     #[must_use]
     pub fn new(shape: Shape) -> Accumulators {
-        match (shape.operator, shape.numbers) {
-            (Operator::Count, _) => Accumulators::Counts(Vec::new()),
-            (Operator::Sum, false) => Accumulators::IntegerSums(Vec::new()),
-            (Operator::Sum, true) => Accumulators::NumberSums(Vec::new()),
-            (Operator::Min | Operator::Max, false) => Accumulators::Integers(Vec::new()),
-            (Operator::Min | Operator::Max, true) => Accumulators::Numbers(Vec::new()),
-            (Operator::Distinct, _) => Accumulators::Distinct(Vec::new()),
-            (Operator::TopK, _) => Accumulators::Tops(Vec::new()),
+        match (shape.function, shape.numbers) {
+            (Function::Count, _) => Accumulators::Counts(Vec::new()),
+            (Function::Sum, false) => Accumulators::IntegerSums(Vec::new()),
+            (Function::Sum, true) => Accumulators::NumberSums(Vec::new()),
+            (Function::Min | Function::Max, false) => Accumulators::Integers(Vec::new()),
+            (Function::Min | Function::Max, true) => Accumulators::Numbers(Vec::new()),
+            (Function::Distinct, _) => Accumulators::Distinct(Vec::new()),
+            (Function::TopK, _) => Accumulators::Tops(Vec::new()),
         }
     }
 
@@ -132,11 +142,11 @@ impl Accumulators {
                 Growth::NONE
             }
             (Accumulators::Integers(rows), Value::Integer(value)) => {
-                rows[row] = Some(rows[row].map_or(value, |known| pick(shape.operator, known, value)));
+                rows[row] = Some(rows[row].map_or(value, |known| pick(shape.function, known, value)));
                 Growth::NONE
             }
             (Accumulators::Numbers(rows), Value::Number(value)) => {
-                rows[row] = Some(rows[row].map_or(value, |known| pick(shape.operator, known, value)));
+                rows[row] = Some(rows[row].map_or(value, |known| pick(shape.function, known, value)));
                 Growth::NONE
             }
             (Accumulators::Distinct(rows), value) => {
@@ -245,8 +255,8 @@ fn add_top(top: &mut Top, limit: u32, value: Value<'_>) {
     }
 }
 
-fn pick<T: PartialOrd>(operator: Operator, known: T, value: T) -> T {
-    let takes = if operator == Operator::Min { value < known } else { known < value };
+fn pick<T: PartialOrd>(function: Function, known: T, value: T) -> T {
+    let takes = if function == Function::Min { value < known } else { known < value };
     if takes { value } else { known }
 }
 
@@ -302,8 +312,8 @@ impl<'a> Merged<'a> {
             (Merged::Count(acc), Accumulators::Counts(rows)) => *acc = acc.saturating_add(rows[row]),
             (Merged::IntegerSum(acc), Accumulators::IntegerSums(rows)) => acc.merge(&rows[row]),
             (Merged::NumberSum(acc), Accumulators::NumberSums(rows)) => acc.merge(&rows[row]),
-            (Merged::Integer(acc), Accumulators::Integers(rows)) => *acc = join(shape.operator, *acc, rows[row]),
-            (Merged::Number(acc), Accumulators::Numbers(rows)) => *acc = join(shape.operator, *acc, rows[row]),
+            (Merged::Integer(acc), Accumulators::Integers(rows)) => *acc = join(shape.function, *acc, rows[row]),
+            (Merged::Number(acc), Accumulators::Numbers(rows)) => *acc = join(shape.function, *acc, rows[row]),
             (Merged::Distinct(acc), Accumulators::Distinct(rows)) => rows[row].append_to(acc),
             (Merged::Tops(acc), Accumulators::Tops(rows)) => acc.merge(&rows[row]),
             _ => unreachable!("both come of one shape"),
@@ -334,17 +344,58 @@ impl<'a> Merged<'a> {
     }
 }
 
-fn join<T: PartialOrd>(operator: Operator, left: Option<T>, right: Option<T>) -> Option<T> {
+fn join<T: PartialOrd>(function: Function, left: Option<T>, right: Option<T>) -> Option<T> {
     match (left, right) {
-        (Some(left), Some(right)) => Some(pick(operator, left, right)),
+        (Some(left), Some(right)) => Some(pick(function, left, right)),
         (left, right) => left.or(right),
     }
 }
 
 impl Finished<'_> {
-    /// Whether a threshold is reached: never by a value that is missing.
+    /// Whether there is a value of the bound's type within it.
     #[must_use]
-    pub fn reaches(&self, least: i64) -> bool {
-        matches!(self, Finished::Integer { value: Some(value), .. } if least <= *value)
+    pub fn is_within(&self, bound: Bound) -> bool {
+        match self {
+            Finished::Integer { value: Some(value), .. } => bound.holds_integer(*value),
+            Finished::Number(Some(value)) => bound.holds_number(*value),
+            _ => false,
+        }
+    }
+}
+
+/// Within what a value has to be, and of which type it is.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Bound {
+    AtLeastInteger(i64),
+    AtLeastNumber(f64),
+    AtMostInteger(i64),
+    AtMostNumber(f64),
+}
+
+impl Bound {
+    /// Whether it is about numbers rather than integers.
+    #[must_use]
+    pub fn is_number(self) -> bool {
+        matches!(self, Bound::AtLeastNumber(_) | Bound::AtMostNumber(_))
+    }
+
+    /// Whether an integer is within it; never within a bound of numbers.
+    #[must_use]
+    pub fn holds_integer(self, value: i64) -> bool {
+        match self {
+            Bound::AtLeastInteger(least) => least <= value,
+            Bound::AtMostInteger(most) => value <= most,
+            Bound::AtLeastNumber(_) | Bound::AtMostNumber(_) => false,
+        }
+    }
+
+    /// Whether a number is within it; never within a bound of integers.
+    #[must_use]
+    pub fn holds_number(self, value: f64) -> bool {
+        match self {
+            Bound::AtLeastNumber(least) => least <= value,
+            Bound::AtMostNumber(most) => value <= most,
+            Bound::AtLeastInteger(_) | Bound::AtMostInteger(_) => false,
+        }
     }
 }

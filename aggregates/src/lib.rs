@@ -18,7 +18,7 @@ mod sum;
 mod top;
 mod value;
 
-pub use column::{Accumulators, Finished, Growth, Merged, Operator, Shape};
+pub use column::{Accumulators, Bound, Finished, Function, Growth, Merged, Shape};
 pub use distinct::{Distinct, HashKey, fingerprint};
 pub use sum::{IntegerSum, NumberSum};
 pub use top::{Counter, Top, TopChanges, TopItem, TopMerge, top_capacity};

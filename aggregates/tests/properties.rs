@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pelton_aggregates::{
-    Accumulators, Finished, Growth, HashKey, Merged, NumberSum, Operator, Shape, Top, TopMerge, Value, top_capacity,
+    Accumulators, Bound, Finished, Function, Growth, HashKey, Merged, NumberSum, Shape, Top, TopMerge, Value,
+    top_capacity,
 };
 use proptest::prelude::*;
 
@@ -63,10 +64,10 @@ proptest! {
         cuts.extend([0, shuffled.len()]);
         cuts.sort_unstable();
         let seen: Vec<i64> = values.iter().copied().flatten().collect();
-        for operator in
-            [Operator::Count, Operator::Sum, Operator::Min, Operator::Max, Operator::Distinct, Operator::TopK]
+        for function in
+            [Function::Count, Function::Sum, Function::Min, Function::Max, Function::Distinct, Function::TopK]
         {
-            let shape = Shape { operator, numbers: false, limit };
+            let shape = Shape { function, numbers: false, limit };
             let slices: Vec<Accumulators> = cuts
                 .windows(2)
                 .map(|cut| {
@@ -75,7 +76,7 @@ proptest! {
                     slice(shape, &values)
                 })
                 .collect();
-            prop_assert_eq!(pane(shape, &slices), expected(operator, limit, &seen), "{:?}", operator);
+            prop_assert_eq!(pane(shape, &slices), expected(function, limit, &seen), "{:?}", function);
         }
     }
 
@@ -112,26 +113,26 @@ proptest! {
 }
 
 /// A pane of integers by the book.
-fn expected(operator: Operator, limit: u32, seen: &[i64]) -> String {
+fn expected(function: Function, limit: u32, seen: &[i64]) -> String {
     let sum: i128 = seen.iter().map(|value| i128::from(*value)).sum();
     let exact = |value: Option<i64>| text(&Finished::Integer { value, clipped: false });
-    match operator {
-        Operator::Count => exact(Some(seen.len() as i64)),
-        Operator::Sum if seen.is_empty() => exact(None),
-        Operator::Sum => match i64::try_from(sum) {
+    match function {
+        Function::Count => exact(Some(seen.len() as i64)),
+        Function::Sum if seen.is_empty() => exact(None),
+        Function::Sum => match i64::try_from(sum) {
             Ok(sum) => exact(Some(sum)),
             Err(_) => {
                 let end = if sum < 0 { i64::MIN } else { i64::MAX };
                 text(&Finished::Integer { value: Some(end), clipped: true })
             }
         },
-        Operator::Min => exact(seen.iter().copied().min()),
-        Operator::Max => exact(seen.iter().copied().max()),
-        Operator::Distinct => {
+        Function::Min => exact(seen.iter().copied().min()),
+        Function::Max => exact(seen.iter().copied().max()),
+        Function::Distinct => {
             let all: BTreeSet<i64> = seen.iter().copied().collect();
             exact(Some((all.len() as i64).min(i64::from(limit))))
         }
-        Operator::TopK => {
+        Function::TopK => {
             let mut counts: BTreeMap<String, i64> = BTreeMap::new();
             seen.iter().for_each(|value| *counts.entry(value.to_string()).or_default() += 1);
             let mut items: Vec<(String, i64, i64)> = counts.into_iter().map(|(item, count)| (item, count, 0)).collect();
@@ -223,27 +224,27 @@ fn an_item_that_is_absent_from_a_full_slice_gets_its_floor() {
 
 #[test]
 fn nothing_seen_is_told_apart_and_the_edges_of_numbers_are_as_stated() {
-    let numbers = |operator, values: &[Value<'_>]| {
-        let shape = Shape { operator, numbers: true, limit: 9 };
+    let numbers = |function, values: &[Value<'_>]| {
+        let shape = Shape { function, numbers: true, limit: 9 };
         pane(shape, &[slice(shape, values)])
     };
     let number = |value| text(&Finished::Number(value));
     let (nan, minus_zero) = (Value::Number(f64::NAN), Value::Number(-0.0));
-    for operator in [Operator::Sum, Operator::Min, Operator::Max] {
-        assert_eq!(numbers(operator, &[]), number(None));
-        assert_eq!(numbers(operator, &[Value::Missing, nan]), number(None));
-        assert_eq!(numbers(operator, &[minus_zero]), number(Some(0.0)));
-        assert_eq!(numbers(operator, &[nan, Value::Number(f64::INFINITY)]), number(Some(f64::INFINITY)));
+    for function in [Function::Sum, Function::Min, Function::Max] {
+        assert_eq!(numbers(function, &[]), number(None));
+        assert_eq!(numbers(function, &[Value::Missing, nan]), number(None));
+        assert_eq!(numbers(function, &[minus_zero]), number(Some(0.0)));
+        assert_eq!(numbers(function, &[nan, Value::Number(f64::INFINITY)]), number(Some(f64::INFINITY)));
     }
-    for operator in [Operator::Count, Operator::Distinct] {
-        assert_eq!(numbers(operator, &[nan, Value::Missing]), "Integer { value: Some(0), clipped: false }");
-        assert_eq!(numbers(operator, &[minus_zero]), "Integer { value: Some(1), clipped: false }");
+    for function in [Function::Count, Function::Distinct] {
+        assert_eq!(numbers(function, &[nan, Value::Missing]), "Integer { value: Some(0), clipped: false }");
+        assert_eq!(numbers(function, &[minus_zero]), "Integer { value: Some(1), clipped: false }");
     }
-    assert_eq!(numbers(Operator::Distinct, &[minus_zero, Value::Number(0.0)]), numbers(Operator::Count, &[minus_zero]));
+    assert_eq!(numbers(Function::Distinct, &[minus_zero, Value::Number(0.0)]), numbers(Function::Count, &[minus_zero]));
     let both = [Value::Number(f64::INFINITY), Value::Number(f64::NEG_INFINITY)];
-    assert_eq!(numbers(Operator::Sum, &both), number(Some(f64::NAN)));
-    assert_eq!(numbers(Operator::Min, &both), number(Some(f64::NEG_INFINITY)));
-    let booleans = Shape { operator: Operator::TopK, numbers: false, limit: 2 };
+    assert_eq!(numbers(Function::Sum, &both), number(Some(f64::NAN)));
+    assert_eq!(numbers(Function::Min, &both), number(Some(f64::NEG_INFINITY)));
+    let booleans = Shape { function: Function::TopK, numbers: false, limit: 2 };
     let top = slice(booleans, &[Value::Boolean(true), Value::Boolean(false), Value::Boolean(true)]);
     assert_eq!(pane(booleans, &[top]), r#"[("true", 2, 0), ("false", 1, 0)]"#);
 }
@@ -251,16 +252,21 @@ fn nothing_seen_is_told_apart_and_the_edges_of_numbers_are_as_stated() {
 #[test]
 fn a_missing_value_reaches_no_threshold() {
     let missing = Finished::Integer { value: None, clipped: false };
-    assert!(!missing.reaches(i64::MIN));
+    assert!(!missing.is_within(Bound::AtLeastInteger(i64::MIN)));
     let seen = Finished::Integer { value: Some(i64::MIN), clipped: false };
-    assert!(seen.reaches(i64::MIN) && !seen.reaches(i64::MIN + 1));
+    let (least, more) = (Bound::AtLeastInteger(i64::MIN), Bound::AtLeastInteger(i64::MIN + 1));
+    assert!(seen.is_within(least) && !seen.is_within(more) && seen.is_within(Bound::AtMostInteger(i64::MIN)));
+    assert!(!seen.is_within(Bound::AtLeastNumber(f64::NEG_INFINITY)), "a bound of another type");
+    let number = Finished::Number(Some(0.5));
+    assert!(number.is_within(Bound::AtLeastNumber(0.5)) && !number.is_within(Bound::AtMostNumber(0.4)));
+    assert!(!number.is_within(Bound::AtMostNumber(f64::NAN)) && !number.is_within(Bound::AtLeastInteger(0)));
 }
 
 /// Distinct is exact up to its limit, also over twelve slices of which each has seen other values.
 #[test]
 fn distinct_is_exact_over_twelve_slices() {
     for (limit, expected) in [(1, 1), (99, 99), (119, 119), (120, 120), (121, 120), (5000, 120)] {
-        let shape = Shape { operator: Operator::Distinct, numbers: false, limit };
+        let shape = Shape { function: Function::Distinct, numbers: false, limit };
         let slices: Vec<Accumulators> = (0..12)
             .map(|number| {
                 let values: Vec<_> = (number * 10..number * 10 + 10).map(Value::Integer).collect();

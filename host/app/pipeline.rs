@@ -27,6 +27,8 @@ pub(crate) struct Pipeline {
     pub(crate) plan: Arc<Plan>,
     /// One per stage, in order.
     pub(crate) modules: Vec<Module>,
+    /// What the modules are, and their shapes as they are configured; one per stage.
+    pub(crate) descriptors: Vec<Descriptor>,
     /// What identifies it: [`Draft::revision`].
     pub(crate) revision: [u8; 32],
     /// What may be wrong, and need not be; for `validate`.
@@ -59,24 +61,25 @@ impl Pipeline {
         let revision = draft.revision(&modules.iter().map(Module::digest).collect::<Vec<_>>());
         let (plan, problems) = draft.bind(&descriptors);
         let mut pipeline = match plan {
-            Some(plan) => Pipeline { plan: Arc::new(plan), modules, revision, warnings: Vec::new(), limits },
+            Some(plan) => {
+                Pipeline { plan: Arc::new(plan), modules, descriptors, revision, warnings: Vec::new(), limits }
+            }
             None => return Err(Failure::problems(path, &problems)),
         };
-        let tried =
-            stages.iter().enumerate().filter_map(|(idx, stage)| pipeline.try_rule(idx, stage, &descriptors).err());
+        let tried = stages.iter().enumerate().filter_map(|(idx, stage)| pipeline.try_rule(idx, stage).err());
         let problems: Vec<Problem> = tried.collect();
         if problems.is_empty() { Ok(pipeline) } else { Err(Failure::problems(path, &problems)) }
     }
 
     /// Lets the rule of a stage, when it is one, judge a window in which nothing was seen.
-    fn try_rule(&mut self, idx: usize, stage: &DraftStage, descriptors: &[Descriptor]) -> Result<(), Problem> {
+    fn try_rule(&mut self, idx: usize, stage: &DraftStage) -> Result<(), Problem> {
         let module = &self.modules[idx];
-        if module.descriptor().world != World::WindowRule {
+        if module.identity().world != World::WindowRule {
             return Ok(());
         }
         // It was configured a moment ago; what it says now it will say again in the run.
         let Ok(mut guest) = module.instantiate(&stage.stage.config, &self.limits) else { return Ok(()) };
-        match try_rule(guest.as_mut(), &self.plan.reads(descriptors)) {
+        match try_rule(guest.as_mut(), &self.plan.reads(&self.descriptors)) {
             Ok(()) => {}
             Err(Trial::Wrong(reason)) => return Err(stage.not_planned(&reason)),
             Err(Trial::Doubtful(reason)) => self.warnings.push(format!(

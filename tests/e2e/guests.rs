@@ -48,7 +48,7 @@ const ZOO: [(&str, Must); 19] = [
     ("recurses", Must::LoseGuilty("trap")),
     ("refuses_config", Must::Refuse("no configuration is good enough")),
     ("retry_always", Must::Retry("the environment is not ready")),
-    ("source_out_of_range", Must::LoseAll("contract-violation")),
+    ("row_out_of_range", Must::LoseAll("contract-violation")),
     ("spins_forever", Must::LoseGuilty("limit-fuel")),
     ("traps", Must::LoseGuilty("trap")),
     ("traps_on_third", Must::LoseNone),

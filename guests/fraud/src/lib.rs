@@ -10,7 +10,7 @@
 //!
 //! The host keeps the aggregates; no code of this module runs per event.
 
-use pelton_sdk::{Error, Fields, Module, Output, Pane, Plan, WindowRule};
+use pelton_sdk::{Aggregation, Error, Fields, Module, Output, Pane, WindowRule};
 use serde::{Deserialize, Serialize};
 
 const HOUR_MS: i64 = 3_600_000;
@@ -71,7 +71,7 @@ pub struct FraudAlert<'a> {
     /// How sure the rule is.
     pub severity: Severity,
     /// 0 for the first alert of this window, then the number of its correction: the last one counts.
-    pub revision: u32,
+    pub pane_index: u32,
 }
 
 /// Why the window is an alert: the first that holds.
@@ -129,8 +129,8 @@ impl Module for StreamFarm {
 }
 
 impl WindowRule for StreamFarm {
-    fn plan(&self) -> Plan {
-        Plan::new()
+    fn aggregates(&self) -> Aggregation {
+        Aggregation::new()
             .count("plays")
             .sum("played_ms", Play::MS_PLAYED)
             .distinct("tracks", Play::TRACK_ID, TRACKS_COUNTED)
@@ -154,7 +154,7 @@ impl WindowRule for StreamFarm {
                 average_ms,
                 rule,
                 severity,
-                revision: pane.number,
+                pane_index: pane.index,
             });
         }
         Ok(())

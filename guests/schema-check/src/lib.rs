@@ -60,29 +60,31 @@ impl Transform for SchemaCheck {
             Error::reject(code, message)
         })?;
         if !self.validator.is_valid(&document) {
-            return Err(Error::reject("schema", detail(&self.validator, &document)));
+            let (place, detail) = problem(&self.validator, &document);
+            return Err(Error::reject_at(place, "schema", detail));
         }
         output.forward();
         Ok(())
     }
 }
 
-/// The first problem in order of place, and how many more there are. Slow: only for events that do not fit.
+/// The first problem in order of place: where it is, what it is, and how many more there are. Slow: only for events that do
+/// not fit.
 #[cold]
-fn detail(validator: &Validator<Borrowed>, document: &Document<'_>) -> String {
+fn problem(validator: &Validator<Borrowed>, document: &Document<'_>) -> (String, String) {
     let mut errors: Vec<ValidationError<'_>> = validator.iter_errors(document).collect();
     errors.sort_by(|left, right| {
         let order = |error: &ValidationError<'_>| (error.instance_path().to_string(), error.schema_path().to_string());
         order(left).cmp(&order(right))
     });
-    let Some(first) = errors.first() else { return "does not fit the schema".to_owned() };
+    let Some(first) = errors.first() else { return (String::new(), "does not fit the schema".to_owned()) };
     let mut text = format!("{}: {first}", place(first.instance_path().as_str()));
     cut(&mut text);
     text.push_str(&format!(" (schema {})", place(first.schema_path().as_str())));
     if 1 < errors.len() {
         text.push_str(&format!(" and {} more", errors.len() - 1));
     }
-    text
+    (first.instance_path().to_string(), text)
 }
 
 /// A JSON pointer; the empty one reads badly.

@@ -32,6 +32,8 @@ pub enum Error {
         code: &'static str,
         /// For people.
         detail: String,
+        /// Where in the payload: a JSON pointer (RFC 6901).
+        place: Option<String>,
     },
     /// The whole call fails.
     Failure(Failure),
@@ -40,7 +42,12 @@ pub enum Error {
 impl Error {
     /// Makes the row a dead letter.
     pub fn reject(code: &'static str, detail: impl Into<String>) -> Error {
-        Error::Reject { code, detail: detail.into() }
+        Error::Reject { code, detail: detail.into(), place: None }
+    }
+
+    /// Makes the row a dead letter, for what is at this place of its payload: a JSON pointer (RFC 6901), such as `/ms_played`.
+    pub fn reject_at(place: impl Into<String>, code: &'static str, detail: impl Into<String>) -> Error {
+        Error::Reject { code, detail: detail.into(), place: Some(place.into()) }
     }
 
     /// The environment is at fault; call again later.

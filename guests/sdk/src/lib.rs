@@ -13,7 +13,7 @@
 //! | [`WindowFold`] | windows over the rule's own accumulator |
 //!
 //! ```
-//! use pelton_sdk::{Error, Fields, Module, Output, Pane, Plan, WindowRule};
+//! use pelton_sdk::{Aggregation, Error, Fields, Module, Output, Pane, WindowRule};
 //!
 //! #[derive(Fields)]
 //! struct Play<'a> {
@@ -32,8 +32,8 @@
 //! }
 //!
 //! impl WindowRule for Heavy {
-//!     fn plan(&self) -> Plan {
-//!         Plan::new().count("plays").distinct("tracks", Play::TRACK_ID, 1000).at_least("plays", 100)
+//!     fn aggregates(&self) -> Aggregation {
+//!         Aggregation::new().count("plays").distinct("tracks", Play::TRACK_ID, 1000).at_least("plays", 100)
 //!     }
 //!
 //!     fn evaluate(&self, pane: &Pane<'_>, output: &mut Output<'_>) -> Result<(), Error> {
@@ -48,14 +48,20 @@
 // Generated code names this crate, also inside of it.
 extern crate self as pelton_sdk;
 
+pub mod fields {
+    //! Fields that a configuration decides.
+    pub use crate::field::{Configured, ConfiguredRow};
+}
 pub mod log;
 #[cfg(not(target_arch = "wasm32"))]
 pub mod testing;
 
+mod counters;
 mod error;
 mod event;
 mod field;
 mod module;
+mod optional;
 mod output;
 mod pane;
 mod reducer;
@@ -66,26 +72,29 @@ mod window_rule;
 
 pub mod raw;
 
+pub use counters::Counters;
 pub use error::{Error, Failure};
 pub use event::Event;
-pub use field::{Column, Columns, Field, Fields, Kind, Value};
-pub use module::{Adapter, Identity, Module, report_panics};
-pub use output::{OF_SOURCE, Output, Record};
+pub use field::{Column, Columns, Decimal, Field, Fields, Kind, RawJson, Value};
+pub use module::{Adapter, Identity, Module, declared, report_panics};
+pub use optional::{Erase, Migrate, Rewrite};
+pub use output::{OF_ROW, Output, Record};
 pub use pane::{Pane, TopItem};
 pub use pelton_sdk_derive::Fields;
-pub use raw::Firing;
-pub use reducer::{Kept, Reducer};
+pub use raw::{Shape, Timing};
+pub use reducer::{KeyState, Reducer};
 pub use state::{Json, State};
 pub use transform::Transform;
 pub use window_fold::WindowFold;
-pub use window_rule::{Extract, ExtractAdapter, Plan, Samples, WindowRule};
+pub use window_rule::{Aggregation, Extract, ExtractAdapter, Samples, WindowRule};
 
 #[doc(hidden)]
 pub use wit_bindgen;
 
 /// Makes a rule the module of its crate: `export!(window_rule: StreamFarm);`
 ///
-/// The word before the colon is the world: `transform`, `window_rule`, `window_rule + extract`, `reducer` or `window_fold`.
+/// The word before the colon is the world: `transform`, `window_rule`, `window_rule + extract`, `reducer` or `window_fold`. What a
+/// rule can besides has lines of its own: `export!(migrations: Rule)` ([`Migrate`]), `export!(erasures: Rule)` ([`Erase`]).
 /// Name and version of the module are those of the crate. Natively it exports nothing.
 #[macro_export]
 macro_rules! export {
@@ -104,6 +113,21 @@ macro_rules! export {
     (window_fold: $rule:ty) => {
         $crate::export!(@world $rule, $crate::Adapter<$rule>, window_fold, export_window_fold);
     };
+    (migrations: $rule:ty) => {
+        $crate::export!(@optional $rule, migration, export_migration, pelton_migrations);
+    };
+    (erasures: $rule:ty) => {
+        $crate::export!(@optional $rule, erasure, export_erasure, pelton_erasures);
+    };
+    (@optional $rule:ty, $interface:ident, $export:ident, $module:ident) => {
+        #[cfg(target_arch = "wasm32")]
+        #[allow(unsafe_code, reason = "the generated exports of the contract")]
+        mod $module {
+            use super::*;
+            type Exported = $crate::Adapter<$rule>;
+            $crate::raw::$interface::$export!(Exported);
+        }
+    };
     (@world $rule:ty, $adapter:ty, $world:ident, $export:ident) => {
         impl $crate::Identity for $rule {
             const NAME: &'static str = env!("CARGO_CRATE_NAME");
@@ -112,7 +136,7 @@ macro_rules! export {
 
         // Natively only tests call the rule, but it is not dead.
         #[cfg(not(target_arch = "wasm32"))]
-        const _: fn() -> $crate::raw::Descriptor = <$adapter as $crate::raw::meta::Guest>::describe;
+        const _: fn() -> $crate::raw::Identity = <$adapter as $crate::raw::meta::Guest>::describe;
 
         #[cfg(target_arch = "wasm32")]
         #[allow(unsafe_code, reason = "the generated exports of the contract")]

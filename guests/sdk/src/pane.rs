@@ -1,8 +1,8 @@
 //! One window of one key that fired.
 
 use crate::field::text;
-use crate::raw::window_rule::{AggregateData, AggregateValues, Operator, Tops};
-use crate::raw::{Firing, Panes};
+use crate::raw::window_rule::{AggregateData, AggregateValues, Tops};
+use crate::raw::{Panes, Timing};
 
 /// One window of one key that fired.
 pub struct Pane<'a> {
@@ -12,16 +12,18 @@ pub struct Pane<'a> {
     pub start: i64,
     /// First instant after the window.
     pub end: i64,
+    /// Name of the window, such as `2026-03` for a month of a calendar; empty where windows have none.
+    pub label: &'a str,
     /// Why it fired.
-    pub firing: Firing,
+    pub timing: Timing,
     /// 0 for the first pane of a key and window, then 1, 2, …: a correction replaces what the last one gave.
-    pub number: u32,
+    pub index: u32,
     /// Whether no further pane can follow.
-    pub is_final: bool,
+    pub is_last: bool,
     /// The watermark that fired it.
     pub watermark: i64,
     row: usize,
-    aggregates: &'a [(&'static str, Operator)],
+    aggregates: &'a [(&'static str, &'static str)],
     values: &'a [AggregateValues],
 }
 
@@ -40,16 +42,17 @@ impl<'a> Pane<'a> {
     pub(crate) fn new(
         panes: &'a Panes,
         row: usize,
-        aggregates: &'a [(&'static str, Operator)],
+        aggregates: &'a [(&'static str, &'static str)],
         values: &'a [AggregateValues],
     ) -> Pane<'a> {
         Pane {
             key: text(slice(&panes.keys, row)),
             start: panes.starts[row],
             end: panes.ends[row],
-            firing: panes.firings[row],
-            number: panes.numbers[row],
-            is_final: panes.finals[row],
+            label: if panes.labels.ends.is_empty() { "" } else { text(slice(&panes.labels, row)) },
+            timing: panes.timings[row],
+            index: panes.indexes[row],
+            is_last: panes.lasts[row],
             watermark: panes.watermarks[row],
             row,
             aggregates,
@@ -66,14 +69,12 @@ impl<'a> Pane<'a> {
     /// The value of a count or distinct; 0 when nothing was seen.
     ///
     /// # Panics
-    /// When the plan has no such aggregate.
+    /// When the rule has no such aggregate.
     #[must_use]
     #[track_caller]
     pub fn count(&self, name: &str) -> i64 {
         match self.find(name) {
-            (Operator::Count | Operator::Distinct, AggregateValues { data: AggregateData::Integers(values), .. }) => {
-                values[self.row]
-            }
+            ("count" | "distinct", AggregateValues { data: AggregateData::Integers(values), .. }) => values[self.row],
             _ => panic!("aggregate `{name}` is neither count nor distinct: use `integer`, `number` or `top`"),
         }
     }
@@ -83,7 +84,7 @@ impl<'a> Pane<'a> {
     /// A sum is exact in 128 bits; see [`Pane::is_clipped`] for one that leaves 64.
     ///
     /// # Panics
-    /// When the plan has no such aggregate.
+    /// When the rule has no such aggregate.
     #[must_use]
     #[track_caller]
     pub fn integer(&self, name: &str) -> Option<i64> {
@@ -100,7 +101,7 @@ impl<'a> Pane<'a> {
     /// A sum that leaves the range of a number is infinite, which JSON cannot represent.
     ///
     /// # Panics
-    /// When the plan has no such aggregate.
+    /// When the rule has no such aggregate.
     #[must_use]
     #[track_caller]
     pub fn number(&self, name: &str) -> Option<f64> {
@@ -115,7 +116,7 @@ impl<'a> Pane<'a> {
     /// Whether this integer sum left 64 bits: its value is the nearest end of them, `i64::MIN` or `i64::MAX`.
     ///
     /// # Panics
-    /// When the plan has no such aggregate.
+    /// When the rule has no such aggregate.
     #[must_use]
     #[track_caller]
     pub fn is_clipped(&self, name: &str) -> bool {
@@ -125,7 +126,7 @@ impl<'a> Pane<'a> {
     /// The items of a top-k: highest count first, of equal counts in byte order; none when nothing was seen.
     ///
     /// # Panics
-    /// When the plan has no such aggregate.
+    /// When the rule has no such aggregate.
     #[track_caller]
     pub fn top(&self, name: &str) -> impl Iterator<Item = TopItem<'a>> + use<'a> {
         let AggregateData::Tops(Tops { items, counts, errors, pane_ends }) = &self.find(name).1.data else {
@@ -144,17 +145,17 @@ impl<'a> Pane<'a> {
     }
 
     #[track_caller]
-    fn find(&self, name: &str) -> (Operator, &'a AggregateValues) {
+    fn find(&self, name: &str) -> (&'static str, &'a AggregateValues) {
         let Some(index) = self.aggregates.iter().position(|(known, _)| *known == name) else {
             let known: Vec<&str> = self.aggregates.iter().map(|(known, _)| *known).collect();
-            panic!("no aggregate `{name}`, the plan has {known:?}")
+            panic!("no aggregate `{name}`, the rule has {known:?}")
         };
         (self.aggregates[index].1, &self.values[index])
     }
 }
 
 /// Row `row` of a text column.
-pub(crate) fn slice(texts: &crate::raw::Texts, row: usize) -> &[u8] {
+pub(crate) fn slice(texts: &crate::raw::Strings, row: usize) -> &[u8] {
     let start = if row == 0 { 0 } else { texts.ends[row - 1] as usize };
     &texts.data[start..texts.ends[row] as usize]
 }

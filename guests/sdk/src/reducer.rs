@@ -3,11 +3,12 @@
 use crate::error::Error;
 use crate::event::Event;
 use crate::field::{Columns, text};
-use crate::module::{Adapter, Module, with};
+use crate::module::{Adapter, Configured, Module, with};
 use crate::output::Output;
 use crate::pane::slice;
 use crate::raw;
-use crate::raw::reducer::{Change, Guest, Reduced, Timer};
+use crate::raw::Change;
+use crate::raw::reducer::{Guest, Reduced, Timer};
 use crate::state::{State, decode};
 
 /// A rule that keeps state per key.
@@ -22,7 +23,7 @@ pub trait Reducer: Module {
     fn event(
         &self,
         event: &Event<'_, Self::Fields>,
-        kept: &mut Kept<'_, Self::State>,
+        key: &mut KeyState<'_, Self::State>,
         output: &mut Output<'_>,
     ) -> Result<(), Error>;
 
@@ -30,14 +31,14 @@ pub trait Reducer: Module {
     ///
     /// # Errors
     /// Only [`Error::retry`] and [`Error::halt`] make sense here.
-    fn timer(&self, at: i64, kept: &mut Kept<'_, Self::State>, output: &mut Output<'_>) -> Result<(), Error> {
-        let _ = (at, kept, output);
+    fn timer(&self, at: i64, key: &mut KeyState<'_, Self::State>, output: &mut Output<'_>) -> Result<(), Error> {
+        let _ = (at, key, output);
         Ok(())
     }
 }
 
-/// What is kept for one key.
-pub struct Kept<'a, S> {
+/// State and timers of one key.
+pub struct KeyState<'a, S> {
     /// The key.
     pub key: &'a str,
     /// The state; change it in place.
@@ -48,7 +49,7 @@ pub struct Kept<'a, S> {
     cancels: &'a mut Vec<Timer>,
 }
 
-impl<S: State> Kept<'_, S> {
+impl<S: State> KeyState<'_, S> {
     /// Forgets this key: its state is the default from here on.
     pub fn delete(&mut self) {
         self.state = S::default();
@@ -73,19 +74,19 @@ impl<S: State> Kept<'_, S> {
 
 /// Handles one batch, key by key, each key's events in order.
 pub(crate) fn reduce<M: Reducer>(
-    module: &M,
+    module: &Configured<M>,
     events: &raw::Events,
     groups: &raw::Groups,
 ) -> Result<Reduced, raw::Failure> {
     let columns = Columns::new(&events.columns);
-    let mut output = Output::new(&events.data, M::PORTS);
+    let mut output = Output::new(&events.data, &module.shape);
     let mut changes = Vec::with_capacity(groups.member_ends.len());
-    let mut states = raw::Texts { data: Vec::new(), ends: Vec::with_capacity(groups.member_ends.len()) };
+    let mut states = raw::Strings { data: Vec::new(), ends: Vec::with_capacity(groups.member_ends.len()) };
     let (mut timers, mut cancels, mut fresh) = (Vec::new(), Vec::new(), Vec::new());
     M::State::default().encode(&mut fresh);
     for group in 0..groups.member_ends.len() {
         let stored = slice(&groups.states, group);
-        let mut kept = Kept {
+        let mut key = KeyState {
             key: text(slice(&groups.keys, group)),
             state: decode::<M::State>(stored)?,
             group: group as u32,
@@ -96,21 +97,21 @@ pub(crate) fn reduce<M: Reducer>(
         for row in run(&groups.members, &groups.member_ends, group) {
             let row = *row as usize;
             output.begin(row as u32, events.timestamps[row]);
-            let result = module.event(&Event::new(events, &columns, row), &mut kept, &mut output);
+            let result = module.rule.event(&Event::new(events, &columns, row), &mut key, &mut output);
             output.settle(result)?;
         }
         for at in run(&groups.timers, &groups.timer_ends, group) {
             output.begin((events.timestamps.len() + group) as u32, *at);
-            let result = module.timer(*at, &mut kept, &mut output);
+            let result = module.rule.timer(*at, &mut key, &mut output);
             output.settle(result)?;
         }
-        changes.push(store(&kept.state, kept.delete, stored, &fresh, &mut states));
+        changes.push(store(&key.state, key.delete, stored, &fresh, &mut states));
     }
     Ok(Reduced { changes, states, timers, cancels, output: output.finish() })
 }
 
 /// Appends the new state bytes and says what becomes of the old ones. A default that was never stored stays unstored.
-fn store<S: State>(state: &S, deleted: bool, stored: &[u8], fresh: &[u8], states: &mut raw::Texts) -> Change {
+fn store<S: State>(state: &S, deleted: bool, stored: &[u8], fresh: &[u8], states: &mut raw::Strings) -> Change {
     let start = states.data.len();
     state.encode(&mut states.data);
     let bytes = &states.data[start..];

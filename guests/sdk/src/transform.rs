@@ -3,7 +3,7 @@
 use crate::error::Error;
 use crate::event::Event;
 use crate::field::Columns;
-use crate::module::{Adapter, Module, with};
+use crate::module::{Adapter, Configured, Module, with};
 use crate::output::Output;
 use crate::raw;
 
@@ -17,12 +17,12 @@ pub trait Transform: Module {
 }
 
 /// Handles one batch.
-pub(crate) fn process<M: Transform>(module: &M, events: &raw::Events) -> Result<raw::Output, raw::Failure> {
+pub(crate) fn process<M: Transform>(module: &Configured<M>, events: &raw::Events) -> Result<raw::Output, raw::Failure> {
     let columns = Columns::new(&events.columns);
-    let mut output = Output::new(&events.data, M::PORTS);
+    let mut output = Output::new(&events.data, &module.shape);
     for row in 0..events.timestamps.len() {
         output.begin(row as u32, events.timestamps[row]);
-        let result = module.process(&Event::new(events, &columns, row), &mut output);
+        let result = module.rule.process(&Event::new(events, &columns, row), &mut output);
         output.settle(result)?;
     }
     Ok(output.finish())

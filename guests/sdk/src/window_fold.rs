@@ -1,13 +1,14 @@
 //! The world `window-fold`: windows over a rule's own accumulator.
 
+use crate::counters::Counters;
 use crate::error::{Error, Failure};
 use crate::event::Event;
 use crate::field::Columns;
-use crate::module::{Adapter, Module, with};
+use crate::module::{Adapter, Configured, Module, with};
 use crate::output::Output;
 use crate::pane::{Pane, slice};
 use crate::raw;
-use crate::raw::window_fold::Guest;
+use crate::raw::window_fold::{Folded, Guest};
 use crate::reducer::members;
 use crate::state::{State, decode};
 
@@ -16,11 +17,16 @@ pub trait WindowFold: Module {
     /// What is kept per key and window. A new one starts with the default.
     type Accumulator: State;
 
-    /// Adds one event.
+    /// Adds one event. One that is rejected leaves the accumulator as it was, whatever was done to it before.
     ///
     /// # Errors
-    /// An event cannot be rejected here: put a transform in front.
-    fn add(&self, accumulator: &mut Self::Accumulator, event: &Event<'_, Self::Fields>) -> Result<(), Failure>;
+    /// [`Error::reject`] makes the event a dead letter.
+    fn add(
+        &self,
+        accumulator: &mut Self::Accumulator,
+        event: &Event<'_, Self::Fields>,
+        counters: &mut Counters<'_>,
+    ) -> Result<(), Error>;
 
     /// Merges `right` into `left`: the same as if the events of both had been added to one.
     ///
@@ -28,7 +34,7 @@ pub trait WindowFold: Module {
     /// When the two do not fit together.
     fn merge(&self, left: &mut Self::Accumulator, right: Self::Accumulator) -> Result<(), Failure>;
 
-    /// Judges one pane.
+    /// Evaluates one pane.
     ///
     /// # Errors
     /// [`Error::reject`] makes the pane a dead letter.
@@ -37,46 +43,57 @@ pub trait WindowFold: Module {
 
 /// New accumulators of all groups.
 pub(crate) fn fold<M: WindowFold>(
-    module: &M,
+    module: &Configured<M>,
     events: &raw::Events,
     groups: &raw::Groups,
-) -> Result<raw::Texts, raw::Failure> {
+) -> Result<Folded, raw::Failure> {
     let columns = Columns::new(&events.columns);
-    collect(groups.member_ends.len(), |group, bytes| {
+    let mut counters = Counters::new(&module.shape.counters);
+    let mut rejects = Vec::new();
+    let states = collect(groups.member_ends.len(), |group, bytes| {
         let mut accumulator: M::Accumulator = decode(slice(&groups.states, group))?;
-        for row in members(groups, group) {
-            module.add(&mut accumulator, &Event::new(events, &columns, *row as usize))?;
+        for &row in members(groups, group) {
+            counters.begin(row);
+            match module.rule.add(&mut accumulator, &Event::new(events, &columns, row as usize), &mut counters) {
+                Ok(()) => {}
+                Err(Error::Failure(failure)) => return Err(failure),
+                Err(Error::Reject { code, detail, place }) => {
+                    counters.drop_row();
+                    rejects.push(raw::Reject { row, code: code.to_owned(), detail, place });
+                }
+            }
         }
         accumulator.encode(bytes);
         Ok(())
-    })
+    })?;
+    Ok(Folded { states, rejects, additions: counters.finish() })
 }
 
 /// Merges accumulators pairwise.
 pub(crate) fn merge<M: WindowFold>(
-    module: &M,
-    left: &raw::Texts,
-    right: &raw::Texts,
-) -> Result<raw::Texts, raw::Failure> {
+    module: &Configured<M>,
+    left: &raw::Strings,
+    right: &raw::Strings,
+) -> Result<raw::Strings, raw::Failure> {
     collect(left.ends.len(), |pair, bytes| {
         let mut merged: M::Accumulator = decode(slice(left, pair))?;
-        module.merge(&mut merged, decode(slice(right, pair))?)?;
+        module.rule.merge(&mut merged, decode(slice(right, pair))?)?;
         merged.encode(bytes);
         Ok(())
     })
 }
 
-/// Judges panes. The time of a pane's record is its last instant.
+/// Evaluates panes. The time of a pane's record is its last instant.
 pub(crate) fn finish<M: WindowFold>(
-    module: &M,
+    module: &Configured<M>,
     panes: &raw::Panes,
-    accumulators: &raw::Texts,
+    accumulators: &raw::Strings,
 ) -> Result<raw::Output, raw::Failure> {
-    let mut output = Output::new(&panes.keys.data, M::PORTS);
+    let mut output = Output::new(&panes.keys.data, &module.shape);
     for row in 0..panes.starts.len() {
         output.begin(row as u32, panes.ends[row].saturating_sub(1));
         let accumulator = decode(slice(accumulators, row))?;
-        let result = module.finish(&Pane::new(panes, row, &[], &[]), accumulator, &mut output);
+        let result = module.rule.finish(&Pane::new(panes, row, &[], &[]), accumulator, &mut output);
         output.settle(result)?;
     }
     Ok(output.finish())
@@ -85,8 +102,8 @@ pub(crate) fn finish<M: WindowFold>(
 fn collect(
     rows: usize,
     mut write: impl FnMut(usize, &mut Vec<u8>) -> Result<(), Failure>,
-) -> Result<raw::Texts, raw::Failure> {
-    let mut texts = raw::Texts { data: Vec::new(), ends: Vec::with_capacity(rows) };
+) -> Result<raw::Strings, raw::Failure> {
+    let mut texts = raw::Strings { data: Vec::new(), ends: Vec::with_capacity(rows) };
     for row in 0..rows {
         write(row, &mut texts.data)?;
         texts.ends.push(texts.data.len() as u32);
@@ -95,15 +112,15 @@ fn collect(
 }
 
 impl<M: WindowFold> Guest for Adapter<M> {
-    fn fold(input: raw::Events, groups: raw::Groups) -> Result<raw::Texts, raw::Failure> {
+    fn fold(input: raw::Events, groups: raw::Groups) -> Result<Folded, raw::Failure> {
         with::<M, _>(|module| fold(module, &input, &groups))
     }
 
-    fn merge(left: raw::Texts, right: raw::Texts) -> Result<raw::Texts, raw::Failure> {
+    fn merge(left: raw::Strings, right: raw::Strings) -> Result<raw::Strings, raw::Failure> {
         with::<M, _>(|module| merge(module, &left, &right))
     }
 
-    fn finish(input: raw::Panes, accumulators: raw::Texts) -> Result<raw::Output, raw::Failure> {
+    fn finish(input: raw::Panes, accumulators: raw::Strings) -> Result<raw::Output, raw::Failure> {
         with::<M, _>(|module| finish(module, &input, &accumulators))
     }
 }

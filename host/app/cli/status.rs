@@ -1,5 +1,6 @@
 //! `pelton status`: what the broker knows about each partition; no running host is asked.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use async_nats::jetstream::stream::Stream;
@@ -79,6 +80,8 @@ struct PartitionReport {
     /// Whether that is what the pipeline file and its modules are now.
     revision_current: bool,
     totals: Totals,
+    /// Counters of modules, as `STAGE/COUNTER`: their sums.
+    counters: BTreeMap<String, i128>,
     balanced: bool,
 }
 
@@ -166,6 +169,7 @@ async fn inspect(
         revision: marker.map(|marker| hex::encode(&marker.revision)),
         revision_current: marker.is_none_or(|marker| Some(marker.revision) == revision),
         totals,
+        counters: marker.map_or_else(BTreeMap::new, |marker| marker.counter_sums().into_iter().collect()),
         balanced: totals.balanced(),
     })
 }
@@ -219,6 +223,14 @@ fn show(report: &Report) -> Result<(), Failure> {
         row
     });
     print::table(&header, &right, rows.collect())?;
+    let counted = report.partitions.iter().flat_map(|partition| {
+        let row = |(name, sum): (&String, &i128)| vec![partition.partition.to_string(), name.clone(), sum.to_string()];
+        partition.counters.iter().map(row)
+    });
+    let counted: Vec<Vec<String>> = counted.collect();
+    if !counted.is_empty() {
+        print::table(&["PART", "COUNTER", "SUM"], &["PART", "SUM"], counted)?;
+    }
     let StreamSize { name, messages, bytes, max_bytes } = &report.pipeline_stream;
     let bound = max_bytes.map_or("no bound".to_owned(), |bytes| format!("bound {}", print::mebibytes(bytes)));
     print::line(&format!(

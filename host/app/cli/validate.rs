@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args};
+use pelton_engine::guest::Descriptor;
 use pelton_engine::hex;
 use pelton_engine::problem::Problem;
 use serde::Serialize;
@@ -76,6 +77,12 @@ struct StageReport {
     reads: Vec<String>,
     /// Whether it also gets the payload.
     payload: bool,
+    /// Counters of the module's own.
+    counters: Vec<String>,
+    /// Whether it reads what earlier state versions of it have kept.
+    migrates: bool,
+    /// Whether it takes a person out of what it keeps under other keys.
+    erases: bool,
 }
 
 #[derive(Serialize)]
@@ -132,18 +139,19 @@ pub(super) async fn run(args: ValidateArgs) -> Result<(), Failure> {
 
 fn report(pipeline: &Pipeline) -> Report {
     let plan = &pipeline.plan;
-    let stages = plan.stages.iter().zip(&pipeline.modules).map(|(stage, module)| {
-        let descriptor = module.descriptor();
-        StageReport {
-            stage: stage.name.clone(),
-            from: stage.from.map_or("source".to_owned(), |from| plan.stages[from].name.clone()),
-            module: descriptor.name.clone(),
-            version: descriptor.version.clone(),
-            world: descriptor.world.name(),
-            digest: hex::encode(&module.digest()),
-            reads: descriptor.fields.iter().map(|field| field.name.clone()).collect(),
-            payload: descriptor.payload,
-        }
+    let stages = plan.stages.iter().zip(&pipeline.modules).zip(&pipeline.descriptors);
+    let stages = stages.map(|((stage, module), Descriptor { identity, shape })| StageReport {
+        stage: stage.name.clone(),
+        from: stage.from.map_or("source".to_owned(), |from| plan.stages[from].name.clone()),
+        module: identity.name.clone(),
+        version: identity.version.clone(),
+        world: identity.world.name(),
+        digest: hex::encode(&module.digest()),
+        reads: shape.fields.iter().map(|field| field.name.clone()).collect(),
+        payload: shape.payload,
+        counters: shape.counters.clone(),
+        migrates: identity.migrates,
+        erases: identity.erases,
     });
     Report {
         name: plan.name.clone(),

@@ -56,7 +56,7 @@ impl MadeBy {
 
 #[cfg(test)]
 mod tests {
-    use pelton_engine::guest::{Descriptor, World};
+    use pelton_engine::guest::{Descriptor, Identity, Shape, World};
     use pelton_engine::plan;
 
     use super::*;
@@ -84,18 +84,26 @@ mod tests {
     }
 
     fn descriptor() -> Descriptor {
-        Descriptor {
+        let identity = Identity {
             world: World::Transform,
             name: "s".into(),
             version: "1".into(),
             state_version: 0,
             config_schema: None,
+            attributes: Vec::new(),
+            migrates: false,
+            erases: false,
+        };
+        let shape = Shape {
             fields: Vec::new(),
+            lanes: Vec::new(),
             payload: true,
             headers: false,
             ports: vec!["main".into()],
+            counters: Vec::new(),
             attributes: Vec::new(),
-        }
+        };
+        Descriptor { identity, shape }
     }
 
     #[test]

@@ -71,12 +71,13 @@ impl Notices {
         let (pipeline, partition) = (self.pipeline.clone(), self.partition);
         match notice {
             Notice::Committed(facts) => self.committed(&facts),
-            Notice::Running { epoch, decision, watermark, state_bytes } => {
+            Notice::Running { epoch, decision, watermark, state_bytes, counters } => {
                 info!(pipeline, partition, revision = self.revision, epoch, decision, "running");
                 // What was committed before this process: a quiet partition may commit nothing for long.
                 self.metrics.set_epoch(epoch);
                 self.metrics.set_watermark(watermark);
                 self.metrics.set_state_bytes(state_bytes as u64);
+                self.metrics.set_counters(&counters);
                 self.yielded = false;
                 if !self.stuck {
                     self.trouble = None;
@@ -195,6 +196,7 @@ impl Notices {
         self.spent.take().enumerate().for_each(|(stage, time)| metrics.observe_guest(stage, time));
         metrics.set_watermark(facts.watermark);
         metrics.set_state_bytes(facts.state_bytes as u64);
+        metrics.set_counters(&facts.counters);
         metrics.set_epoch(facts.epoch);
         metrics.observe_epoch(Duration::from_millis(facts.epoch_ms), Duration::from_millis(facts.commit_ms));
         metrics.ok("running");

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use pelton_engine::event::Events;
+use pelton_engine::event::{Events, TextColumn};
 use pelton_engine::guest::{
-    Descriptor, Fault, Groups, Guest, Metering, Output, Panes, Reduced, RulePlan, Samples, States,
+    Aggregation, Before, Descriptor, Fault, Folded, Groups, Guest, Metering, Output, Panes, Reduced, Rewritten,
+    Samples, States,
 };
 
 /// Nanoseconds per stage since they were last taken.
@@ -53,8 +54,8 @@ impl Guest for Timed {
         self.time(|guest| guest.process(metering, events, output))
     }
 
-    fn plan(&mut self) -> Result<RulePlan, Fault> {
-        self.time(|guest| guest.plan())
+    fn aggregates(&mut self) -> Result<Aggregation, Fault> {
+        self.time(|guest| guest.aggregates())
     }
 
     fn extract(&mut self, metering: Metering, events: &mut Events, samples: &mut Samples) -> Result<(), Fault> {
@@ -80,9 +81,9 @@ impl Guest for Timed {
         metering: Metering,
         events: &mut Events,
         groups: &mut Groups,
-        states: &mut States,
+        folded: &mut Folded,
     ) -> Result<(), Fault> {
-        self.time(|guest| guest.fold(metering, events, groups, states))
+        self.time(|guest| guest.fold(metering, events, groups, folded))
     }
 
     fn merge(
@@ -103,5 +104,27 @@ impl Guest for Timed {
         output: &mut Output,
     ) -> Result<(), Fault> {
         self.time(|guest| guest.finish(metering, panes, states, output))
+    }
+
+    fn migrate(
+        &mut self,
+        metering: Metering,
+        before: &Before<'_>,
+        keys: &mut TextColumn,
+        states: &mut States,
+        rewritten: &mut Rewritten,
+    ) -> Result<(), Fault> {
+        self.time(|guest| guest.migrate(metering, before, keys, states, rewritten))
+    }
+
+    fn erase(
+        &mut self,
+        metering: Metering,
+        subject: &str,
+        keys: &mut TextColumn,
+        states: &mut States,
+        rewritten: &mut Rewritten,
+    ) -> Result<(), Fault> {
+        self.time(|guest| guest.erase(metering, subject, keys, states, rewritten))
     }
 }

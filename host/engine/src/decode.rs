@@ -7,6 +7,8 @@
 //! - `null` is the same as missing. `1.0` is the integer 1, up to 2^53 - 1 in magnitude; `1.5` and integers beyond
 //!   64 bits (signed) are not integers. An integer is a number. A wanted `1e400` is refused.
 //! - An event that is not JSON at all is refused as such, whatever its fields held up to there.
+//! - A decimal keeps its digits as they were written, up to 255 bytes of them, and may be written as a string, too.
+//!   JSON is kept as it was written. Bytes are a string in base64, with or without padding.
 //! - The key may be a text or an integer of up to 255 digits, which are taken as they stand; an empty key is missing.
 //! - A name on the way to a wanted field may occur once, too. In a list the digits of a pointer are an index.
 //! - Times are rounded down to milliseconds, whatever they are written in.
@@ -473,7 +475,9 @@ fn roll_back(rows: usize, keys: &mut TextColumn, columns: &mut [Column]) {
             column.missing.pop();
         }
         match &mut column.values {
-            Values::Text(texts) => truncate_text(texts, rows),
+            Values::Text(texts) | Values::Decimals(texts) | Values::Jsons(texts) | Values::Blobs(texts) => {
+                truncate_text(texts, rows);
+            }
             Values::Integers(values) => values.truncate(rows),
             Values::Numbers(values) => values.truncate(rows),
             Values::Booleans(values) => values.truncate(rows),
@@ -488,7 +492,7 @@ fn truncate_text(texts: &mut TextColumn, rows: usize) {
 
 fn push_default(column: &mut Column) {
     match &mut column.values {
-        Values::Text(texts) => texts.push(b""),
+        Values::Text(texts) | Values::Decimals(texts) | Values::Jsons(texts) | Values::Blobs(texts) => texts.push(b""),
         Values::Integers(values) => values.push(0),
         Values::Numbers(values) => values.push(0.0),
         Values::Booleans(values) => values.push(false),

@@ -53,6 +53,13 @@ impl Default for Room {
     }
 }
 
+/// A counter of a module: the stage, and the place of the counter in the module's shape.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Counter {
+    pub stage: u16,
+    pub idx: u16,
+}
+
 /// The effects of an epoch while it is being computed.
 #[derive(Debug, Default)]
 pub struct Effects {
@@ -65,6 +72,8 @@ pub struct Effects {
     pub dead_by_code: BTreeMap<String, u64>,
     /// Those among them that are windows and timers rather than events.
     pub dead_firings_by_code: BTreeMap<String, u64>,
+    /// What modules have counted.
+    pub counters: BTreeMap<Counter, i128>,
     /// Records per output of the plan.
     pub records_by_output: Vec<u64>,
     /// Guest faults by stage: traps, limits and broken replies, before any retry.
@@ -83,6 +92,7 @@ impl Effects {
         self.dead_by_class.clear();
         self.dead_by_code.clear();
         self.dead_firings_by_code.clear();
+        self.counters.clear();
         self.records_by_output.clear();
         self.faults_by_stage.clear();
         (self.event_start, self.event_late) = (0, 0);
@@ -109,6 +119,11 @@ impl Effects {
         if faults > 0 {
             *self.faults_by_stage.entry(stage).or_default() += faults;
         }
+    }
+
+    /// Adds to a counter of a module.
+    pub(crate) fn add(&mut self, counter: Counter, add: i64) {
+        *self.counters.entry(counter).or_default() += i128::from(add);
     }
 
     pub(crate) fn count_output(&mut self, output: usize) {

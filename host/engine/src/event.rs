@@ -79,9 +79,19 @@ pub enum Kind {
     Integer,
     Number,
     Boolean,
+    /// A number with its digits as they were written.
+    Decimal,
+    /// Any value, as the JSON text that was written.
+    Json,
+    /// Base64 in the event.
+    Bytes,
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 7] =
+        [Kind::Text, Kind::Integer, Kind::Number, Kind::Boolean, Kind::Decimal, Kind::Json, Kind::Bytes];
+
     /// The word used in pipeline files, WIT and messages.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -90,6 +100,9 @@ impl Kind {
             Kind::Integer => "integer",
             Kind::Number => "number",
             Kind::Boolean => "boolean",
+            Kind::Decimal => "decimal",
+            Kind::Json => "json",
+            Kind::Bytes => "bytes",
         }
     }
 }
@@ -118,6 +131,10 @@ pub enum Values {
     Integers(Vec<i64>),
     Numbers(Vec<f64>),
     Booleans(Vec<bool>),
+    Decimals(TextColumn),
+    Jsons(TextColumn),
+    /// Not UTF-8.
+    Blobs(TextColumn),
 }
 
 /// UTF-8 texts one after the other; `ends[i]` is where row `i` ends.
@@ -151,6 +168,9 @@ impl Column {
             Kind::Integer => Values::Integers(Vec::new()),
             Kind::Number => Values::Numbers(Vec::new()),
             Kind::Boolean => Values::Booleans(Vec::new()),
+            Kind::Decimal => Values::Decimals(TextColumn::default()),
+            Kind::Json => Values::Jsons(TextColumn::default()),
+            Kind::Bytes => Values::Blobs(TextColumn::default()),
         };
         Column { missing: Vec::new(), values }
     }
@@ -163,6 +183,9 @@ impl Column {
             Values::Integers(_) => Kind::Integer,
             Values::Numbers(_) => Kind::Number,
             Values::Booleans(_) => Kind::Boolean,
+            Values::Decimals(_) => Kind::Decimal,
+            Values::Jsons(_) => Kind::Json,
+            Values::Blobs(_) => Kind::Bytes,
         }
     }
 
@@ -170,7 +193,9 @@ impl Column {
     #[must_use]
     pub fn len(&self) -> usize {
         match &self.values {
-            Values::Text(column) => column.ends.len(),
+            Values::Text(column) | Values::Decimals(column) | Values::Jsons(column) | Values::Blobs(column) => {
+                column.ends.len()
+            }
             Values::Integers(values) => values.len(),
             Values::Numbers(values) => values.len(),
             Values::Booleans(values) => values.len(),
@@ -187,7 +212,7 @@ impl Column {
     pub fn clear(&mut self) {
         self.missing.clear();
         match &mut self.values {
-            Values::Text(column) => {
+            Values::Text(column) | Values::Decimals(column) | Values::Jsons(column) | Values::Blobs(column) => {
                 column.data.clear();
                 column.ends.clear();
             }

@@ -2,7 +2,7 @@
 
 use crate::decode::Decoded;
 use crate::event::{Column, Events, Kind, RawBatch, RawEvent, TextColumn, Values};
-use crate::guest::Descriptor;
+use crate::guest::Shape;
 
 /// Rows that one stage reads: decoded columns and where each row comes from.
 #[derive(Default)]
@@ -32,12 +32,12 @@ impl Flow {
         }
     }
 
-    /// Fills `events` with `rows` as the module of `descriptor` wants them; `columns[i]` is the decoder's column of
+    /// Fills `events` with `rows` as the module of `shape` wants them; `columns[i]` is the decoder's column of
     /// its i-th declared field.
     pub(crate) fn fill(
         &self,
         rows: &[u32],
-        descriptor: &Descriptor,
+        shape: &Shape,
         columns: &[usize],
         batch: &RawBatch,
         unit: &[RawEvent],
@@ -50,22 +50,22 @@ impl Flow {
         events.headers.clear();
         events.header_ends.clear();
         // Stages share the batch that they are told: the one before may have declared other kinds.
-        let kinds = descriptor.fields.iter().map(|field| field.kind);
+        let kinds = shape.fields.iter().map(|field| field.kind);
         if !events.columns.iter().map(Column::kind).eq(kinds) {
-            events.columns = descriptor.fields.iter().map(|field| Column::new(field.kind)).collect();
+            events.columns = shape.fields.iter().map(|field| Column::new(field.kind)).collect();
         }
         for &row in rows {
             let row = row as usize;
             let event = &unit[self.origins[row] as usize];
             events.data.extend_from_slice(self.decoded.keys.get(row));
             events.ends.push(events.data.len() as u32);
-            if descriptor.payload {
+            if shape.payload {
                 events.data.extend_from_slice(self.payload(row, batch, unit));
             }
             events.ends.push(events.data.len() as u32);
             events.timestamps.push(self.decoded.timestamps[row]);
             events.sequences.push(event.sequence);
-            if descriptor.headers {
+            if shape.headers {
                 events.headers.extend_from_slice(batch.slice(&event.headers));
                 events.header_ends.push(events.headers.len() as u32);
             }
@@ -83,7 +83,10 @@ fn copy_column(from: &Column, rows: &[u32], all: bool, to: &mut Column) {
     if all {
         to.missing.extend_from_slice(&from.missing);
         match (&from.values, &mut to.values) {
-            (Values::Text(from), Values::Text(to)) => {
+            (Values::Text(from), Values::Text(to))
+            | (Values::Decimals(from), Values::Decimals(to))
+            | (Values::Jsons(from), Values::Jsons(to))
+            | (Values::Blobs(from), Values::Blobs(to)) => {
                 to.data.extend_from_slice(&from.data);
                 to.ends.extend_from_slice(&from.ends);
             }
@@ -100,7 +103,10 @@ fn copy_column(from: &Column, rows: &[u32], all: bool, to: &mut Column) {
             to.missing.push(at as u32);
         }
         match (&from.values, &mut to.values) {
-            (Values::Text(from), Values::Text(to)) => to.push(from.get(row)),
+            (Values::Text(from), Values::Text(to))
+            | (Values::Decimals(from), Values::Decimals(to))
+            | (Values::Jsons(from), Values::Jsons(to))
+            | (Values::Blobs(from), Values::Blobs(to)) => to.push(from.get(row)),
             (Values::Integers(from), Values::Integers(to)) => to.push(from[row]),
             (Values::Numbers(from), Values::Numbers(to)) => to.push(from[row]),
             (Values::Booleans(from), Values::Booleans(to)) => to.push(from[row]),
@@ -114,7 +120,10 @@ pub(crate) fn append_column(from: &Column, to: &mut Column) {
     let base = to.len() as u32;
     to.missing.extend(from.missing.iter().map(|row| row + base));
     match (&from.values, &mut to.values) {
-        (Values::Text(from), Values::Text(to)) => (0..from.ends.len()).for_each(|row| to.push(from.get(row))),
+        (Values::Text(from), Values::Text(to))
+        | (Values::Decimals(from), Values::Decimals(to))
+        | (Values::Jsons(from), Values::Jsons(to))
+        | (Values::Blobs(from), Values::Blobs(to)) => (0..from.ends.len()).for_each(|row| to.push(from.get(row))),
         (Values::Integers(from), Values::Integers(to)) => to.extend_from_slice(from),
         (Values::Numbers(from), Values::Numbers(to)) => to.extend_from_slice(from),
         (Values::Booleans(from), Values::Booleans(to)) => to.extend_from_slice(from),

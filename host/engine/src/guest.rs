@@ -3,7 +3,7 @@
 //! `sandbox` implements [`Guest`] over wasm components; tests implement it natively.
 //! A guest owns no state. It may be replaced by a fresh instance between any two calls.
 
-pub use pelton_aggregates::Operator;
+pub use pelton_aggregates::{Bound, Function};
 
 use crate::event::{Column, Events, Field, TextColumn};
 
@@ -12,7 +12,7 @@ use crate::event::{Column, Events, Field, TextColumn};
 pub enum World {
     /// `process`: stateless map, filter, route, validate.
     Transform,
-    /// `plan`, `extract`, `evaluate`: windows over aggregates that the host keeps.
+    /// `aggregates`, `extract`, `evaluate`: windows over aggregates that the host keeps.
     WindowRule,
     /// `reduce`: state bytes and timers per key.
     Reducer,
@@ -36,9 +36,9 @@ impl World {
     }
 }
 
-/// What a module says of itself, before and after configuration.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Descriptor {
+/// What a module is, whatever its configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
     pub world: World,
     pub name: String,
     pub version: String,
@@ -46,41 +46,71 @@ pub struct Descriptor {
     pub state_version: u32,
     /// JSON Schema of the configuration text.
     pub config_schema: Option<String>,
+    /// Hints that a later host may understand.
+    pub attributes: Vec<(String, String)>,
+    /// Whether it rewrites states of an earlier state version.
+    pub migrates: bool,
+    /// Whether it takes a person out of states that it keeps under other keys.
+    pub erases: bool,
+}
+
+/// What a module reads and gives, as its configuration has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shape {
     pub fields: Vec<Field>,
+    /// Lanes of the input that it tells apart.
+    pub lanes: Vec<String>,
     /// Whether events carry their payload.
     pub payload: bool,
     /// Whether events carry their headers.
     pub headers: bool,
     /// Output ports; never empty, port 0 is the main one.
     pub ports: Vec<String>,
+    /// Counters that it adds to.
+    pub counters: Vec<String>,
     /// Hints that a later host may understand.
     pub attributes: Vec<(String, String)>,
+}
+
+/// A configured module.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Descriptor {
+    pub identity: Identity,
+    pub shape: Shape,
 }
 
 /// An aggregate that the host keeps per key and window.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Aggregate {
     pub name: String,
-    pub operator: Operator,
+    pub function: Function,
     /// The declared or derived field it reads; `None` only for `Count`.
     pub field: Option<String>,
     /// For `Distinct`: counting stops here. For `TopK`: how many items. Else unused.
     pub limit: u32,
 }
 
+/// Holds for a pane in which the aggregate has a value within the bound.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Condition {
+    /// Index into [`Aggregation::aggregates`].
+    pub aggregate: u32,
+    pub bound: Bound,
+}
+
 /// What a window rule wants kept, after `configure`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RulePlan {
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Aggregation {
     pub aggregates: Vec<Aggregate>,
     /// Fields that `extract` adds to each event; when empty, `extract` is never called.
     pub derived: Vec<Field>,
-    /// Panes below one of these are not evaluated: (index of an integer aggregate, smallest value).
-    pub at_least: Vec<(u32, i64)>,
+    /// Panes are evaluated for which all conditions of any of these lists hold; all of them where there is no list.
+    pub thresholds: Vec<Vec<Condition>>,
     /// Whether `extract` must run although no field is derived (it filters or rejects).
     pub filters: bool,
 }
 
-impl RulePlan {
+impl Aggregation {
     /// Whether guest code runs per event.
     #[must_use]
     pub fn extracts(&self) -> bool {
@@ -92,28 +122,29 @@ impl RulePlan {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Samples {
     /// Event of each sample, never descending; an event may give none or many samples.
-    pub sources: Vec<u32>,
+    pub rows: Vec<u32>,
     /// One per derived field, one row per sample.
     pub columns: Vec<Column>,
     pub rejects: Vec<Reject>,
+    pub additions: Vec<Addition>,
 }
 
 /// Why a pane fired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Firing {
+pub enum Timing {
     Early,
     OnTime,
     Late,
 }
 
-impl Firing {
+impl Timing {
     /// The word used in headers and WIT.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Firing::Early => "early",
-            Firing::OnTime => "on-time",
-            Firing::Late => "late",
+            Timing::Early => "early",
+            Timing::OnTime => "on-time",
+            Timing::Late => "late",
         }
     }
 }
@@ -126,14 +157,14 @@ pub struct Panes {
     pub starts: Vec<i64>,
     /// First instant after the window; `i64::MAX` for the global window.
     pub ends: Vec<i64>,
-    pub firings: Vec<Firing>,
+    pub timings: Vec<Timing>,
     /// 0 for the first pane of a key and window, then 1, 2, …
-    pub numbers: Vec<u32>,
+    pub indexes: Vec<u32>,
     /// Whether no further pane can follow.
-    pub finals: Vec<bool>,
+    pub lasts: Vec<bool>,
     /// The watermark that fired the pane.
     pub watermarks: Vec<i64>,
-    /// One per aggregate of the plan. Empty for `finish`, which gets accumulators instead.
+    /// One per aggregate of the aggregation. Empty for `finish`, which gets accumulators instead.
     pub values: Vec<AggregateColumn>,
 }
 
@@ -236,36 +267,96 @@ pub struct Reduced {
     pub timers: Vec<(u32, i64)>,
     /// Timers that stand cancelled at the end: (group, event time); taken away after `timers` were added.
     pub cancels: Vec<(u32, i64)>,
-    /// Sources are event rows; a record caused by a timer has the source `events.len() + group`.
+    /// Rows are event rows; a record or addition caused by a timer has the row `events.len() + group`.
     pub output: Output,
 }
 
-/// In [`Output::slices`]: take the key or the payload of the source as it is.
-pub const OF_SOURCE: u32 = u32::MAX;
+/// In [`Output::slices`]: take the key or the payload of the row as it is.
+pub const OF_ROW: u32 = u32::MAX;
 
 /// Records that a guest emits, as columns.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Output {
     pub data: Vec<u8>,
     /// Row that each record came from, never descending.
-    pub sources: Vec<u32>,
-    /// Index into `Descriptor::ports` per record; empty means all 0.
+    pub rows: Vec<u32>,
+    /// Index into [`Shape::ports`] per record; empty means all 0.
     pub ports: Vec<u8>,
     /// Four per record: key offset, key length, payload offset, payload length.
-    /// Offsets address the input arena followed by `data`, as one space; [`OF_SOURCE`] as offset takes the source's.
+    /// Offsets address the input arena followed by `data`, as one space; [`OF_ROW`] as offset takes the row's.
     pub slices: Vec<u32>,
-    /// Event time per record; empty means the source's.
+    /// Event time per record; empty means the row's.
     pub timestamps: Vec<i64>,
+    /// Records that delete their key, ascending.
+    pub deletes: Vec<u32>,
+    /// `name: value\r\n` blocks, one per record; empty where no record has any.
+    pub headers: Vec<u8>,
+    /// Per record, where its header block ends; empty where no record has any.
+    pub header_ends: Vec<u32>,
     pub rejects: Vec<Reject>,
+    pub additions: Vec<Addition>,
+}
+
+impl Output {
+    /// The header block of a record.
+    #[must_use]
+    pub fn headers_of(&self, record: usize) -> &[u8] {
+        let Some(&end) = self.header_ends.get(record) else { return &[] };
+        let start = if record == 0 { 0 } else { self.header_ends[record - 1] };
+        &self.headers[start as usize..end as usize]
+    }
+
+    /// Whether a record deletes its key.
+    #[must_use]
+    pub fn deletes(&self, record: usize) -> bool {
+        !self.deletes.is_empty() && self.deletes.binary_search(&(record as u32)).is_ok()
+    }
 }
 
 /// One row that a module refuses: it becomes a dead letter, and the batch goes on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reject {
-    pub source: u32,
+    pub row: u32,
     /// `[a-z0-9-]`, at most 64 bytes: part of the dead letter's subject.
     pub code: String,
     pub detail: String,
+    /// Where in the payload: a JSON pointer (RFC 6901).
+    pub place: Option<String>,
+}
+
+/// Adds to a counter of the module, when its row counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addition {
+    pub row: u32,
+    /// Index into [`Shape::counters`].
+    pub counter: u16,
+    pub add: i64,
+}
+
+/// What `fold` returns.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Folded {
+    /// New accumulator per group.
+    pub states: States,
+    pub rejects: Vec<Reject>,
+    pub additions: Vec<Addition>,
+}
+
+/// Who wrote states that are migrated.
+#[derive(Clone, Copy, Debug)]
+pub struct Before<'a> {
+    pub state_version: u32,
+    /// Its configuration, JSON.
+    pub config: &'a str,
+}
+
+/// New states of some keys: what a migration or an erasure returns.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rewritten {
+    /// One per key.
+    pub changes: Vec<Change>,
+    /// One per key; read only where the change is `Replace`.
+    pub states: States,
 }
 
 /// Why a call gave no result. The engine decides what follows from it.
@@ -312,10 +403,10 @@ pub trait Guest: Send {
     /// `transform`: `events` is borrowed mutably so that its vectors can be lent to the sandbox; it comes back unchanged.
     fn process(&mut self, metering: Metering, events: &mut Events, output: &mut Output) -> Result<(), Fault>;
     /// `window-rule`: once after configuration.
-    fn plan(&mut self) -> Result<RulePlan, Fault>;
-    /// `window-rule`: called only when the plan extracts.
+    fn aggregates(&mut self) -> Result<Aggregation, Fault>;
+    /// `window-rule`: called only when the aggregation extracts.
     fn extract(&mut self, metering: Metering, events: &mut Events, samples: &mut Samples) -> Result<(), Fault>;
-    /// `window-rule`: judges panes.
+    /// `window-rule`: evaluates panes.
     fn evaluate(&mut self, metering: Metering, panes: &mut Panes, output: &mut Output) -> Result<(), Fault>;
     /// `reducer`.
     fn reduce(
@@ -331,7 +422,7 @@ pub trait Guest: Send {
         metering: Metering,
         events: &mut Events,
         groups: &mut Groups,
-        states: &mut States,
+        folded: &mut Folded,
     ) -> Result<(), Fault>;
     /// `window-fold`: merges `right[i]` into `left[i]`.
     fn merge(
@@ -341,7 +432,7 @@ pub trait Guest: Send {
         right: &mut States,
         states: &mut States,
     ) -> Result<(), Fault>;
-    /// `window-fold`: judges panes by their accumulators.
+    /// `window-fold`: evaluates panes by their accumulators.
     fn finish(
         &mut self,
         metering: Metering,
@@ -349,4 +440,28 @@ pub trait Guest: Send {
         states: &mut States,
         output: &mut Output,
     ) -> Result<(), Fault>;
+    /// Where [`Identity::migrates`]: what an earlier state version kept, as this one keeps it.
+    fn migrate(
+        &mut self,
+        metering: Metering,
+        before: &Before<'_>,
+        keys: &mut TextColumn,
+        states: &mut States,
+        rewritten: &mut Rewritten,
+    ) -> Result<(), Fault> {
+        let _ = (metering, before, keys, states, rewritten);
+        Err(Fault::Contract("the module does not export `migrations`".into()))
+    }
+    /// Where [`Identity::erases`]: states without what they hold of a person.
+    fn erase(
+        &mut self,
+        metering: Metering,
+        subject: &str,
+        keys: &mut TextColumn,
+        states: &mut States,
+        rewritten: &mut Rewritten,
+    ) -> Result<(), Fault> {
+        let _ = (metering, subject, keys, states, rewritten);
+        Err(Fault::Contract("the module does not export `erasures`".into()))
+    }
 }

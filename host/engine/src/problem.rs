@@ -127,6 +127,10 @@ codes! {
     MODULE_CONFIG = "E0207";
     /// A rule that asks for an aggregate that its plan does not have.
     RULE_AGGREGATE = "E0208";
+    /// A module that tells lanes apart which the input does not have.
+    LANE = "E0209";
+    /// More counters than a marker has room for.
+    COUNTERS = "E0210";
 }
 
 /// The page of a code: what happened and what to do, as Markdown.

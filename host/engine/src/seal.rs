@@ -62,6 +62,7 @@ pub fn close(engine: &mut Engine, effects: &mut Effects, state_limit: u64) -> Re
             .into_iter()
             .map(|(class, count)| (class.name().to_owned(), count))
             .collect(),
+        counters: engine.counted(&std::mem::take(&mut effects.counters)),
         records: std::mem::take(&mut effects.records),
         delta,
         sections: engine.sections(),

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pelton_engine::event::Events;
-use pelton_engine::guest::{AggregateColumn, AggregateData, Firing, Metering, Output, Panes};
+use pelton_engine::guest::{AggregateColumn, AggregateData, Metering, Output, Panes, Timing};
 use pelton_sandbox::{Limits, Module, Options, Sandbox};
 
 fn main() {
@@ -88,16 +88,16 @@ fn calls(module: &Module, pooling: bool) {
 
 fn panes(module: &Module, pooling: bool) {
     let mut guest = module.instantiate("null", &Limits::default()).expect("a good configuration");
-    guest.plan().expect("a plan");
+    guest.aggregates().expect("a plan");
     let mut panes = Panes::default();
     let rows = 4096_u32;
     for row in 0..rows {
         panes.keys.push(format!("user-{row:05}").as_bytes());
         panes.starts.push(0);
         panes.ends.push(3_600_000);
-        panes.firings.push(Firing::OnTime);
-        panes.numbers.push(0);
-        panes.finals.push(true);
+        panes.timings.push(Timing::OnTime);
+        panes.indexes.push(0);
+        panes.lasts.push(true);
         panes.watermarks.push(3_600_000);
     }
     panes.values = [20, 4_000_000, 18]

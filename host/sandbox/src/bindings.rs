@@ -19,6 +19,8 @@ wasmtime::component::bindgen!({
             export pelton:guest/window-rules@0.1.0;
             export pelton:guest/reducers@0.1.0;
             export pelton:guest/window-folds@0.1.0;
+            export pelton:guest/migrations@0.1.0;
+            export pelton:guest/erasures@0.1.0;
         }
     ",
     path: "../../wit/pelton-guest@0.1.0",

@@ -3,14 +3,16 @@
 //! A reply that breaks the contract is `Fault::Contract`; one that keeps it but is too large is `Fault::Limit`.
 //! After these checks the engine may index with every offset, row and port without looking again.
 
-use pelton_engine::event::{Kind, TextColumn};
-use pelton_engine::guest::{Change, Fault, OF_SOURCE, Output, Reduced, Reject, Samples};
+use pelton_engine::event::{Kind, TextColumn, Values};
+use pelton_engine::guest::{Addition, Change, Fault, Folded, OF_ROW, Output, Reduced, Reject, Rewritten, Samples};
+use pelton_engine::text::is_printable;
 
 use crate::bindings::exports::pelton::guest::reducers as wit_reducers;
+use crate::bindings::exports::pelton::guest::window_folds::Folded as WitFolded;
 use crate::bindings::exports::pelton::guest::window_rules::Samples as WitSamples;
 use crate::bindings::pelton::guest::types as wit;
 use crate::lend::from_wit;
-use crate::limits::{CODE_BYTES, DETAIL_BYTES, Limits};
+use crate::limits::{CODE_BYTES, DETAIL_BYTES, Limits, PLACE_BYTES, RECORD_HEADER_BYTES};
 use crate::log::printable;
 
 /// What a reply may refer to.
@@ -21,10 +23,12 @@ pub(crate) struct Rows<'a> {
     pub(crate) payloads: bool,
     /// Bytes of the input arena.
     pub(crate) arena_bytes: usize,
-    /// Reducers only: where each group's run of due timers ends. Group `g` may be a source as `count + g`.
+    /// Reducers only: where each group's run of due timers ends. Group `g` may be a row as `count + g`.
     pub(crate) timer_ends: &'a [u32],
     /// Output ports of the module.
     pub(crate) ports: usize,
+    /// Counters of the module.
+    pub(crate) counters: usize,
     pub(crate) limits: &'a Limits,
 }
 
@@ -34,7 +38,7 @@ fn broken<T>(message: impl Into<String>) -> Result<T, Fault> {
 
 /// Checks `said` and moves it into `output`.
 pub(crate) fn output(said: wit::Output, rows: &Rows<'_>, output: &mut Output) -> Result<(), Fault> {
-    let records = said.sources.len();
+    let records = said.rows.len();
     if !said.ports.is_empty() && said.ports.len() != records {
         return broken(format!("{} ports for {records} records", said.ports.len()));
     }
@@ -48,34 +52,125 @@ pub(crate) fn output(said: wit::Output, rows: &Rows<'_>, output: &mut Output) ->
         return broken(format!("{} slice numbers for {records} records, need 4 each", said.slices.len()));
     }
     records_in_range(&said, rows)?;
+    deletes(&said)?;
+    headers(&said)?;
     output.rejects = rejects(said.rejects, rows.count)?;
+    output.additions = additions(&said.additions, rows)?;
     output.data = said.data;
-    output.sources = said.sources;
+    output.rows = said.rows;
     output.ports = said.ports;
     output.slices = said.slices;
     output.timestamps = said.timestamps;
+    output.deletes = said.deletes;
+    output.headers = said.headers;
+    output.header_ends = said.header_ends;
     Ok(())
 }
 
-/// Sources ascend and exist, slices lie inside one arena, and no row emits too much.
+/// Records that delete their key exist, and have no payload.
+fn deletes(said: &wit::Output) -> Result<(), Fault> {
+    if !said.deletes.windows(2).all(|pair| pair[0] < pair[1]) {
+        return broken("deletes do not ascend");
+    }
+    let records = said.rows.len();
+    for &record in &said.deletes {
+        match said.slices.get(4 * record as usize + 2..4 * record as usize + 4) {
+            None => return broken(format!("record {record} of {records} deletes its key")),
+            Some(&[offset, bytes]) if offset == OF_ROW || bytes > 0 => {
+                return broken(format!("record {record} deletes its key and has a payload"));
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// Header blocks, one per record, that any client can read and that say nothing in the name of the server or the host.
+fn headers(said: &wit::Output) -> Result<(), Fault> {
+    if said.header_ends.is_empty() && said.headers.is_empty() {
+        return Ok(());
+    }
+    if said.header_ends.len() != said.rows.len() {
+        return broken(format!("{} header blocks for {} records", said.header_ends.len(), said.rows.len()));
+    }
+    ends_in_range(&said.header_ends, said.headers.len(), "headers")?;
+    let mut start = 0;
+    for (record, &end) in said.header_ends.iter().enumerate() {
+        let block = &said.headers[start..end as usize];
+        start = end as usize;
+        if block.len() > RECORD_HEADER_BYTES {
+            let limit = RECORD_HEADER_BYTES;
+            return Err(Fault::Limit(format!("record {record} has {} bytes of headers, limit {limit}", block.len())));
+        }
+        if let Err(reason) = header_block(block) {
+            return broken(format!("a header of record {record} {reason}"));
+        }
+    }
+    Ok(())
+}
+
+/// Lines `name: value\r\n`, or what is wrong with them.
+fn header_block(block: &[u8]) -> Result<(), String> {
+    /// Of the server, of the host, and of key-value buckets, which a tombstone speaks to.
+    const RESERVED: [&str; 3] = ["nats-", "pelton-", "kv-"];
+    let text = str::from_utf8(block).map_err(|_| "is not UTF-8".to_owned())?;
+    let Some(lines) = text.strip_suffix("\r\n") else {
+        return if text.is_empty() { Ok(()) } else { Err("does not end with a line break".to_owned()) };
+    };
+    for line in lines.split("\r\n") {
+        let shown = printable(line, CODE_BYTES);
+        let Some((name, value)) = line.split_once(": ") else { return Err(format!("is not `name: value`: `{shown}`")) };
+        let is_name = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        if !is_name || !value.chars().all(is_printable) {
+            return Err(format!("has a name or value that cannot be one: `{shown}`"));
+        }
+        let lower = name.to_ascii_lowercase();
+        if RESERVED.iter().any(|reserved| lower.starts_with(reserved)) {
+            return Err(format!("has a name that only the server and the host may use: `{shown}`"));
+        }
+    }
+    Ok(())
+}
+
+/// Additions to counters that exist, by rows that exist.
+fn additions(said: &[wit::Addition], rows: &Rows<'_>) -> Result<Vec<Addition>, Fault> {
+    let most = (rows.count + rows.timer_ends.len()) as u64 * u64::from(rows.limits.records_per_event);
+    if said.len() as u64 > most {
+        return Err(Fault::Limit(format!("{} additions to counters, limit {most}", said.len())));
+    }
+    let checked = |addition: &wit::Addition| {
+        let wit::Addition { row, counter, add } = *addition;
+        let is_row = (row as usize) < rows.count;
+        if !is_row && !has_timers(rows.timer_ends, row as usize - rows.count) {
+            return broken(format!("an addition of row {row} of {}", rows.count));
+        }
+        if usize::from(counter) >= rows.counters {
+            return broken(format!("an addition to counter {counter}, module has {} counters", rows.counters));
+        }
+        Ok(Addition { row, counter, add })
+    };
+    said.iter().map(checked).collect()
+}
+
+/// Rows ascend and exist, slices lie inside one arena, and no row emits too much.
 fn records_in_range(said: &wit::Output, rows: &Rows<'_>) -> Result<(), Fault> {
     let limits = rows.limits;
     let (mut previous, mut run, mut bytes) = (0_u32, 0_u32, 0_u64);
     let (slices, _) = said.slices.as_chunks::<4>();
-    for (record, (&source, slice)) in said.sources.iter().zip(slices).enumerate() {
-        if source < previous {
-            return broken(format!("record {record} comes from row {source} after row {previous}"));
+    for (record, (&row, slice)) in said.rows.iter().zip(slices).enumerate() {
+        if row < previous {
+            return broken(format!("record {record} comes from row {row} after row {previous}"));
         }
-        if source != previous {
-            (previous, run, bytes) = (source, 0, 0);
+        if row != previous {
+            (previous, run, bytes) = (row, 0, 0);
         }
-        let is_row = (source as usize) < rows.count;
-        if !is_row && !has_timers(rows.timer_ends, source as usize - rows.count) {
-            return broken(format!("record {record} comes from row {source} of {}", rows.count));
+        let is_row = (row as usize) < rows.count;
+        if !is_row && !has_timers(rows.timer_ends, row as usize - rows.count) {
+            return broken(format!("record {record} comes from row {row} of {}", rows.count));
         }
         let [key_offset, key_bytes, payload_offset, payload_bytes] = *slice;
-        if payload_offset == OF_SOURCE && !(is_row && rows.payloads) {
-            return broken(format!("record {record} takes the payload of row {source}, which has none"));
+        if payload_offset == OF_ROW && !(is_row && rows.payloads) {
+            return broken(format!("record {record} takes the payload of row {row}, which has none"));
         }
         let key = slice_bytes(key_offset, key_bytes, rows.arena_bytes, said.data.len());
         let payload = slice_bytes(payload_offset, payload_bytes, rows.arena_bytes, said.data.len());
@@ -89,11 +184,11 @@ fn records_in_range(said: &wit::Output, rows: &Rows<'_>) -> Result<(), Fault> {
         bytes += u64::from(key) + u64::from(payload);
         if run > limits.records_per_event {
             let limit = limits.records_per_event;
-            return Err(Fault::Limit(format!("row {source} emits more than {limit} records")));
+            return Err(Fault::Limit(format!("row {row} emits more than {limit} records")));
         }
         if bytes > limits.bytes_per_event {
             let limit = limits.bytes_per_event;
-            return Err(Fault::Limit(format!("row {source} emits more than {limit} bytes")));
+            return Err(Fault::Limit(format!("row {row} emits more than {limit} bytes")));
         }
     }
     Ok(())
@@ -105,9 +200,9 @@ fn has_timers(timer_ends: &[u32], group: usize) -> bool {
     end > if group == 0 { 0 } else { timer_ends[group - 1] }
 }
 
-/// The bytes of a slice if it lies inside one of the arenas; 0 for what is taken from the source.
+/// The bytes of a slice if it lies inside one of the arenas; 0 for what is taken from the row.
 fn slice_bytes(offset: u32, bytes: u32, input_bytes: usize, output_bytes: usize) -> Option<u32> {
-    if offset == OF_SOURCE {
+    if offset == OF_ROW {
         return Some(0);
     }
     let (input, output) = (input_bytes as u64, output_bytes as u64);
@@ -120,39 +215,54 @@ fn rejects(said: Vec<wit::Reject>, rows: usize) -> Result<Vec<Reject>, Fault> {
     if said.is_empty() {
         return Ok(Vec::new());
     }
-    let mut sources: Vec<u32> = said.iter().map(|reject| reject.source).collect();
-    sources.sort_unstable();
-    if let Some(pair) = sources.windows(2).find(|pair| pair[0] == pair[1]) {
+    let mut refused: Vec<u32> = said.iter().map(|reject| reject.row).collect();
+    refused.sort_unstable();
+    if let Some(pair) = refused.windows(2).find(|pair| pair[0] == pair[1]) {
         return broken(format!("row {} is rejected twice", pair[0]));
     }
     let mut rejects = Vec::with_capacity(said.len());
-    for wit::Reject { source, code, detail } in said {
-        if source as usize >= rows {
-            return broken(format!("row {source} of {rows} is rejected"));
+    for wit::Reject { row, code, detail, place } in said {
+        if row as usize >= rows {
+            return broken(format!("row {row} of {rows} is rejected"));
         }
         let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
         if code.is_empty() || code.len() > CODE_BYTES || !code.bytes().all(good) {
             return broken(format!("reject code `{}` is not 1 to 64 of [a-z0-9-]", printable(&code, CODE_BYTES)));
         }
         let detail = printable(&detail, DETAIL_BYTES).into_owned();
-        rejects.push(Reject { source, code, detail });
+        if let Some(place) = &place {
+            is_pointer(place).or_else(|reason| broken(format!("the place of reject `{code}` {reason}")))?;
+        }
+        rejects.push(Reject { row, code, detail, place });
     }
     Ok(rejects)
 }
 
+/// Whether a text is a JSON pointer that can stand in a header.
+fn is_pointer(place: &str) -> Result<(), String> {
+    let shown = printable(place, CODE_BYTES);
+    if place.len() > PLACE_BYTES {
+        return Err(format!("has {} bytes, limit {PLACE_BYTES}: `{shown}`", place.len()));
+    }
+    if !(place.is_empty() || place.starts_with('/')) || !place.chars().all(is_printable) {
+        return Err(format!("is not a JSON pointer: `{shown}`"));
+    }
+    Ok(())
+}
+
 /// Checks samples against the kinds of the derived fields.
 pub(crate) fn samples(said: WitSamples, derived: &[Kind], rows: &Rows<'_>, samples: &mut Samples) -> Result<(), Fault> {
-    let count = said.sources.len();
+    let count = said.rows.len();
     let (mut previous, mut run) = (0_u32, 0_u32);
-    for &source in &said.sources {
-        if source < previous || source as usize >= rows.count {
-            return broken(format!("sample of event {source} after event {previous}, {} events", rows.count));
+    for &row in &said.rows {
+        if row < previous || row as usize >= rows.count {
+            return broken(format!("sample of event {row} after event {previous}, {} events", rows.count));
         }
-        run = if source == previous { run + 1 } else { 1 };
-        previous = source;
+        run = if row == previous { run + 1 } else { 1 };
+        previous = row;
         if run > rows.limits.records_per_event {
             let limit = rows.limits.records_per_event;
-            return Err(Fault::Limit(format!("event {source} gives more than {limit} samples")));
+            return Err(Fault::Limit(format!("event {row} gives more than {limit} samples")));
         }
     }
     if said.columns.len() != derived.len() {
@@ -167,9 +277,13 @@ pub(crate) fn samples(said: WitSamples, derived: &[Kind], rows: &Rows<'_>, sampl
         if column.len() != count {
             return broken(format!("derived column {index} has {} rows for {count} samples", column.len()));
         }
-        if let pelton_engine::event::Values::Text(texts) = &column.values {
-            ends_in_range(&texts.ends, texts.data.len(), "derived column")?;
-            utf8(texts)?;
+        match &column.values {
+            Values::Text(texts) | Values::Decimals(texts) | Values::Jsons(texts) => {
+                ends_in_range(&texts.ends, texts.data.len(), "derived column")?;
+                utf8(texts)?;
+            }
+            Values::Blobs(blobs) => ends_in_range(&blobs.ends, blobs.data.len(), "derived column")?,
+            Values::Integers(_) | Values::Numbers(_) | Values::Booleans(_) => {}
         }
         let ascending = column.missing.windows(2).all(|pair| pair[0] < pair[1]);
         if !ascending || column.missing.last().is_some_and(|row| *row as usize >= count) {
@@ -178,7 +292,8 @@ pub(crate) fn samples(said: WitSamples, derived: &[Kind], rows: &Rows<'_>, sampl
         samples.columns.push(column);
     }
     samples.rejects = rejects(said.rejects, rows.count)?;
-    samples.sources = said.sources;
+    samples.additions = additions(&said.additions, rows)?;
+    samples.rows = said.rows;
     Ok(())
 }
 
@@ -200,7 +315,7 @@ fn utf8(texts: &TextColumn) -> Result<(), Fault> {
 }
 
 /// States or accumulators, one for each of `count` keys.
-pub(crate) fn states(said: wit::Texts, count: usize, limits: &Limits, states: &mut TextColumn) -> Result<(), Fault> {
+pub(crate) fn states(said: wit::Strings, count: usize, limits: &Limits, states: &mut TextColumn) -> Result<(), Fault> {
     if said.ends.len() != count {
         return broken(format!("{} states for {count} keys", said.ends.len()));
     }
@@ -215,6 +330,38 @@ pub(crate) fn states(said: wit::Texts, count: usize, limits: &Limits, states: &m
     states.data = said.data;
     states.ends = said.ends;
     Ok(())
+}
+
+/// Checks what `fold` returned for `groups` groups.
+pub(crate) fn folded(said: WitFolded, groups: usize, rows: &Rows<'_>, folded: &mut Folded) -> Result<(), Fault> {
+    states(said.states, groups, rows.limits, &mut folded.states)?;
+    folded.rejects = rejects(said.rejects, rows.count)?;
+    folded.additions = additions(&said.additions, rows)?;
+    Ok(())
+}
+
+/// Checks what `migrate` or `erase` returned for `keys` keys.
+pub(crate) fn rewritten(
+    said: wit::Rewritten,
+    keys: usize,
+    limits: &Limits,
+    rewritten: &mut Rewritten,
+) -> Result<(), Fault> {
+    if said.changes.len() != keys {
+        return broken(format!("{} changes for {keys} keys", said.changes.len()));
+    }
+    states(said.states, keys, limits, &mut rewritten.states)?;
+    rewritten.changes.clear();
+    rewritten.changes.extend(said.changes.iter().map(change));
+    Ok(())
+}
+
+fn change(said: &wit::Change) -> Change {
+    match said {
+        wit::Change::Keep => Change::Keep,
+        wit::Change::Replace => Change::Replace,
+        wit::Change::Delete => Change::Delete,
+    }
 }
 
 /// Checks what `reduce` returned for `groups` groups.
@@ -242,11 +389,7 @@ pub(crate) fn reduced(
     reduced.cancels.clear();
     reduced.cancels.extend(said.cancels.iter().map(timer));
     reduced.changes.clear();
-    reduced.changes.extend(said.changes.iter().map(|change| match change {
-        wit_reducers::Change::Keep => Change::Keep,
-        wit_reducers::Change::Replace => Change::Replace,
-        wit_reducers::Change::Delete => Change::Delete,
-    }));
+    reduced.changes.extend(said.changes.iter().map(change));
     Ok(())
 }
 

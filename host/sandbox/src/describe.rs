@@ -1,12 +1,12 @@
-//! From a module's account of itself to the engine's `Descriptor`. Names end up in subjects, metrics and paths, so they are strict.
+//! From a module's account of itself to the engine's `Identity` and `Shape`. Names end up in subjects, metrics and paths, so they are strict.
 
 use pelton_engine::event::{Field, Kind};
-use pelton_engine::guest::{Descriptor, World};
+use pelton_engine::guest::{Identity, Shape, World};
 use pelton_engine::text::is_printable;
 
 use crate::bindings::exports::pelton::guest::meta;
 use crate::bindings::pelton::guest::types;
-use crate::limits::{DECLARATIONS_MAX, NAME_BYTES};
+use crate::limits::{COUNTERS_MAX, DECLARATIONS_MAX, LANES_MAX, NAME_BYTES};
 use crate::log::printable;
 
 /// Bytes of the JSON Schema of a configuration.
@@ -14,43 +14,70 @@ const SCHEMA_BYTES: usize = 256 << 10;
 /// Bytes of one attribute's value.
 const ATTRIBUTE_BYTES: usize = 4 << 10;
 
-/// The checked descriptor, or what is wrong with it.
-pub(crate) fn descriptor(world: World, said: meta::Descriptor) -> Result<Descriptor, String> {
+/// Which of the optional interfaces a module exports.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Optional {
+    pub(crate) migrations: bool,
+    pub(crate) erasures: bool,
+}
+
+/// The checked identity, or what is wrong with it.
+pub(crate) fn identity(world: World, optional: Optional, said: meta::Identity) -> Result<Identity, String> {
     identifier("name", &said.name, is_name)?;
     identifier("version", &said.version, is_version)?;
-    count("fields", said.fields.len())?;
-    count("ports", said.ports.len())?;
-    count("attributes", said.attributes.len())?;
-    if said.ports.is_empty() {
-        return Err("no output port; port 0 is the main one".into());
-    }
-    for port in &said.ports {
-        identifier("port", port, is_name)?;
-    }
-    unique("port", said.ports.iter().map(String::as_str))?;
-    for (name, value) in &said.attributes {
-        identifier("attribute", name, is_text)?;
-        if value.len() > ATTRIBUTE_BYTES {
-            return Err(format!("attribute `{name}` is {} bytes, limit {ATTRIBUTE_BYTES}", value.len()));
-        }
-    }
+    attributes(&said.attributes)?;
     if let Some(schema) = &said.config_schema
         && schema.len() > SCHEMA_BYTES
     {
         return Err(format!("config schema is {} bytes, limit {SCHEMA_BYTES}", schema.len()));
     }
-    Ok(Descriptor {
+    Ok(Identity {
         world,
         name: said.name,
         version: said.version,
         state_version: said.state_version,
         config_schema: said.config_schema,
+        attributes: said.attributes,
+        migrates: optional.migrations,
+        erases: optional.erasures,
+    })
+}
+
+/// The checked shape, or what is wrong with it.
+pub(crate) fn shape(said: meta::Shape) -> Result<Shape, String> {
+    count("fields", said.fields.len(), DECLARATIONS_MAX)?;
+    count("lanes", said.lanes.len(), LANES_MAX)?;
+    count("ports", said.ports.len(), DECLARATIONS_MAX)?;
+    count("counters", said.counters.len(), COUNTERS_MAX)?;
+    attributes(&said.attributes)?;
+    if said.ports.is_empty() {
+        return Err("no output port; port 0 is the main one".into());
+    }
+    let names = [("lane", &said.lanes, is_name as fn(&str) -> bool), ("port", &said.ports, is_name)];
+    for (what, all, good) in names.into_iter().chain([("counter", &said.counters, is_counter as fn(&str) -> bool)]) {
+        all.iter().try_for_each(|name| identifier(what, name, good))?;
+        unique(what, all.iter().map(String::as_str))?;
+    }
+    Ok(Shape {
         fields: fields(said.fields)?,
+        lanes: said.lanes,
         payload: said.payload,
         headers: said.headers,
         ports: said.ports,
+        counters: said.counters,
         attributes: said.attributes,
     })
+}
+
+fn attributes(said: &[(String, String)]) -> Result<(), String> {
+    count("attributes", said.len(), DECLARATIONS_MAX)?;
+    for (name, value) in said {
+        identifier("attribute", name, is_text)?;
+        if value.len() > ATTRIBUTE_BYTES {
+            return Err(format!("attribute `{name}` is {} bytes, limit {ATTRIBUTE_BYTES}", value.len()));
+        }
+    }
+    Ok(())
 }
 
 /// Checked fields: named, unique.
@@ -65,16 +92,19 @@ pub(crate) fn fields(said: Vec<types::Field>) -> Result<Vec<Field>, String> {
 
 fn kind(kind: types::Kind) -> Kind {
     match kind {
-        types::Kind::Text => Kind::Text,
+        types::Kind::String => Kind::Text,
         types::Kind::Integer => Kind::Integer,
         types::Kind::Number => Kind::Number,
         types::Kind::Boolean => Kind::Boolean,
+        types::Kind::Decimal => Kind::Decimal,
+        types::Kind::Json => Kind::Json,
+        types::Kind::Bytes => Kind::Bytes,
     }
 }
 
-/// An error unless there are at most `DECLARATIONS_MAX` of `what`.
-pub(crate) fn count(what: &str, count: usize) -> Result<(), String> {
-    if count <= DECLARATIONS_MAX { Ok(()) } else { Err(format!("{count} {what}, limit {DECLARATIONS_MAX}")) }
+/// An error unless there are at most `limit` of `what`.
+pub(crate) fn count(what: &str, count: usize, limit: usize) -> Result<(), String> {
+    if count <= limit { Ok(()) } else { Err(format!("{count} {what}, limit {limit}")) }
 }
 
 /// An error unless `text` is 1 to `NAME_BYTES` bytes that `good` accepts.
@@ -99,6 +129,11 @@ pub(crate) fn unique<'a>(what: &str, names: impl Iterator<Item = &'a str>) -> Re
 fn is_name(text: &str) -> bool {
     let letter = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     text.len() <= 63 && letter(text.as_bytes()[0]) && text.bytes().all(|b| letter(b) || b == b'-' || b == b'_')
+}
+
+/// `[a-z0-9_]{1,63}`: as a metric's label and in a marker.
+fn is_counter(text: &str) -> bool {
+    text.len() <= 63 && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
 }
 
 /// Letters, digits, `.`, `-`, `+`.

@@ -5,7 +5,7 @@ use wasmtime::Trap;
 
 use crate::bindings::pelton::guest::types::Failure;
 use crate::host::Exceeded;
-use crate::instance::OtherWorld;
+use crate::instance::NotExported;
 use crate::limits::DETAIL_BYTES;
 use crate::log::printable;
 
@@ -33,7 +33,7 @@ pub(crate) fn of_start(error: &wasmtime::Error, said: &str, reply_bytes: usize) 
     if let Some(exceeded) = error.downcast_ref::<Exceeded>() {
         return Fault::Limit(exceeded.0.clone());
     }
-    if let Some(other) = error.downcast_ref::<OtherWorld>() {
+    if let Some(other) = error.downcast_ref::<NotExported>() {
         return Fault::Contract(other.to_string());
     }
     let text = format!("{error:#}");

@@ -6,15 +6,18 @@
 use std::sync::Arc;
 
 use pelton_engine::event::Kind;
-use pelton_engine::guest::{Fault, Metering, World};
+use pelton_engine::guest::{Descriptor, Fault, Metering, Shape, World};
 use wasmtime::Store;
 
-use crate::bindings::exports::pelton::guest::{meta, reducers, transformer, window_folds, window_rules};
-use crate::bindings::pelton::guest::types::{Failure, Groups, Texts};
+use crate::bindings::exports::pelton::guest::{
+    erasures, meta, migrations, reducers, transformer, window_folds, window_rules,
+};
+use crate::bindings::pelton::guest::types::{Failure, Groups, Strings};
+use crate::describe;
 use crate::error::{LoadError, Refusal};
 use crate::fault;
 use crate::host::Host;
-use crate::lend::{LentEvents, LentPanes, groups, texts};
+use crate::lend::{LentEvents, LentPanes, groups, no_strings};
 use crate::limits::{DETAIL_BYTES, Limits, MARSHALLING_FUEL};
 use crate::log::{ModuleLog, printable};
 use crate::module::{Loaded, Prepared, WorldIndices};
@@ -26,8 +29,8 @@ pub(crate) struct Instance {
     pub(crate) events: LentEvents,
     pub(crate) panes: LentPanes,
     pub(crate) groups: Groups,
-    pub(crate) left: Texts,
-    pub(crate) right: Texts,
+    pub(crate) left: Strings,
+    pub(crate) right: Strings,
     /// Kinds of the derived fields; known once `plan` was called.
     pub(crate) derived: Option<Vec<Kind>>,
 }
@@ -35,6 +38,8 @@ pub(crate) struct Instance {
 /// Where running instances of one module sit, one per way of metering.
 pub(crate) struct Seat {
     pub(crate) loaded: Arc<Loaded>,
+    /// With the shape that the first instance had; others must have the same.
+    pub(crate) descriptor: Descriptor,
     pub(crate) limits: Limits,
     config: String,
     fast: Option<Running>,
@@ -48,8 +53,15 @@ struct Running {
     calls: u32,
 }
 
-/// The functions of the module's world, bound to one instance.
-pub(crate) enum Exports {
+/// The functions of a module, bound to one instance.
+pub(crate) struct Exports {
+    world: WorldExports,
+    migrations: Option<migrations::Guest>,
+    erasures: Option<erasures::Guest>,
+}
+
+/// The functions of the module's world.
+enum WorldExports {
     Transform(transformer::Guest),
     WindowRule(window_rules::Guest),
     Reducer(reducers::Guest),
@@ -62,30 +74,40 @@ enum Unready {
     Failed(String),
     /// `configure` returned an error.
     Refused(String),
+    /// `configure` returned a shape that cannot be.
+    Misshapen(String),
 }
 
 impl Instance {
     /// Starts and configures the first instance.
     pub(crate) fn new(loaded: Arc<Loaded>, config: &str, limits: &Limits) -> Result<Instance, LoadError> {
-        let mut seat = Seat { loaded, limits: limits.clone(), config: config.to_owned(), fast: None, judge: None };
-        let name = seat.loaded.descriptor.name.clone();
-        let running =
-            Running::start(&seat.loaded.fast, &seat, Metering::Deadline).map_err(|unready| match unready {
-                Unready::Failed(problem) => {
-                    Refusal::Describe.because(format!("module `{name}` does not start: {problem}"))
-                }
-                Unready::Refused(problem) => {
-                    Refusal::Configure.because(format!("module `{name}` refuses its configuration: {problem}"))
-                }
-            })?;
-        seat.fast = Some(running);
+        let name = &loaded.identity.name;
+        let start = Start { loaded: &loaded, limits, config, metering: Metering::Deadline };
+        let (running, shape) = Running::start(&loaded.fast, &start).map_err(|unready| match unready {
+            Unready::Failed(problem) => Refusal::Describe.because(format!("module `{name}` does not start: {problem}")),
+            Unready::Refused(problem) => {
+                Refusal::Configure.because(format!("module `{name}` refuses its configuration: {problem}"))
+            }
+            Unready::Misshapen(problem) => {
+                Refusal::Describe.because(format!("module `{name}` has a shape that cannot be: {problem}"))
+            }
+        })?;
+        let descriptor = Descriptor { identity: loaded.identity.clone(), shape };
+        let seat = Seat {
+            loaded,
+            descriptor,
+            limits: limits.clone(),
+            config: config.to_owned(),
+            fast: Some(running),
+            judge: None,
+        };
         Ok(Instance {
             seat,
             events: LentEvents::new(),
             panes: LentPanes::new(),
             groups: groups(),
-            left: texts(),
-            right: texts(),
+            left: no_strings(),
+            right: no_strings(),
             derived: None,
         })
     }
@@ -144,26 +166,44 @@ impl Seat {
             Metering::Deadline => &self.loaded.fast,
             Metering::Fuel => self.loaded.judge().map_err(Fault::Host)?,
         };
-        let running = Running::start(prepared, self, metering).map_err(|unready| {
-            let (Unready::Failed(problem) | Unready::Refused(problem)) = unready;
-            Fault::Host(format!("module `{}` does not start again: {problem}", self.loaded.descriptor.name))
+        let name = &self.loaded.identity.name;
+        let start = Start { loaded: &self.loaded, limits: &self.limits, config: &self.config, metering };
+        let (running, shape) = Running::start(prepared, &start).map_err(|unready| {
+            let (Unready::Failed(problem) | Unready::Refused(problem) | Unready::Misshapen(problem)) = unready;
+            Fault::Host(format!("module `{name}` does not start again: {problem}"))
         })?;
+        // The plan was made for the first one. A module that changes its mind cannot be trusted with anything.
+        if shape != self.descriptor.shape {
+            return Err(Fault::Halt(format!("module `{name}` has another shape when it is configured again")));
+        }
         *self.slot(metering) = Some(running);
         Ok(())
     }
 }
 
+/// What an instance is started with.
+struct Start<'a> {
+    loaded: &'a Loaded,
+    limits: &'a Limits,
+    config: &'a str,
+    metering: Metering,
+}
+
 impl Running {
-    fn start(prepared: &Prepared, seat: &Seat, metering: Metering) -> Result<Running, Unready> {
-        let limits = &seat.limits;
-        let mut store = store(prepared, Arc::clone(&seat.loaded.log), limits, metering)
+    /// A configured instance, and the shape that it has by that.
+    fn start(prepared: &Prepared, start: &Start<'_>) -> Result<(Running, Shape), Unready> {
+        let Start { loaded, limits, config, metering } = *start;
+        let mut store = store(prepared, Arc::clone(&loaded.log), limits, metering)
             .map_err(|error| Unready::Failed(format!("{error:#}")))?;
         let failed = |store: &Store<Host>, error: &wasmtime::Error| Unready::Failed(explain(store, error, limits));
         let (meta, exports) = bind(prepared, &mut store).map_err(|error| failed(&store, &error))?;
         // Configuration gets a deadline of its own; fuel is one budget for start and configuration.
         store.set_epoch_deadline(ticks(limits.time_to_configure));
-        match meta.call_configure(&mut store, &seat.config) {
-            Ok(Ok(())) => Ok(Running { store, exports, calls: 0 }),
+        match meta.call_configure(&mut store, config) {
+            Ok(Ok(said)) => {
+                let shape = describe::shape(said).map_err(Unready::Misshapen)?;
+                Ok((Running { store, exports, calls: 0 }, shape))
+            }
             Ok(Err(problem)) => Err(Unready::Refused(printable(&problem, DETAIL_BYTES).into_owned())),
             Err(error) => Err(failed(&store, &error)),
         }
@@ -171,7 +211,7 @@ impl Running {
 }
 
 /// Asks a module what it is, on an instance that is dropped afterwards.
-pub(crate) fn describe(prepared: &Prepared, limits: &Limits) -> Result<meta::Descriptor, String> {
+pub(crate) fn identify(prepared: &Prepared, limits: &Limits) -> Result<meta::Identity, String> {
     let log = ModuleLog::new("(module being loaded)".into());
     let mut store = store(prepared, log, limits, Metering::Deadline).map_err(|error| format!("{error:#}"))?;
     let said = bind(prepared, &mut store).and_then(|(meta, _)| {
@@ -208,13 +248,15 @@ fn budget(store: &mut Store<Host>, metering: Metering, ticks: u64, fuel: u64) ->
 fn bind(prepared: &Prepared, mut store: &mut Store<Host>) -> wasmtime::Result<(meta::Guest, Exports)> {
     let instance = prepared.pre.instantiate(&mut store)?;
     let meta = prepared.meta.load(&mut store, &instance)?;
-    let exports = match &prepared.world {
-        WorldIndices::Transform(indices) => Exports::Transform(indices.load(&mut store, &instance)?),
-        WorldIndices::WindowRule(indices) => Exports::WindowRule(indices.load(&mut store, &instance)?),
-        WorldIndices::Reducer(indices) => Exports::Reducer(indices.load(&mut store, &instance)?),
-        WorldIndices::WindowFold(indices) => Exports::WindowFold(indices.load(&mut store, &instance)?),
+    let world = match &prepared.world {
+        WorldIndices::Transform(indices) => WorldExports::Transform(indices.load(&mut store, &instance)?),
+        WorldIndices::WindowRule(indices) => WorldExports::WindowRule(indices.load(&mut store, &instance)?),
+        WorldIndices::Reducer(indices) => WorldExports::Reducer(indices.load(&mut store, &instance)?),
+        WorldIndices::WindowFold(indices) => WorldExports::WindowFold(indices.load(&mut store, &instance)?),
     };
-    Ok((meta, exports))
+    let migrations = prepared.migrations.as_ref().map(|indices| indices.load(&mut store, &instance)).transpose()?;
+    let erasures = prepared.erasures.as_ref().map(|indices| indices.load(&mut store, &instance)).transpose()?;
+    Ok((meta, Exports { world, migrations, erasures }))
 }
 
 /// One line on why a start failed.
@@ -227,41 +269,50 @@ fn explain(store: &Store<Host>, error: &wasmtime::Error, limits: &Limits) -> Str
     }
 }
 
-/// The engine called a function of another world.
+/// The host called a function that the module does not export.
 #[derive(Debug, thiserror::Error)]
-#[error("module is a {}, not a {}", .is.name(), .wanted.name())]
-pub(crate) struct OtherWorld {
-    is: World,
-    wanted: World,
+pub(crate) enum NotExported {
+    #[error("module is a {}, not a {}", .is.name(), .wanted.name())]
+    OtherWorld { is: World, wanted: World },
+    #[error("module does not export `{0}`")]
+    Optional(&'static str),
 }
 
 impl Exports {
     fn world(&self) -> World {
-        match self {
-            Exports::Transform(_) => World::Transform,
-            Exports::WindowRule(_) => World::WindowRule,
-            Exports::Reducer(_) => World::Reducer,
-            Exports::WindowFold(_) => World::WindowFold,
+        match self.world {
+            WorldExports::Transform(_) => World::Transform,
+            WorldExports::WindowRule(_) => World::WindowRule,
+            WorldExports::Reducer(_) => World::Reducer,
+            WorldExports::WindowFold(_) => World::WindowFold,
         }
     }
 
     fn other(&self, wanted: World) -> wasmtime::Error {
-        OtherWorld { is: self.world(), wanted }.into()
+        NotExported::OtherWorld { is: self.world(), wanted }.into()
     }
 
     pub(crate) fn transform(&self) -> wasmtime::Result<&transformer::Guest> {
-        if let Exports::Transform(guest) = self { Ok(guest) } else { Err(self.other(World::Transform)) }
+        if let WorldExports::Transform(guest) = &self.world { Ok(guest) } else { Err(self.other(World::Transform)) }
     }
 
     pub(crate) fn window_rule(&self) -> wasmtime::Result<&window_rules::Guest> {
-        if let Exports::WindowRule(guest) = self { Ok(guest) } else { Err(self.other(World::WindowRule)) }
+        if let WorldExports::WindowRule(guest) = &self.world { Ok(guest) } else { Err(self.other(World::WindowRule)) }
     }
 
     pub(crate) fn reducer(&self) -> wasmtime::Result<&reducers::Guest> {
-        if let Exports::Reducer(guest) = self { Ok(guest) } else { Err(self.other(World::Reducer)) }
+        if let WorldExports::Reducer(guest) = &self.world { Ok(guest) } else { Err(self.other(World::Reducer)) }
     }
 
     pub(crate) fn window_fold(&self) -> wasmtime::Result<&window_folds::Guest> {
-        if let Exports::WindowFold(guest) = self { Ok(guest) } else { Err(self.other(World::WindowFold)) }
+        if let WorldExports::WindowFold(guest) = &self.world { Ok(guest) } else { Err(self.other(World::WindowFold)) }
+    }
+
+    pub(crate) fn migrations(&self) -> wasmtime::Result<&migrations::Guest> {
+        self.migrations.as_ref().ok_or_else(|| NotExported::Optional("migrations").into())
+    }
+
+    pub(crate) fn erasures(&self) -> wasmtime::Result<&erasures::Guest> {
+        self.erasures.as_ref().ok_or_else(|| NotExported::Optional("erasures").into())
     }
 }

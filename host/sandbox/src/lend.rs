@@ -6,7 +6,7 @@
 use std::mem::swap;
 
 use pelton_engine::event::{Column, Events, TextColumn, Values};
-use pelton_engine::guest::{AggregateColumn, AggregateData, Firing, Groups, Panes};
+use pelton_engine::guest::{AggregateColumn, AggregateData, Groups, Panes, Timing};
 
 use crate::bindings::exports::pelton::guest::window_rules::{AggregateData as WitData, AggregateValues, Tops};
 use crate::bindings::pelton::guest::types as wit;
@@ -17,16 +17,24 @@ pub(crate) trait Lend<Ours> {
     fn swap_with(&mut self, ours: &mut Ours);
 }
 
-impl Lend<TextColumn> for wit::Texts {
+impl Lend<TextColumn> for wit::Strings {
     fn swap_with(&mut self, ours: &mut TextColumn) {
         swap(&mut self.data, &mut ours.data);
         swap(&mut self.ends, &mut ours.ends);
     }
 }
 
-/// Empty texts.
-pub(crate) fn texts() -> wit::Texts {
-    wit::Texts { data: Vec::new(), ends: Vec::new() }
+/// No strings.
+pub(crate) fn no_strings() -> wit::Strings {
+    strings(TextColumn::default())
+}
+
+pub(crate) fn strings(TextColumn { data, ends }: TextColumn) -> wit::Strings {
+    wit::Strings { data, ends }
+}
+
+fn text_column(wit::Strings { data, ends }: wit::Strings) -> TextColumn {
+    TextColumn { data, ends }
 }
 
 /// A batch of events on loan.
@@ -39,6 +47,7 @@ impl LentEvents {
             ends: Vec::new(),
             timestamps: Vec::new(),
             sequences: Vec::new(),
+            lanes: Vec::new(),
             columns: Vec::new(),
             headers: Vec::new(),
             header_ends: Vec::new(),
@@ -68,7 +77,10 @@ impl LentEvents {
 
 pub(crate) fn to_wit(column: Column) -> wit::Column {
     let values = match column.values {
-        Values::Text(TextColumn { data, ends }) => wit::Values::Text(wit::Texts { data, ends }),
+        Values::Text(texts) => wit::Values::Strings(strings(texts)),
+        Values::Decimals(texts) => wit::Values::Decimals(strings(texts)),
+        Values::Jsons(texts) => wit::Values::Jsons(strings(texts)),
+        Values::Blobs(blobs) => wit::Values::Blobs(strings(blobs)),
         Values::Integers(values) => wit::Values::Integers(values),
         Values::Numbers(values) => wit::Values::Numbers(values),
         Values::Booleans(values) => wit::Values::Booleans(values),
@@ -79,7 +91,10 @@ pub(crate) fn to_wit(column: Column) -> wit::Column {
 /// A column of the engine; its contents are not checked here.
 pub(crate) fn from_wit(column: wit::Column) -> Column {
     let values = match column.values {
-        wit::Values::Text(wit::Texts { data, ends }) => Values::Text(TextColumn { data, ends }),
+        wit::Values::Strings(texts) => Values::Text(text_column(texts)),
+        wit::Values::Decimals(texts) => Values::Decimals(text_column(texts)),
+        wit::Values::Jsons(texts) => Values::Jsons(text_column(texts)),
+        wit::Values::Blobs(blobs) => Values::Blobs(text_column(blobs)),
         wit::Values::Integers(values) => Values::Integers(values),
         wit::Values::Numbers(values) => Values::Numbers(values),
         wit::Values::Booleans(values) => Values::Booleans(values),
@@ -96,24 +111,26 @@ pub(crate) struct LentPanes {
 impl LentPanes {
     pub(crate) fn new() -> LentPanes {
         let panes = wit::Panes {
-            keys: texts(),
+            keys: no_strings(),
             starts: Vec::new(),
             ends: Vec::new(),
-            firings: Vec::new(),
-            numbers: Vec::new(),
-            finals: Vec::new(),
+            labels: no_strings(),
+            timings: Vec::new(),
+            indexes: Vec::new(),
+            lasts: Vec::new(),
             watermarks: Vec::new(),
+            replaced: Vec::new(),
         };
         LentPanes { panes, values: Vec::new() }
     }
 
     pub(crate) fn lend(&mut self, panes: &mut Panes) {
         self.swap_flat(panes);
-        self.panes.firings.clear();
-        self.panes.firings.extend(panes.firings.iter().map(|firing| match firing {
-            Firing::Early => wit::Firing::Early,
-            Firing::OnTime => wit::Firing::OnTime,
-            Firing::Late => wit::Firing::Late,
+        self.panes.timings.clear();
+        self.panes.timings.extend(panes.timings.iter().map(|timing| match timing {
+            Timing::Early => wit::Timing::Early,
+            Timing::OnTime => wit::Timing::OnTime,
+            Timing::Late => wit::Timing::Late,
         }));
         self.values.extend(panes.values.drain(..).map(values_to_wit));
     }
@@ -128,8 +145,8 @@ impl LentPanes {
         lent.keys.swap_with(&mut panes.keys);
         swap(&mut lent.starts, &mut panes.starts);
         swap(&mut lent.ends, &mut panes.ends);
-        swap(&mut lent.numbers, &mut panes.numbers);
-        swap(&mut lent.finals, &mut panes.finals);
+        swap(&mut lent.indexes, &mut panes.indexes);
+        swap(&mut lent.lasts, &mut panes.lasts);
         swap(&mut lent.watermarks, &mut panes.watermarks);
     }
 }
@@ -139,8 +156,8 @@ fn values_to_wit(column: AggregateColumn) -> AggregateValues {
     let data = match data {
         AggregateData::Integers(values) => WitData::Integers(values),
         AggregateData::Numbers(values) => WitData::Numbers(values),
-        AggregateData::Tops { items: TextColumn { data, ends }, counts, errors, pane_ends } => {
-            WitData::Tops(Tops { items: wit::Texts { data, ends }, counts, errors, pane_ends })
+        AggregateData::Tops { items, counts, errors, pane_ends } => {
+            WitData::Tops(Tops { items: strings(items), counts, errors, pane_ends })
         }
     };
     AggregateValues { missing, clipped, data }
@@ -151,9 +168,10 @@ fn values_from_wit(values: AggregateValues) -> AggregateColumn {
     let data = match data {
         WitData::Integers(values) => AggregateData::Integers(values),
         WitData::Numbers(values) => AggregateData::Numbers(values),
-        WitData::Tops(Tops { items: wit::Texts { data, ends }, counts, errors, pane_ends }) => {
-            AggregateData::Tops { items: TextColumn { data, ends }, counts, errors, pane_ends }
+        WitData::Tops(Tops { items, counts, errors, pane_ends }) => {
+            AggregateData::Tops { items: text_column(items), counts, errors, pane_ends }
         }
+        WitData::Decimals(_) | WitData::Strings(_) | WitData::Blobs(_) => unreachable!("only what was lent comes back"),
     };
     AggregateColumn { missing, clipped, data }
 }
@@ -172,8 +190,8 @@ impl Lend<Groups> for wit::Groups {
 /// Empty groups.
 pub(crate) fn groups() -> wit::Groups {
     wit::Groups {
-        keys: texts(),
-        states: texts(),
+        keys: no_strings(),
+        states: no_strings(),
         member_ends: Vec::new(),
         members: Vec::new(),
         timer_ends: Vec::new(),
@@ -191,7 +209,7 @@ mod tests {
         let mut events = Events { data: b"kp".to_vec(), ends: vec![1, 2], ..Events::default() };
         events.timestamps.push(7);
         events.sequences.push(9);
-        for kind in [Kind::Text, Kind::Integer, Kind::Number, Kind::Boolean] {
+        for kind in Kind::ALL {
             events.columns.push(Column::new(kind));
         }
         let before = events.clone();
@@ -210,11 +228,11 @@ mod tests {
             AggregateData::Tops { items: TextColumn::default(), counts: vec![3], errors: vec![2], pane_ends: vec![1] };
         let sums = AggregateColumn { missing: vec![0], clipped: vec![1], data: AggregateData::Integers(vec![0, 1]) };
         let values = vec![AggregateColumn::new(tops), sums];
-        let mut panes = Panes { starts: vec![1], firings: vec![Firing::Late], values, ..Panes::default() };
+        let mut panes = Panes { starts: vec![1], timings: vec![Timing::Late], values, ..Panes::default() };
         let before = panes.clone();
         let mut lent = LentPanes::new();
         lent.lend(&mut panes);
-        assert_eq!(lent.panes.firings, [wit::Firing::Late]);
+        assert_eq!(lent.panes.timings, [wit::Timing::Late]);
         lent.take_back(&mut panes);
         assert_eq!(panes, before);
     }

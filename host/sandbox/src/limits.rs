@@ -191,5 +191,13 @@ pub(crate) const DETAIL_BYTES: usize = 1024;
 pub(crate) const CODE_BYTES: usize = 64;
 /// Fields, ports, attributes or aggregates of one module.
 pub(crate) const DECLARATIONS_MAX: usize = 256;
+/// Lanes of one module.
+pub(crate) const LANES_MAX: usize = 32;
+/// Counters of one module.
+pub(crate) const COUNTERS_MAX: usize = 32;
+/// Bytes of a reject's place.
+pub(crate) const PLACE_BYTES: usize = 1024;
+/// Bytes of the headers that a module gives one record.
+pub(crate) const RECORD_HEADER_BYTES: usize = 16 << 10;
 /// Bytes of a declared name.
 pub(crate) const NAME_BYTES: usize = 128;

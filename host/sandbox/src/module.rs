@@ -3,13 +3,15 @@
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use pelton_engine::guest::{Descriptor, Guest, World};
+use pelton_engine::guest::{Guest, Identity, World};
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::{Component, InstancePre};
 
-use crate::bindings::exports::pelton::guest::{meta, reducers, transformer, window_folds, window_rules};
+use crate::bindings::exports::pelton::guest::{
+    erasures, meta, migrations, reducers, transformer, window_folds, window_rules,
+};
 use crate::compile::Compiled;
-use crate::describe;
+use crate::describe::{self, Optional};
 use crate::engines::Linked;
 use crate::error::{LoadError, Refusal};
 use crate::host::Host;
@@ -27,7 +29,7 @@ pub struct Module {
 /// What all instances of a module share.
 pub(crate) struct Loaded {
     pub(crate) shared: Arc<Shared>,
-    pub(crate) descriptor: Descriptor,
+    pub(crate) identity: Identity,
     pub(crate) digest: [u8; 32],
     pub(crate) log: Arc<ModuleLog>,
     pub(crate) fast: Prepared,
@@ -42,6 +44,8 @@ pub(crate) struct Prepared {
     pub(crate) pre: InstancePre<Host>,
     pub(crate) meta: meta::GuestIndices,
     pub(crate) world: WorldIndices,
+    pub(crate) migrations: Option<migrations::GuestIndices>,
+    pub(crate) erasures: Option<erasures::GuestIndices>,
 }
 
 /// Where the functions of the module's world are.
@@ -60,19 +64,19 @@ impl Module {
         let fast = Prepared::new(&shared.fast, &fast, world)
             .map_err(|error| Refusal::Compile.because(format!("module does not link: {error:#}")))?;
         shared.tick()?;
-        let said = instance::describe(&fast, limits)
+        let said = instance::identify(&fast, limits)
             .map_err(|problem| Refusal::Describe.because(format!("module does not describe itself: {problem}")))?;
-        let descriptor = describe::descriptor(world, said)
+        let identity = describe::identity(world, fast.optional(), said)
             .map_err(|problem| Refusal::Describe.because(format!("module describes itself wrongly: {problem}")))?;
-        let log = ModuleLog::new(format!("{}@{}", descriptor.name, descriptor.version));
-        let loaded = Loaded { shared, descriptor, digest, log, fast, judge_code, judge: OnceLock::new() };
+        let log = ModuleLog::new(format!("{}@{}", identity.name, identity.version));
+        let loaded = Loaded { shared, identity, digest, log, fast, judge_code, judge: OnceLock::new() };
         Ok(Module { loaded: Arc::new(loaded) })
     }
 
-    /// What the module says of itself.
+    /// What the module is, whatever its configuration.
     #[must_use]
-    pub fn descriptor(&self) -> &Descriptor {
-        &self.loaded.descriptor
+    pub fn identity(&self) -> &Identity {
+        &self.loaded.identity
     }
 
     /// sha256 of the module's bytes: its identity.
@@ -93,7 +97,7 @@ impl Module {
 
 impl fmt::Debug for Module {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Module").field("descriptor", &self.loaded.descriptor).finish_non_exhaustive()
+        f.debug_struct("Module").field("identity", &self.loaded.identity).finish_non_exhaustive()
     }
 }
 
@@ -101,7 +105,7 @@ impl Loaded {
     /// The build that counts fuel.
     pub(crate) fn judge(&self) -> Result<&Prepared, String> {
         let link = || {
-            Prepared::new(&self.shared.judge, &self.judge_code, self.descriptor.world)
+            Prepared::new(&self.shared.judge, &self.judge_code, self.identity.world)
                 .map_err(|error| format!("module does not link for fuel: {error:#}"))
         };
         self.judge.get_or_init(link).as_ref().map_err(Clone::clone)
@@ -119,7 +123,14 @@ impl Prepared {
             World::Reducer => WorldIndices::Reducer(reducers::GuestIndices::new(&pre)?),
             World::WindowFold => WorldIndices::WindowFold(window_folds::GuestIndices::new(&pre)?),
         };
-        Ok(Prepared { pre, meta, world })
+        // These are optional: where one is missing, there is nothing to bind.
+        let migrations = migrations::GuestIndices::new(&pre).ok();
+        let erasures = erasures::GuestIndices::new(&pre).ok();
+        Ok(Prepared { pre, meta, world, migrations, erasures })
+    }
+
+    fn optional(&self) -> Optional {
+        Optional { migrations: self.migrations.is_some(), erasures: self.erasures.is_some() }
     }
 }
 

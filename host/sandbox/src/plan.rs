@@ -1,42 +1,60 @@
-//! From a window rule's plan to the engine's, checked against the fields that exist.
+//! From a window rule's aggregation to the engine's, checked against the fields that exist.
 
 use pelton_engine::event::{Field, Kind};
-use pelton_engine::guest::{Aggregate, Operator, RulePlan};
+use pelton_engine::guest::{Aggregate, Aggregation, Bound, Condition, Function};
 
 use crate::bindings::exports::pelton::guest::window_rules as wit;
 use crate::describe::{count, fields, identifier, is_text, unique};
+use crate::limits::{DECLARATIONS_MAX, NAME_BYTES};
+use crate::log::printable;
 
-/// The checked plan, or what is wrong with it.
-pub(crate) fn plan(said: wit::RulePlan, declared: &[Field]) -> Result<RulePlan, String> {
-    count("aggregates", said.aggregates.len())?;
-    count("derived fields", said.derived.len())?;
-    count("thresholds", said.at_least.len())?;
+/// The checked aggregation, or what is wrong with it.
+pub(crate) fn aggregation(said: wit::Aggregation, declared: &[Field]) -> Result<Aggregation, String> {
+    count("aggregates", said.aggregates.len(), DECLARATIONS_MAX)?;
+    count("derived fields", said.derived.len(), DECLARATIONS_MAX)?;
+    count("thresholds", said.thresholds.len(), DECLARATIONS_MAX)?;
+    count("conditions of thresholds", said.thresholds.iter().map(Vec::len).sum(), DECLARATIONS_MAX)?;
     let derived = fields(said.derived)?;
     unique("field", declared.iter().chain(&derived).map(|field| field.name.as_str()))?;
     unique("aggregate", said.aggregates.iter().map(|aggregate| aggregate.name.as_str()))?;
-    let mut integers = Vec::with_capacity(said.aggregates.len());
+    let mut types = Vec::with_capacity(said.aggregates.len());
     let mut aggregates = Vec::with_capacity(said.aggregates.len());
     for aggregate in said.aggregates {
         let kind = aggregate.field.as_ref().map(|name| kind_of(name, declared, &derived)).transpose()?;
-        integers.push(gives_integers(&aggregate, kind)?);
-        aggregates.push(Aggregate {
-            name: aggregate.name,
-            operator: operator(aggregate.operator),
-            field: aggregate.field,
-            limit: aggregate.limit,
-        });
+        let function = function(&aggregate)?;
+        types.push(type_of(&aggregate, function, kind)?);
+        aggregates.push(Aggregate { name: aggregate.name, function, field: aggregate.field, limit: aggregate.limit });
     }
-    let mut at_least = Vec::with_capacity(said.at_least.len());
-    for threshold in said.at_least {
-        match integers.get(threshold.aggregate as usize) {
-            Some(true) => at_least.push((threshold.aggregate, threshold.value)),
-            Some(false) => {
-                return Err(format!("threshold on aggregate {} that is not an integer", threshold.aggregate));
-            }
-            None => return Err(format!("threshold on aggregate {} of {}", threshold.aggregate, integers.len())),
+    let list = |all_of: Vec<wit::Condition>| all_of.into_iter().map(|said| condition(&said, &types)).collect();
+    let thresholds = said.thresholds.into_iter().map(list).collect::<Result<_, String>>()?;
+    Ok(Aggregation { aggregates, derived, thresholds, filters: said.filters })
+}
+
+/// What the values of an aggregate are.
+#[derive(Clone, Copy, PartialEq)]
+enum Type {
+    Integers,
+    Numbers,
+    Others,
+}
+
+fn condition(said: &wit::Condition, types: &[Type]) -> Result<Condition, String> {
+    let (aggregate, of) = (said.aggregate, types.len());
+    let bound = match said.bound {
+        wit::Bound::AtLeastInteger(least) => Bound::AtLeastInteger(least),
+        wit::Bound::AtLeastNumber(least) => Bound::AtLeastNumber(least),
+        wit::Bound::AtMostInteger(most) => Bound::AtMostInteger(most),
+        wit::Bound::AtMostNumber(most) => Bound::AtMostNumber(most),
+    };
+    let wanted = if bound.is_number() { Type::Numbers } else { Type::Integers };
+    match types.get(aggregate as usize) {
+        Some(found) if *found == wanted => Ok(Condition { aggregate, bound }),
+        Some(_) if wanted == Type::Integers => {
+            Err(format!("threshold of integers on aggregate {aggregate}, whose values are not integers"))
         }
+        Some(_) => Err(format!("threshold of numbers on aggregate {aggregate}, whose values are not numbers")),
+        None => Err(format!("threshold on aggregate {aggregate} of {of}")),
     }
-    Ok(RulePlan { aggregates, derived, at_least, filters: said.filters })
 }
 
 fn kind_of(name: &str, declared: &[Field], derived: &[Field]) -> Result<Kind, String> {
@@ -44,32 +62,41 @@ fn kind_of(name: &str, declared: &[Field], derived: &[Field]) -> Result<Kind, St
     field.map(|field| field.kind).ok_or_else(|| format!("aggregate over field `{name}`, which is not declared"))
 }
 
-/// Whether the aggregate's values are integers; an error when it cannot be computed.
-fn gives_integers(aggregate: &wit::Aggregate, kind: Option<Kind>) -> Result<bool, String> {
-    use wit::Operator as O;
+/// The function of an aggregate that asks for nothing this host does not know.
+fn function(aggregate: &wit::Aggregate) -> Result<Function, String> {
     let name = &aggregate.name;
     identifier("aggregate", name, is_text)?;
-    if matches!(aggregate.operator, O::Distinct | O::TopK) && aggregate.limit == 0 {
-        return Err(format!("aggregate `{name}` needs a limit above 0"));
+    if let Some((option, _)) = aggregate.options.first() {
+        let option = printable(option, NAME_BYTES);
+        return Err(format!("aggregate `{name}` has the option `{option}`, which this host does not know"));
     }
-    match (aggregate.operator, kind) {
-        (O::Count, _) | (O::Distinct, Some(_)) => Ok(true),
-        (O::TopK, Some(Kind::Number)) => Err(format!("aggregate `{name}` cannot rank numbers; use text or integers")),
-        (O::TopK, Some(_)) => Ok(false),
-        (O::Sum | O::Min | O::Max, Some(Kind::Integer)) => Ok(true),
-        (O::Sum | O::Min | O::Max, Some(Kind::Number)) => Ok(false),
-        (_, None) => Err(format!("aggregate `{name}` needs a field")),
-        (_, Some(kind)) => Err(format!("aggregate `{name}` needs an integer or number field, not {}", kind.name())),
-    }
+    Function::of_name(&aggregate.function).ok_or_else(|| {
+        let function = printable(&aggregate.function, NAME_BYTES);
+        let known = Function::ALL.map(Function::name).join("`, `");
+        format!("aggregate `{name}` is a `{function}`, which this host does not know; it knows `{known}`")
+    })
 }
 
-fn operator(operator: wit::Operator) -> Operator {
-    match operator {
-        wit::Operator::Count => Operator::Count,
-        wit::Operator::Sum => Operator::Sum,
-        wit::Operator::Min => Operator::Min,
-        wit::Operator::Max => Operator::Max,
-        wit::Operator::Distinct => Operator::Distinct,
-        wit::Operator::TopK => Operator::TopK,
+/// The type of an aggregate's values; an error when it cannot be computed.
+fn type_of(aggregate: &wit::Aggregate, function: Function, kind: Option<Kind>) -> Result<Type, String> {
+    use Function as F;
+    let name = &aggregate.name;
+    if function.has_limit() && aggregate.limit == 0 {
+        return Err(format!("aggregate `{name}` needs a limit above 0"));
+    }
+    match (function, kind) {
+        (F::Distinct | F::TopK, Some(kind @ (Kind::Decimal | Kind::Json | Kind::Bytes))) => {
+            let reason = "which writes one value in several ways; derive a string from it";
+            Err(format!("aggregate `{name}` cannot tell values apart of a field that is {}, {reason}", kind.name()))
+        }
+        (F::Count, _) | (F::Distinct, Some(_)) => Ok(Type::Integers),
+        (F::TopK, Some(Kind::Number)) => {
+            Err(format!("aggregate `{name}` cannot rank numbers; use strings or integers"))
+        }
+        (F::TopK, Some(_)) => Ok(Type::Others),
+        (F::Sum | F::Min | F::Max, Some(Kind::Integer)) => Ok(Type::Integers),
+        (F::Sum | F::Min | F::Max, Some(Kind::Number)) => Ok(Type::Numbers),
+        (_, None) => Err(format!("aggregate `{name}` needs a field")),
+        (_, Some(kind)) => Err(format!("aggregate `{name}` needs an integer or number field, not {}", kind.name())),
     }
 }

@@ -9,18 +9,19 @@ use std::path::Path;
 
 use pelton_engine::event::{Events, Field, Kind, TextColumn};
 use pelton_engine::guest::{
-    Change, Descriptor, Fault, Groups, Operator, Output, Panes, Reduced, RulePlan, Samples, World,
+    Addition, Aggregation, Bound, Change, Fault, Folded, Groups, Identity, Output, Panes, Reduced, Reject, Rewritten,
+    Samples, Shape, World,
 };
 
-use crate::bindings::exports::pelton::guest::{meta, reducers, window_rules};
+use crate::bindings::exports::pelton::guest::{meta, reducers, window_folds, window_rules};
 use crate::bindings::pelton::guest::types as wit;
 pub use crate::compile::Cost;
 use crate::compile::{Child, Compiled, Id, cache, child, serve};
 use crate::convert::{self, Rows};
 use crate::error::LoadError;
-use crate::lend::{Lend, LentEvents, LentPanes, groups, to_wit};
+use crate::lend::{Lend, LentEvents, LentPanes, groups, strings, to_wit};
 use crate::limits::Limits;
-use crate::{describe, plan as rule_plan, verify as bytes_of_module};
+use crate::{describe, plan, verify as bytes_of_module};
 
 /// What a reply may refer to.
 pub struct Call<'a> {
@@ -34,6 +35,8 @@ pub struct Call<'a> {
     pub timer_ends: &'a [u32],
     /// Output ports of the module.
     pub ports: usize,
+    /// Counters of the module.
+    pub counters: usize,
     pub limits: &'a Limits,
 }
 
@@ -45,6 +48,7 @@ impl Call<'_> {
             arena_bytes: self.arena_bytes,
             timer_ends: self.timer_ends,
             ports: self.ports,
+            counters: self.counters,
             limits: self.limits,
         }
     }
@@ -64,60 +68,85 @@ pub fn compile(child: &Child, bytes: &[u8], limits: &Limits) -> (Result<World, L
     (result.map(|compiled| compiled.world), cost)
 }
 
-/// What a module says of itself.
+/// What a module says of itself before it is configured.
 ///
 /// # Errors
 /// Says what is wrong with it.
-pub fn descriptor(said: Descriptor) -> Result<Descriptor, String> {
+pub fn identity(said: Identity) -> Result<Identity, String> {
+    let optional = describe::Optional { migrations: said.migrates, erasures: said.erases };
     let world = said.world;
-    let said = meta::Descriptor {
+    let said = meta::Identity {
         name: said.name,
         version: said.version,
         state_version: said.state_version,
         config_schema: said.config_schema,
-        fields: said.fields.into_iter().map(field).collect(),
-        payload: said.payload,
-        headers: said.headers,
-        ports: said.ports,
         attributes: said.attributes,
     };
-    describe::descriptor(world, said)
+    describe::identity(world, optional, said)
 }
 
-/// What a window rule wants kept.
+/// What a module says of itself when it is configured.
 ///
 /// # Errors
 /// Says what is wrong with it.
-pub fn plan(said: RulePlan, declared: &[Field]) -> Result<RulePlan, String> {
-    let aggregate = |aggregate: pelton_engine::guest::Aggregate| window_rules::Aggregate {
+pub fn shape(said: Shape) -> Result<Shape, String> {
+    let said = meta::Shape {
+        fields: said.fields.into_iter().map(field).collect(),
+        lanes: said.lanes,
+        payload: said.payload,
+        headers: said.headers,
+        ports: said.ports,
+        counters: said.counters,
+        attributes: said.attributes,
+    };
+    describe::shape(said)
+}
+
+/// What a window rule wants kept; `options` are those of its first aggregate, and `function`, if any, its function.
+///
+/// # Errors
+/// Says what is wrong with it.
+pub fn aggregation(
+    said: Aggregation,
+    function: Option<&str>,
+    options: &[(String, String)],
+    declared: &[Field],
+) -> Result<Aggregation, String> {
+    let aggregate = |(idx, aggregate): (usize, pelton_engine::guest::Aggregate)| window_rules::Aggregate {
         name: aggregate.name,
-        operator: match aggregate.operator {
-            Operator::Count => window_rules::Operator::Count,
-            Operator::Sum => window_rules::Operator::Sum,
-            Operator::Min => window_rules::Operator::Min,
-            Operator::Max => window_rules::Operator::Max,
-            Operator::Distinct => window_rules::Operator::Distinct,
-            Operator::TopK => window_rules::Operator::TopK,
-        },
+        function: function.filter(|_| idx == 0).unwrap_or_else(|| aggregate.function.name()).to_owned(),
         field: aggregate.field,
         limit: aggregate.limit,
+        options: if idx == 0 { options.to_vec() } else { Vec::new() },
     };
-    let threshold = |(aggregate, value)| window_rules::Threshold { aggregate, value };
-    let said = window_rules::RulePlan {
-        aggregates: said.aggregates.into_iter().map(aggregate).collect(),
+    let bound = |bound| match bound {
+        Bound::AtLeastInteger(least) => window_rules::Bound::AtLeastInteger(least),
+        Bound::AtLeastNumber(least) => window_rules::Bound::AtLeastNumber(least),
+        Bound::AtMostInteger(most) => window_rules::Bound::AtMostInteger(most),
+        Bound::AtMostNumber(most) => window_rules::Bound::AtMostNumber(most),
+    };
+    let condition = |condition: pelton_engine::guest::Condition| window_rules::Condition {
+        aggregate: condition.aggregate,
+        bound: bound(condition.bound),
+    };
+    let said = window_rules::Aggregation {
+        aggregates: said.aggregates.into_iter().enumerate().map(aggregate).collect(),
         derived: said.derived.into_iter().map(field).collect(),
-        at_least: said.at_least.into_iter().map(threshold).collect(),
+        thresholds: said.thresholds.into_iter().map(|list| list.into_iter().map(condition).collect()).collect(),
         filters: said.filters,
     };
-    rule_plan::plan(said, declared)
+    plan::aggregation(said, declared)
 }
 
 fn field(field: Field) -> wit::Field {
     let kind = match field.kind {
-        Kind::Text => wit::Kind::Text,
+        Kind::Text => wit::Kind::String,
         Kind::Integer => wit::Kind::Integer,
         Kind::Number => wit::Kind::Number,
         Kind::Boolean => wit::Kind::Boolean,
+        Kind::Decimal => wit::Kind::Decimal,
+        Kind::Json => wit::Kind::Json,
+        Kind::Bytes => wit::Kind::Bytes,
     };
     wit::Field { name: field.name, kind, required: field.required }
 }
@@ -138,22 +167,49 @@ pub fn output(said: Output, call: &Call<'_>) -> Result<Output, Fault> {
 /// The fault that a broken reply is.
 pub fn samples(said: Samples, derived: &[Kind], call: &Call<'_>) -> Result<Samples, Fault> {
     let said = window_rules::Samples {
-        sources: said.sources,
+        rows: said.rows,
         columns: said.columns.into_iter().map(to_wit).collect(),
         rejects: rejects_to_wit(said.rejects),
+        additions: additions_to_wit(&said.additions),
     };
     let mut checked = Samples::default();
     convert::samples(said, derived, &call.rows(), &mut checked)?;
     Ok(checked)
 }
 
-/// What `fold` or `merge` returned for `count` keys.
+/// What `merge` returned for `count` keys.
 ///
 /// # Errors
 /// The fault that a broken reply is.
 pub fn states(said: TextColumn, count: usize, limits: &Limits) -> Result<TextColumn, Fault> {
     let mut checked = TextColumn::default();
-    convert::states(texts_to_wit(said), count, limits, &mut checked)?;
+    convert::states(strings(said), count, limits, &mut checked)?;
+    Ok(checked)
+}
+
+/// What `fold` returned for `groups` groups.
+///
+/// # Errors
+/// The fault that a broken reply is.
+pub fn folded(said: Folded, groups: usize, call: &Call<'_>) -> Result<Folded, Fault> {
+    let said = window_folds::Folded {
+        states: strings(said.states),
+        rejects: rejects_to_wit(said.rejects),
+        additions: additions_to_wit(&said.additions),
+    };
+    let mut checked = Folded::default();
+    convert::folded(said, groups, &call.rows(), &mut checked)?;
+    Ok(checked)
+}
+
+/// What `migrate` or `erase` returned for `keys` keys.
+///
+/// # Errors
+/// The fault that a broken reply is.
+pub fn rewritten(said: Rewritten, keys: usize, limits: &Limits) -> Result<Rewritten, Fault> {
+    let said = wit::Rewritten { changes: said.changes.into_iter().map(change).collect(), states: strings(said.states) };
+    let mut checked = Rewritten::default();
+    convert::rewritten(said, keys, limits, &mut checked)?;
     Ok(checked)
 }
 
@@ -163,14 +219,9 @@ pub fn states(said: TextColumn, count: usize, limits: &Limits) -> Result<TextCol
 /// The fault that a broken reply is.
 pub fn reduced(said: Reduced, groups: usize, call: &Call<'_>) -> Result<Reduced, Fault> {
     let timer = |(group, at)| reducers::Timer { group, at };
-    let change = |change| match change {
-        Change::Keep => reducers::Change::Keep,
-        Change::Replace => reducers::Change::Replace,
-        Change::Delete => reducers::Change::Delete,
-    };
     let said = reducers::Reduced {
         changes: said.changes.into_iter().map(change).collect(),
-        states: texts_to_wit(said.states),
+        states: strings(said.states),
         timers: said.timers.into_iter().map(timer).collect(),
         cancels: said.cancels.into_iter().map(timer).collect(),
         output: output_to_wit(said.output),
@@ -180,28 +231,36 @@ pub fn reduced(said: Reduced, groups: usize, call: &Call<'_>) -> Result<Reduced,
     Ok(checked)
 }
 
-fn output_to_wit(output: Output) -> wit::Output {
-    wit::Output {
-        data: output.data,
-        sources: output.sources,
-        ports: output.ports,
-        slices: output.slices,
-        timestamps: output.timestamps,
-        rejects: rejects_to_wit(output.rejects),
+fn change(change: Change) -> wit::Change {
+    match change {
+        Change::Keep => wit::Change::Keep,
+        Change::Replace => wit::Change::Replace,
+        Change::Delete => wit::Change::Delete,
     }
 }
 
-fn rejects_to_wit(rejects: Vec<pelton_engine::guest::Reject>) -> Vec<wit::Reject> {
-    let reject = |reject: pelton_engine::guest::Reject| wit::Reject {
-        source: reject.source,
-        code: reject.code,
-        detail: reject.detail,
-    };
+fn output_to_wit(output: Output) -> wit::Output {
+    wit::Output {
+        data: output.data,
+        rows: output.rows,
+        ports: output.ports,
+        slices: output.slices,
+        timestamps: output.timestamps,
+        deletes: output.deletes,
+        headers: output.headers,
+        header_ends: output.header_ends,
+        rejects: rejects_to_wit(output.rejects),
+        additions: additions_to_wit(&output.additions),
+    }
+}
+
+fn rejects_to_wit(rejects: Vec<Reject>) -> Vec<wit::Reject> {
+    let reject = |Reject { row, code, detail, place }: Reject| wit::Reject { row, code, detail, place };
     rejects.into_iter().map(reject).collect()
 }
 
-fn texts_to_wit(texts: TextColumn) -> wit::Texts {
-    wit::Texts { data: texts.data, ends: texts.ends }
+fn additions_to_wit(additions: &[Addition]) -> Vec<wit::Addition> {
+    additions.iter().map(|&Addition { row, counter, add }| wit::Addition { row, counter, add }).collect()
 }
 
 /// Lends events to a call and takes them back.

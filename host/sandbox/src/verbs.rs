@@ -1,12 +1,16 @@
 //! The functions of the contract, each in the same four steps: lend the arguments, call, take them back, check the reply.
 
-use pelton_engine::event::Events;
+use pelton_engine::event::{Events, TextColumn};
 use pelton_engine::guest::{
-    Descriptor, Fault, Groups, Guest, Metering, Output, Panes, Reduced, RulePlan, Samples, States,
+    Aggregation, Before, Descriptor, Fault, Folded, Groups, Guest, Metering, Output, Panes, Reduced, Rewritten,
+    Samples, States,
 };
+use wasmtime::Store;
 
+use crate::bindings::pelton::guest::types as wit;
 use crate::convert::{self, Rows};
-use crate::instance::{Instance, Seat};
+use crate::host::Host;
+use crate::instance::{Exports, Instance, Seat};
 use crate::lend::Lend;
 use crate::plan;
 
@@ -18,7 +22,8 @@ impl Seat {
             payloads: true,
             arena_bytes: events.data.len(),
             timer_ends,
-            ports: self.loaded.descriptor.ports.len(),
+            ports: self.descriptor.shape.ports.len(),
+            counters: self.descriptor.shape.counters.len(),
             limits: &self.limits,
         }
     }
@@ -30,7 +35,8 @@ impl Seat {
             payloads: false,
             arena_bytes: panes.keys.data.len(),
             timer_ends: &[],
-            ports: self.loaded.descriptor.ports.len(),
+            ports: self.descriptor.shape.ports.len(),
+            counters: self.descriptor.shape.counters.len(),
             limits: &self.limits,
         }
     }
@@ -38,7 +44,7 @@ impl Seat {
 
 impl Guest for Instance {
     fn descriptor(&self) -> &Descriptor {
-        &self.seat.loaded.descriptor
+        &self.seat.descriptor
     }
 
     fn digest(&self) -> [u8; 32] {
@@ -55,28 +61,28 @@ impl Guest for Instance {
         seat.settle(metering, checked)
     }
 
-    fn plan(&mut self) -> Result<RulePlan, Fault> {
+    fn aggregates(&mut self) -> Result<Aggregation, Fault> {
         let seat = &mut self.seat;
         let metering = Metering::Deadline;
-        let said = seat.call(metering, 1, |exports, store| exports.window_rule()?.call_plan(store).map(Ok));
-        let fields = &seat.loaded.descriptor.fields;
-        let checked = said
-            .and_then(|said| plan::plan(said, fields).map_err(|problem| Fault::Contract(format!("plan: {problem}"))));
-        let plan = seat.settle(metering, checked)?;
-        self.derived = Some(plan.derived.iter().map(|field| field.kind).collect());
-        Ok(plan)
+        let said = seat.call(metering, 1, |exports, store| exports.window_rule()?.call_aggregates(store).map(Ok));
+        let fields = &seat.descriptor.shape.fields;
+        let broken = |problem| Fault::Contract(format!("aggregates: {problem}"));
+        let checked = said.and_then(|said| plan::aggregation(said, fields).map_err(broken));
+        let aggregation = seat.settle(metering, checked)?;
+        self.derived = Some(aggregation.derived.iter().map(|field| field.kind).collect());
+        Ok(aggregation)
     }
 
     fn extract(&mut self, metering: Metering, events: &mut Events, samples: &mut Samples) -> Result<(), Fault> {
         if self.derived.is_none() {
-            self.plan()?;
+            self.aggregates()?;
         }
         let Instance { seat, events: lent, derived, .. } = self;
         let rows = events.len();
         lent.lend(events);
         let said = seat.call(metering, rows, |exports, store| exports.window_rule()?.call_extract(store, &lent.0));
         lent.take_back(events);
-        let derived = derived.as_deref().expect("`plan` sets it and was called above");
+        let derived = derived.as_deref().expect("`aggregates` sets it and was called above");
         let checked = said.and_then(|said| convert::samples(said, derived, &seat.event_rows(events, &[]), samples));
         seat.settle(metering, checked)
     }
@@ -118,7 +124,7 @@ impl Guest for Instance {
         metering: Metering,
         events: &mut Events,
         groups: &mut Groups,
-        states: &mut States,
+        folded: &mut Folded,
     ) -> Result<(), Fault> {
         let Instance { seat, events: lent, groups: lent_groups, .. } = self;
         lent.lend(events);
@@ -128,7 +134,8 @@ impl Guest for Instance {
             seat.call(metering, rows, |exports, store| exports.window_fold()?.call_fold(store, &lent.0, lent_groups));
         lent_groups.swap_with(groups);
         lent.take_back(events);
-        let checked = said.and_then(|said| convert::states(said, groups.keys.ends.len(), &seat.limits, states));
+        let rows = seat.event_rows(events, &[]);
+        let checked = said.and_then(|said| convert::folded(said, groups.keys.ends.len(), &rows, folded));
         seat.settle(metering, checked)
     }
 
@@ -167,6 +174,59 @@ impl Guest for Instance {
         lent_states.swap_with(states);
         lent.take_back(panes);
         let checked = said.and_then(|said| convert::output(said, &seat.pane_rows(panes), output));
+        seat.settle(metering, checked)
+    }
+
+    fn migrate(
+        &mut self,
+        metering: Metering,
+        before: &Before<'_>,
+        keys: &mut TextColumn,
+        states: &mut States,
+        rewritten: &mut Rewritten,
+    ) -> Result<(), Fault> {
+        self.rewrite(metering, keys, states, rewritten, |exports, store, keys, states| {
+            exports.migrations()?.call_migrate(store, before.state_version, before.config, keys, states)
+        })
+    }
+
+    fn erase(
+        &mut self,
+        metering: Metering,
+        subject: &str,
+        keys: &mut TextColumn,
+        states: &mut States,
+        rewritten: &mut Rewritten,
+    ) -> Result<(), Fault> {
+        self.rewrite(metering, keys, states, rewritten, |exports, store, keys, states| {
+            exports.erasures()?.call_erase(store, subject, keys, states)
+        })
+    }
+}
+
+impl Instance {
+    /// A call over keys and their states.
+    fn rewrite(
+        &mut self,
+        metering: Metering,
+        keys: &mut TextColumn,
+        states: &mut States,
+        rewritten: &mut Rewritten,
+        call: impl FnOnce(
+            &Exports,
+            &mut Store<Host>,
+            &wit::Strings,
+            &wit::Strings,
+        ) -> wasmtime::Result<Result<wit::Rewritten, wit::Failure>>,
+    ) -> Result<(), Fault> {
+        let Instance { seat, left: lent_keys, right: lent_states, .. } = self;
+        let rows = keys.ends.len();
+        lent_keys.swap_with(keys);
+        lent_states.swap_with(states);
+        let said = seat.call(metering, rows, |exports, store| call(exports, store, lent_keys, lent_states));
+        lent_keys.swap_with(keys);
+        lent_states.swap_with(states);
+        let checked = said.and_then(|said| convert::rewritten(said, rows, &seat.limits, rewritten));
         seat.settle(metering, checked)
     }
 }

@@ -66,6 +66,14 @@ labels_with!(ByCode, code);
 labels_with!(ByAnswer, answer);
 labels_with!(ByCause, cause);
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByCounter {
+    pipeline: String,
+    partition: u32,
+    stage: String,
+    counter: String,
+}
+
 type Seconds = Gauge<f64, AtomicU64>;
 type Histograms<L> = Family<L, Histogram, fn() -> Histogram>;
 
@@ -88,6 +96,7 @@ pub(crate) struct Families {
     health: Family<Labels, Gauge>,
     working: Family<Labels, Gauge>,
     revision: Family<ByRevision, Gauge>,
+    counters: Family<ByCounter, Gauge>,
     epoch_seconds: Histograms<Labels>,
     commit_seconds: Histograms<Labels>,
     guest_seconds: Histograms<ByStage>,
@@ -118,6 +127,7 @@ impl Families {
             health: Family::default(),
             working: Family::default(),
             revision: Family::default(),
+            counters: Family::default(),
             epoch_seconds: Family::new_with_constructor(timed),
             commit_seconds: Family::new_with_constructor(timed),
             guest_seconds: Family::new_with_constructor(timed),
@@ -146,6 +156,8 @@ impl Families {
         let help =
             "1 for the revision of the pipeline that this host runs: sha256 of what its file says, and of its modules";
         registry.register("partition_revision", help, all.revision);
+        let help = "Counters of the modules' own: their sums at the last committed epoch";
+        registry.register("module_counter", help, all.counters);
         let help = "From the first event of an epoch to its commit";
         registry.register_with_unit("epoch_duration", help, Unit::Seconds, all.epoch_seconds);
         let help = "From publishing an epoch to the broker's answer";
@@ -216,6 +228,7 @@ struct Rare {
     labels: Labels,
     families: Families,
     codes: Mutex<BTreeMap<String, Counter>>,
+    counters: Mutex<BTreeMap<String, Gauge>>,
     board: Board,
     idx: usize,
 }
@@ -253,7 +266,14 @@ impl Partition {
             working: families.working.get_or_create_owned(&labels),
             epoch_seconds: families.epoch_seconds.get_or_create_owned(&labels),
             commit_seconds: families.commit_seconds.get_or_create_owned(&labels),
-            rare: Arc::new(Rare { labels, families: families.clone(), codes: Mutex::default(), board, idx }),
+            rare: Arc::new(Rare {
+                labels,
+                families: families.clone(),
+                codes: Mutex::default(),
+                counters: Mutex::default(),
+                board,
+                idx,
+            }),
         }
     }
 
@@ -271,6 +291,22 @@ impl Partition {
         let code = if codes.len() >= CODES_MAX && !codes.contains_key(code) { "other" } else { code };
         let make = || rare.families.dead_letters.get_or_create_owned(&ByCode::new(&rare.labels, code));
         codes.entry(code.to_owned()).or_insert_with(make).inc_by(count);
+    }
+
+    /// The sums of the modules' counters, by `STAGE/COUNTER`; one beyond 64 bits is shown as their end.
+    pub fn set_counters(&self, sums: &[(String, i128)]) {
+        let rare = &*self.rare;
+        let mut counters = rare.counters.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, sum) in sums {
+            let make = || {
+                let (stage, counter) = name.split_once('/').unwrap_or(("", name));
+                let (stage, counter) = (stage.to_owned(), counter.to_owned());
+                let Labels { pipeline, partition } = rare.labels.clone();
+                rare.families.counters.get_or_create_owned(&ByCounter { pipeline, partition, stage, counter })
+            };
+            let clipped = (*sum).clamp(i128::from(i64::MIN), i128::from(i64::MAX)) as i64;
+            counters.entry(name.clone()).or_insert_with(make).set(clipped);
+        }
     }
 
     /// Adds the time that one epoch spent in the guest of this stage.

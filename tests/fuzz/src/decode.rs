@@ -56,8 +56,8 @@ fn source((key, time, required, good): (&str, &str, bool, &'static str)) -> Sour
     assert_eq!(problems, [], "{text}");
     let mut guest = Native::new(World::Transform, &FIELDS.map(|(name, kind, _)| (name, kind, required)));
     guest.process = Some(Arc::new(|_, events, output| {
-        output.sources.extend(0..events.len() as u32);
-        output.slices.extend((0..events.len()).flat_map(|_| [pelton_engine::guest::OF_SOURCE, 0].repeat(2)));
+        output.rows.extend(0..events.len() as u32);
+        output.slices.extend((0..events.len()).flat_map(|_| [pelton_engine::guest::OF_ROW, 0].repeat(2)));
         Ok(())
     }));
     let (plan, problems) = draft.expect("no problems").bind(&[guest.descriptor.clone()]);
@@ -131,6 +131,18 @@ fn check_row(source: &Source, event: &Event, out: &Decoded) {
             }
             Values::Numbers(values) => assert_eq!(Some(values[1]), value.as_f64()),
             Values::Booleans(values) => assert_eq!(Some(values[1]), value.as_bool()),
+            Values::Decimals(texts) => {
+                let written: serde_json::Value =
+                    serde_json::from_slice(texts.get(1)).expect("a decimal is a JSON number");
+                let of_text = value.as_str().and_then(|text| serde_json::from_str(text).ok());
+                assert_eq!(Some(written), of_text.or_else(|| value.is_number().then(|| value.clone())));
+            }
+            Values::Jsons(texts) => {
+                let written: serde_json::Value =
+                    serde_json::from_slice(texts.get(1)).expect("JSON is kept as it was written");
+                assert_eq!(&written, value);
+            }
+            Values::Blobs(_) => assert!(value.is_string(), "{value}"),
         }
     }
 }

@@ -17,12 +17,15 @@ use crate::windows::cuts;
 
 const EVENTS_MAX: usize = 40;
 /// Names that a module may declare; a name has one kind, which the plan would insist on.
-const FIELDS: [(&str, Kind); 6] = [
+const FIELDS: [(&str, Kind); 9] = [
     ("v", Kind::Integer),
     ("x", Kind::Number),
     ("s", Kind::Text),
     ("b", Kind::Boolean),
     ("a/~b", Kind::Text),
+    ("d", Kind::Decimal),
+    ("j", Kind::Json),
+    ("y", Kind::Bytes),
     ("not in any event", Kind::Text),
 ];
 
@@ -101,7 +104,7 @@ fn events(script: &mut Bytes) -> Vec<String> {
             match what {
                 0xf0.. => "not JSON".to_owned(),
                 _ => format!(
-                    r#"{{"k":"k\u00e9{key}","t":{time},"v":{value},"x":{value}.25,"s":"ä{value}","b":true,"a/~b":"\r\n{value}"}}"#
+                    r#"{{"k":"k\u00e9{key}","t":{time},"v":{value},"x":{value}.25,"s":"ä{value}","b":true,"d":{value}e-2,"j":[{value}, {{}}],"y":"aGk=","a/~b":"\r\n{value}"}}"#
                 ),
             }
         })
@@ -111,22 +114,27 @@ fn events(script: &mut Bytes) -> Vec<String> {
 /// A guest with a descriptor and a plan that the host's checks have let pass.
 fn guest(world: World, script: &mut Bytes) -> Result<Native, String> {
     let mut guest = Native::new(world, &[]);
-    let said = Descriptor {
+    let identity =
+        Identity { name: script.pick(&["guest", "guest", "a.b", ""]).into(), ..guest.descriptor.identity.clone() };
+    let shape = Shape {
         fields: (0..script.below(5)).map(|_| field(script)).collect(),
+        lanes: Vec::new(),
         payload: script.below(2) == 0,
         headers: script.below(3) == 1,
-        name: script.pick(&["guest", "guest", "a.b", ""]).into(),
         ports: match script.below(8) {
             0..6 => vec!["main".into(), "side".into()],
             6 => vec!["main".into()],
             _ => (0..script.below(4)).map(|_| String::from_utf8_lossy(&script.short()).into_owned()).collect(),
         },
-        ..guest.descriptor.clone()
+        counters: (0..script.below(3)).map(|_| script.pick(&["one", "two", "Three"]).to_owned()).collect(),
+        attributes: Vec::new(),
     };
-    guest.descriptor = testing::descriptor(said)?;
+    guest.descriptor = Descriptor { identity: testing::identity(identity)?, shape: testing::shape(shape)? };
     if world == World::WindowRule {
-        let said = rule_plan(script);
-        guest.plan = testing::plan(said, &guest.descriptor.fields)?;
+        let said = aggregation(script);
+        let options = vec![("option".to_owned(), String::new()); usize::from(script.below(32) == 31)];
+        let function = (script.below(32) == 31).then_some("median");
+        guest.plan = testing::aggregation(said, function, &options, &guest.descriptor.shape.fields)?;
     }
     Ok(guest)
 }
@@ -136,11 +144,11 @@ fn field(script: &mut Bytes) -> Field {
     Field { name: name.into(), kind, required: script.below(4) == 3 }
 }
 
-fn rule_plan(script: &mut Bytes) -> RulePlan {
-    let operators = [Operator::Count, Operator::Sum, Operator::Min, Operator::Max, Operator::Distinct, Operator::TopK];
+fn aggregation(script: &mut Bytes) -> Aggregation {
+    let functions = [Function::Count, Function::Sum, Function::Min, Function::Max, Function::Distinct, Function::TopK];
     let aggregate = |idx: usize, script: &mut Bytes| Aggregate {
         name: if script.below(16) == 15 { "same".into() } else { format!("a{idx}") },
-        operator: script.pick(&operators),
+        function: script.pick(&functions),
         field: match script.below(4) {
             0 => None,
             1 => Some(script.pick(&["d0", "d1", "d2"]).to_owned()),
@@ -150,22 +158,33 @@ fn rule_plan(script: &mut Bytes) -> RulePlan {
     };
     let derived = |idx: usize, script: &mut Bytes| Field {
         name: format!("d{idx}"),
-        kind: script.pick(&[Kind::Integer, Kind::Text, Kind::Number, Kind::Boolean]),
+        kind: script.pick(&Kind::ALL),
         required: false,
     };
-    RulePlan {
+    let condition = |script: &mut Bytes| {
+        let value = i64::from(script.byte()) - 2;
+        let bounds = [
+            Bound::AtLeastInteger(value),
+            Bound::AtMostInteger(value),
+            Bound::AtLeastNumber(value as f64),
+            Bound::AtMostNumber(value as f64),
+        ];
+        Condition { aggregate: index(script, 5), bound: script.pick(&bounds) }
+    };
+    Aggregation {
         aggregates: (0..script.below(5)).map(|idx| aggregate(idx, script)).collect(),
         derived: (0..script.below(4)).map(|idx| derived(idx, script)).collect(),
-        at_least: (0..script.below(3)).map(|_| (index(script, 5), i64::from(script.byte()) - 2)).collect(),
+        thresholds: (0..script.below(3)).map(|_| (0..script.below(3)).map(|_| condition(script)).collect()).collect(),
         filters: script.below(2) == 1,
     }
 }
 
 /// Lets every function of the guest look at what it is told and draw its reply from the script.
 fn answer(guest: &mut Native, script: &Script, limits: &Limits) {
-    let (ports, fields) = (guest.descriptor.ports.len(), guest.descriptor.fields.clone());
+    let shape = &guest.descriptor.shape;
+    let (ports, counters, fields) = (shape.ports.len(), shape.counters.len(), shape.fields.clone());
     let derived: Vec<Kind> = guest.plan.derived.iter().map(|field| field.kind).collect();
-    let teller = Teller { script: Arc::clone(script), limits: limits.clone(), ports, fields };
+    let teller = Teller { script: Arc::clone(script), limits: limits.clone(), ports, counters, fields };
     let one = teller.clone();
     guest.process = Some(Arc::new(move |_, events, output| {
         one.check_events(events);
@@ -193,10 +212,10 @@ fn answer(guest: &mut Native, script: &Script, limits: &Limits) {
         Ok(())
     }));
     let one = teller;
-    guest.fold = Some(Arc::new(move |events, groups, states| {
+    guest.fold = Some(Arc::new(move |events, groups, folded| {
         one.check_events(events);
         check_groups(events, groups, false);
-        *states = one.states(groups.keys.ends.len())?;
+        *folded = one.folded(events, groups.keys.ends.len())?;
         Ok(())
     }));
 }
@@ -207,12 +226,14 @@ struct Teller {
     script: Script,
     limits: Limits,
     ports: usize,
+    counters: usize,
     fields: Vec<Field>,
 }
 
 impl Teller {
     fn call(&self) -> Call<'_> {
-        Call { rows: 0, payloads: true, arena_bytes: 0, timer_ends: &[], ports: self.ports, limits: &self.limits }
+        let (ports, counters, limits) = (self.ports, self.counters, &self.limits);
+        Call { rows: 0, payloads: true, arena_bytes: 0, timer_ends: &[], ports, counters, limits }
     }
 
     fn of_events<'a>(&'a self, events: &Events, timer_ends: &'a [u32]) -> Call<'a> {
@@ -230,19 +251,25 @@ impl Teller {
         fault(&mut script)?;
         let mut said = Samples::default();
         let count = script.below(6);
-        said.sources = sources(&mut script, count, events.len());
+        said.rows = ascending(&mut script, count, events.len());
         for kind in derived {
             let kind = if script.below(32) == 31 { Kind::Boolean } else { *kind };
             said.columns.push(column(&mut script, kind, count));
         }
         said.rejects = rejects(&mut script, events.len());
+        said.additions = additions(&mut script, events.len());
         testing::samples(said, derived, &self.of_events(events, &[]))
     }
 
-    fn states(&self, count: usize) -> Result<TextColumn, Fault> {
+    fn folded(&self, events: &Events, groups: usize) -> Result<Folded, Fault> {
         let mut script = self.script.lock().expect("no guest panics while it speaks");
         fault(&mut script)?;
-        testing::states(states(&mut script, count), count, &self.limits)
+        let said = Folded {
+            states: states(&mut script, groups),
+            rejects: rejects(&mut script, events.len()),
+            additions: additions(&mut script, events.len()),
+        };
+        testing::folded(said, groups, &self.of_events(events, &[]))
     }
 
     fn reduced(&self, events: &Events, groups: &Groups) -> Result<Reduced, Fault> {
@@ -277,7 +304,7 @@ impl Teller {
             assert!(column.missing.windows(2).all(|pair| pair[0] < pair[1]));
             assert!(column.missing.last().is_none_or(|&row| (row as usize) < rows));
             assert!(!field.required || column.missing.is_empty(), "{} is required", field.name);
-            if let Values::Text(texts) = &column.values {
+            if let Values::Text(texts) | Values::Decimals(texts) | Values::Jsons(texts) = &column.values {
                 assert!(texts.ends.is_sorted() && last(&texts.ends) == texts.data.len());
                 assert!((0..rows).all(|row| str::from_utf8(texts.get(row)).is_ok()));
             }
@@ -313,8 +340,8 @@ fn check_groups(events: &Events, groups: &Groups, has_timers: bool) {
 fn check_panes(panes: &Panes, states: &States) {
     let rows = panes.len();
     let lengths =
-        [panes.keys.ends.len(), panes.ends.len(), panes.firings.len(), panes.numbers.len(), panes.watermarks.len()];
-    assert!(lengths.iter().all(|&length| length == rows) && panes.finals.len() == rows, "{panes:?}");
+        [panes.keys.ends.len(), panes.ends.len(), panes.timings.len(), panes.indexes.len(), panes.watermarks.len()];
+    assert!(lengths.iter().all(|&length| length == rows) && panes.lasts.len() == rows, "{panes:?}");
     assert!([0, rows].contains(&states.ends.len()));
     for column in &panes.values {
         if let AggregateData::Tops { items, counts, errors, pane_ends } = &column.data {
@@ -369,33 +396,55 @@ fn time(script: &mut Bytes) -> i64 {
 }
 
 /// Mostly ascending.
-fn sources(script: &mut Bytes, count: usize, rows: usize) -> Vec<u32> {
-    let mut sources: Vec<u32> = (0..count).map(|_| index(script, rows)).collect();
+fn ascending(script: &mut Bytes, count: usize, rows: usize) -> Vec<u32> {
+    let mut drawn: Vec<u32> = (0..count).map(|_| index(script, rows)).collect();
     if script.below(8) != 7 {
-        sources.sort_unstable();
+        drawn.sort_unstable();
     }
-    sources
+    drawn
 }
 
 fn output(script: &mut Bytes, call: &Call<'_>) -> Output {
     let mut said = Output::default();
     let count = script.below(6);
+    let rows = call.rows + call.timer_ends.len();
     if count > 0 {
         said.data = script.short();
-        said.sources = sources(script, count, call.rows + call.timer_ends.len());
+        said.rows = ascending(script, count, rows);
         said.slices = (0..2 * count).flat_map(|_| slice(script, call, said.data.len())).collect();
         said.ports = (0..script.pick(&[0, count, 1])).map(|_| script.pick(&[0, 1, 2, 255])).collect();
         said.timestamps = (0..script.pick(&[0, count, 1])).map(|_| time(script)).collect();
+        if script.below(4) == 3 {
+            let record = index(script, count);
+            said.deletes = vec![record];
+            if let Some(slice) = said.slices.get_mut(4 * record as usize + 2..4 * record as usize + 4) {
+                slice.copy_from_slice(&script.pick(&[[0, 0], [0, 0], [OF_ROW, 0]]));
+            }
+        }
+        for _ in 0..script.pick(&[0, 0, count, 1]) {
+            let blocks = ["", "A: b\r\n", "A: b\r\nC: \r\n", "Pelton-Id: 1\r\n", "A: b", "\r\n"];
+            said.headers.extend_from_slice(script.pick(&blocks).as_bytes());
+            said.header_ends.push(said.headers.len() as u32);
+        }
     }
     said.rejects = rejects(script, call.rows);
+    said.additions = additions(script, rows);
     said
 }
 
-/// Offset and length: of the source, in the input, in the output, or across a border.
+fn additions(script: &mut Bytes, rows: usize) -> Vec<Addition> {
+    let addition = |script: &mut Bytes| {
+        let counter = script.pick(&[0, 0, 1, 2, u16::MAX]);
+        Addition { row: index(script, rows), counter, add: script.pick(&[1, -1, 0, i64::MAX, i64::MIN]) }
+    };
+    (0..script.pick(&[0, 0, 1, 3])).map(|_| addition(script)).collect()
+}
+
+/// Offset and length: of the row, in the input, in the output, or across a border.
 fn slice(script: &mut Bytes, call: &Call<'_>, data_bytes: usize) -> [u32; 2] {
     let (input, both) = (call.arena_bytes, call.arena_bytes + data_bytes);
     match script.below(8) {
-        0..4 => [OF_SOURCE, 0],
+        0..4 => [OF_ROW, 0],
         4 => {
             let start = index(script, input);
             [start, index(script, input.saturating_sub(start as usize))]
@@ -411,9 +460,10 @@ fn slice(script: &mut Bytes, call: &Call<'_>, data_bytes: usize) -> [u32; 2] {
 fn rejects(script: &mut Bytes, rows: usize) -> Vec<Reject> {
     let codes = ["bad", "a-b-1", "bad", "", "A", "a.b", "\r\n"];
     let reject = |script: &mut Bytes| Reject {
-        source: index(script, rows),
+        row: index(script, rows),
         code: script.pick(&codes).to_owned(),
         detail: String::from_utf8_lossy(&script.short()).into_owned(),
+        place: script.pick(&[None, None, Some(""), Some("/a/0"), Some("a"), Some("/\r\n")]).map(str::to_owned),
     };
     (0..script.pick(&[0, 0, 0, 1, 2, 3])).map(|_| reject(script)).collect()
 }
@@ -441,7 +491,9 @@ fn column(script: &mut Bytes, kind: Kind, count: usize) -> Column {
             column.missing.push(index(script, row));
         }
         match &mut column.values {
-            Values::Text(texts) => texts.push(&script.short()),
+            Values::Text(texts) | Values::Decimals(texts) | Values::Jsons(texts) | Values::Blobs(texts) => {
+                texts.push(&script.short());
+            }
             Values::Integers(values) => values.push(time(script)),
             Values::Numbers(values) => values.push(script.pick(&[0.5, -1.0, 1e308, f64::MIN, f64::INFINITY])),
             Values::Booleans(values) => values.push(script.below(2) == 1),

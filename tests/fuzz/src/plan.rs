@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use pelton_engine::effects::{Effects, Origin, Room};
 use pelton_engine::event::{Kind, RawBatch};
-use pelton_engine::guest::{Aggregate, Descriptor, Guest, Operator, World};
+use pelton_engine::guest::{Aggregate, Descriptor, Function, Guest, World};
 use pelton_engine::plan::{Plan, WindowKind, parse};
 use pelton_engine::problem::{Problem, page};
 use pelton_engine::step::{Engine, Envelope, HashKey, Input, Options};
@@ -53,8 +53,8 @@ fn module(path: &str) -> Native {
     let mut guest = Native::new(world, fields);
     guest.process = Some(Arc::new(|_, _, _| Ok(())));
     guest.evaluate = Some(Arc::new(|_, _, _| Ok(())));
-    guest.fold = Some(Arc::new(|_, groups, states| {
-        groups.member_ends.iter().for_each(|_| states.push(b"state"));
+    guest.fold = Some(Arc::new(|_, groups, folded| {
+        groups.member_ends.iter().for_each(|_| folded.states.push(b"state"));
         Ok(())
     }));
     guest.reduce = Some(Arc::new(|_, groups, reduced| {
@@ -62,7 +62,7 @@ fn module(path: &str) -> Native {
         reduced.changes.resize(groups.member_ends.len(), pelton_engine::guest::Change::Keep);
         Ok(())
     }));
-    guest.plan.aggregates = vec![Aggregate { name: "count".into(), operator: Operator::Count, field: None, limit: 0 }];
+    guest.plan.aggregates = vec![Aggregate { name: "count".into(), function: Function::Count, field: None, limit: 0 }];
     guest
 }
 
@@ -80,7 +80,7 @@ fn check_promises(plan: &Plan, guests: &[Native]) {
     assert_eq!(plan.source.partitions > 1, plan.source.subject.contains("{partition}"), "{:?}", plan.source);
     for (stage, guest) in plan.stages.iter().zip(guests) {
         assert!(is_json_object(&stage.config), "config {:?}", stage.config);
-        let windowed = matches!(guest.descriptor.world, World::WindowRule | World::WindowFold);
+        let windowed = matches!(guest.descriptor.identity.world, World::WindowRule | World::WindowFold);
         assert_eq!(stage.window.is_some(), windowed);
         match stage.window.map(|window| window.kind) {
             Some(WindowKind::Sliding { size, every }) => assert!(0 < every.0 && size.0 % every.0 == 0),
@@ -93,7 +93,7 @@ fn check_promises(plan: &Plan, guests: &[Native]) {
     ports.sort_unstable();
     assert!(ports.windows(2).all(|pair| pair[0] != pair[1]), "two outputs take one port: {ports:?}");
     for (stage, port) in ports {
-        assert!(usize::from(port) < guests[stage].descriptor.ports.len());
+        assert!(usize::from(port) < guests[stage].descriptor.shape.ports.len());
         assert!(port > 0 || stage == plan.stages.len() - 1, "port 0 feeds the next stage");
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, LazyLock};
 use pelton_engine::effects::Effects;
 use pelton_engine::epoch::Position;
 use pelton_engine::event::{Kind, RawBatch};
-use pelton_engine::guest::{Aggregate, Change, Operator, States, World};
+use pelton_engine::guest::{Aggregate, Change, Function, States, World};
 use pelton_engine::plan::WindowKind;
 use pelton_engine::step::{Engine, Input, Progress};
 use pelton_engine::time::{Span, WallTime};
@@ -120,17 +120,17 @@ fn write(setup: Setup) -> Written {
 
 fn setups() -> Vec<Setup> {
     let mut rule = Native::new(World::WindowRule, &[("s", Kind::Text, false), ("x", Kind::Number, false)]);
-    let aggregate = |operator: Operator, field: Option<&str>| Aggregate {
-        name: format!("{operator:?}"),
-        operator,
+    let aggregate = |function: Function, field: Option<&str>| Aggregate {
+        name: format!("{function:?}"),
+        function,
         field: field.map(String::from),
         limit: 3,
     };
     rule.plan.aggregates = vec![
-        aggregate(Operator::Count, None),
-        aggregate(Operator::Max, Some("x")),
-        aggregate(Operator::Distinct, Some("s")),
-        aggregate(Operator::TopK, Some("s")),
+        aggregate(Function::Count, None),
+        aggregate(Function::Max, Some("x")),
+        aggregate(Function::Distinct, Some("s")),
+        aggregate(Function::TopK, Some("s")),
     ];
     rule.evaluate = Some(Arc::new(|panes, _: &States, output| {
         (0..panes.len() as u32).for_each(|row| push(output, panes.keys.data.len(), row, 0, b"pane"));
@@ -138,8 +138,8 @@ fn setups() -> Vec<Setup> {
     }));
     let mut fold = Native::new(World::WindowFold, &[]);
     fold.evaluate = rule.evaluate.clone();
-    fold.fold = Some(Arc::new(|_, groups, states| {
-        groups.member_ends.iter().for_each(|_| states.push(b"acc"));
+    fold.fold = Some(Arc::new(|_, groups, folded| {
+        groups.member_ends.iter().for_each(|_| folded.states.push(b"acc"));
         Ok(())
     }));
     let mut reduce = Native::new(World::Reducer, &[]);

@@ -1,6 +1,6 @@
 //! Must be stopped by the quota on state: each event adds 1 MiB to the state of its key.
 
-use pelton_sdk::{Error, Event, Kept, Module, Output, Reducer};
+use pelton_sdk::{Error, Event, KeyState, Module, Output, Reducer};
 
 struct Hoarder;
 
@@ -19,7 +19,7 @@ impl Reducer for Hoarder {
     fn event(
         &self,
         _event: &Event<'_, ()>,
-        kept: &mut Kept<'_, Vec<u8>>,
+        kept: &mut KeyState<'_, Vec<u8>>,
         _output: &mut Output<'_>,
     ) -> Result<(), Error> {
         kept.state.resize(kept.state.len() + (1 << 20), b'x');

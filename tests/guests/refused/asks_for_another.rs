@@ -1,6 +1,6 @@
 //! Must be refused before it runs: it judges by an aggregate that its plan does not have.
 
-use pelton_sdk::{Error, Module, Output, Pane, Plan, WindowRule};
+use pelton_sdk::{Aggregation, Error, Module, Output, Pane, WindowRule};
 
 pub(crate) struct AsksForAnother;
 
@@ -14,8 +14,8 @@ impl Module for AsksForAnother {
 }
 
 impl WindowRule for AsksForAnother {
-    fn plan(&self) -> Plan {
-        Plan::new().count("events")
+    fn aggregates(&self) -> Aggregation {
+        Aggregation::new().count("events")
     }
 
     fn evaluate(&self, pane: &Pane<'_>, output: &mut Output<'_>) -> Result<(), Error> {

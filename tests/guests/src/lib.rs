@@ -27,42 +27,66 @@ impl Act<'_> {
     }
 }
 
-/// The description of a module that speaks the contract by itself. It reads no field.
+/// The identity of a module that speaks the contract by itself.
 #[must_use]
-pub fn descriptor(name: &str) -> raw::Descriptor {
-    raw::Descriptor {
+pub fn identity(name: &str) -> raw::Identity {
+    raw::Identity {
         name: name.to_owned(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         state_version: 0,
         config_schema: None,
-        fields: Vec::new(),
-        payload: false,
-        headers: false,
-        ports: vec!["out".to_owned()],
         attributes: Vec::new(),
     }
 }
 
-/// A reply that forwards the rows `sources`, in this order.
+/// The shape of a module that reads no field and has one port.
 #[must_use]
-pub fn forward(sources: Vec<u32>) -> raw::Output {
-    let slices = [pelton_sdk::OF_SOURCE, 0, pelton_sdk::OF_SOURCE, 0].repeat(sources.len());
-    raw::Output { data: Vec::new(), sources, ports: Vec::new(), slices, timestamps: Vec::new(), rejects: Vec::new() }
+pub fn shape() -> raw::Shape {
+    raw::Shape {
+        fields: Vec::new(),
+        lanes: Vec::new(),
+        payload: false,
+        headers: false,
+        ports: vec!["out".to_owned()],
+        counters: Vec::new(),
+        attributes: Vec::new(),
+    }
+}
+
+/// A reply that forwards these rows, in this order.
+#[must_use]
+pub fn forward(rows: Vec<u32>) -> raw::Output {
+    let slices = [pelton_sdk::OF_ROW, 0, pelton_sdk::OF_ROW, 0].repeat(rows.len());
+    raw::Output {
+        data: Vec::new(),
+        rows,
+        ports: Vec::new(),
+        slices,
+        timestamps: Vec::new(),
+        deletes: Vec::new(),
+        headers: Vec::new(),
+        header_ends: Vec::new(),
+        rejects: Vec::new(),
+        additions: Vec::new(),
+    }
 }
 
 /// Exports a function over whole batches as a transform, without the SDK's care.
 #[macro_export]
 macro_rules! raw_transform {
     ($name:literal, $process:path) => {
+        $crate::raw_transform!($name, $process, $crate::shape);
+    };
+    ($name:literal, $process:path, $shape:path) => {
         struct Module;
 
         impl pelton_sdk::raw::meta::Guest for Module {
-            fn describe() -> pelton_sdk::raw::Descriptor {
-                $crate::descriptor($name)
+            fn describe() -> pelton_sdk::raw::Identity {
+                $crate::identity($name)
             }
 
-            fn configure(_config: String) -> Result<(), String> {
-                Ok(())
+            fn configure(_config: String) -> Result<pelton_sdk::raw::Shape, String> {
+                Ok($shape())
             }
         }
 

@@ -21,6 +21,14 @@ mod fields_check;
 mod kitchen_sink;
 #[path = "../well-behaved/mean_fold.rs"]
 mod mean_fold;
+#[path = "../well-behaved/either_or.rs"]
+mod either_or;
+#[path = "../well-behaved/strict_fold.rs"]
+mod strict_fold;
+#[path = "../well-behaved/visits.rs"]
+mod visits;
+#[path = "../well-behaved/whole_contract.rs"]
+mod whole_contract;
 #[path = "../well-behaved/running_count.rs"]
 mod running_count;
 
@@ -42,8 +50,8 @@ fn echo_forwards() {
         "",
         r#"{"key":"a","event":{"n":1}}
            {"key":"b","raw":"no json"}"#,
-        r#"{"source":0,"port":"out","key":"a","payload":{"n":1}}
-           {"source":1,"port":"out","key":"b","payload":"no json"}"#,
+        r#"{"row":0,"port":"out","key":"a","payload":{"n":1}}
+           {"row":1,"port":"out","key":"b","payload":"no json"}"#,
     );
 }
 
@@ -54,8 +62,8 @@ fn fields_check_rejects_negative_lengths() {
         "",
         r#"{"key":"u","event":{"user_id":"u","track_id":"t","country":"SE","device":"tv","ts":1,"ms_played":5}}
            {"key":"u","event":{"user_id":"u","track_id":"t","country":"SE","device":"tv","ts":1,"ms_played":-5}}"#,
-        r#"{"source":0,"port":"out","key":"u","payload":{"user_id":"u","track_id":"t","country":"SE","device":"tv","ts":1,"ms_played":5}}
-           {"source":1,"reject":"negative","detail":"ms_played is -5, wanted 0 or more"}"#,
+        r#"{"row":0,"port":"out","key":"u","payload":{"user_id":"u","track_id":"t","country":"SE","device":"tv","ts":1,"ms_played":5}}
+           {"row":1,"reject":"negative","detail":"ms_played is -5, wanted 0 or more"}"#,
     );
 }
 
@@ -71,9 +79,9 @@ fn kitchen_sink_uses_every_part_of_the_output() {
         testing::run_transform::<kitchen_sink::KitchenSink>,
         "",
         r#"{"key":"k","time":7,"event":{"text":"x","number":1.5},"headers":{"a":"1","b":"2"}}"#,
-        r#"{"source":0,"port":"main","key":"k","time":7,"payload":{"text":"x","number":1.5}}
-           {"source":0,"port":"copy","key":"copies","time":8,"payload":{"text":"x","number":1.5}}
-           {"source":0,"port":"seen","key":"k","time":7,"payload":"Some(\"x\") None Some(1.5) None [a=1 b=2]"}"#,
+        r#"{"row":0,"port":"main","key":"k","time":7,"payload":{"text":"x","number":1.5}}
+           {"row":0,"port":"copy","key":"copies","time":8,"payload":{"text":"x","number":1.5}}
+           {"row":0,"port":"seen","key":"k","time":7,"payload":"Some(\"x\") None Some(1.5) None [a=1 b=2]"}"#,
     );
 }
 
@@ -86,9 +94,9 @@ fn running_count_counts_per_key_and_sums_up_after_a_quiet_minute() {
            {"key":"b","time":1000,"event":{}}
            {"key":"a","time":2000,"event":{}}
            {"end":true}"#,
-        r#"{"source":0,"port":"out","key":"a","payload":{"count":1}}
-           {"source":1,"port":"out","key":"b","payload":{"count":1}}
-           {"source":2,"port":"out","key":"a","payload":{"count":2}}
+        r#"{"row":0,"port":"out","key":"a","payload":{"count":1}}
+           {"row":1,"port":"out","key":"b","payload":{"count":1}}
+           {"row":2,"port":"out","key":"a","payload":{"count":2}}
            {"timers":[61000],"port":"out","key":"b","payload":{"total":1}}
            {"timers":[62000],"port":"out","key":"a","payload":{"total":2}}"#,
     );
@@ -101,7 +109,7 @@ fn a_timer_that_another_key_makes_due_fires_before_the_next_event() {
         {"key":"c5","time":3000000,"event":{"act":"order"}}
         {"key":"c4","time":3600000,"event":{"act":"order"}}"#;
     let ordered = |source: usize, key: &str| {
-        format!(r#"{{"source":{source},"port":"out","key":"{key}","payload":{{"ordered":true}}}}"#)
+        format!(r#"{{"row":{source},"port":"out","key":"{key}","payload":{{"ordered":true}}}}"#)
     };
     let abandoned = r#"{"timers":[1800000],"port":"out","key":"c4","payload":{"abandoned_at":1800000}}"#;
     let run: Run = testing::run_reducer::<cart::Cart>;
@@ -154,7 +162,7 @@ impl pelton_sdk::Reducer for Forever {
     fn event(
         &self,
         event: &pelton_sdk::Event<'_, ()>,
-        kept: &mut pelton_sdk::Kept<'_, i64>,
+        kept: &mut pelton_sdk::KeyState<'_, i64>,
         _output: &mut pelton_sdk::Output<'_>,
     ) -> Result<(), pelton_sdk::Error> {
         kept.state = if event.key() == "minute" { 60_000 } else { 0 };
@@ -165,7 +173,7 @@ impl pelton_sdk::Reducer for Forever {
     fn timer(
         &self,
         at: i64,
-        kept: &mut pelton_sdk::Kept<'_, i64>,
+        kept: &mut pelton_sdk::KeyState<'_, i64>,
         _output: &mut pelton_sdk::Output<'_>,
     ) -> Result<(), pelton_sdk::Error> {
         kept.set_timer(at + kept.state);
@@ -192,7 +200,7 @@ fn a_pane_can_be_given_with_all_that_a_host_can_say() {
     let run: Run = testing::run_window_rule::<all_aggregates::AllAggregates>;
     let values = |sum: &str, number: &str, top: &str| {
         format!(
-            r#"{{"pane":{{"key":"u","start":0,"end":9,"final":false}},"values":{{"count":1,"sum_n":{sum},"min_n":{sum},
+            r#"{{"pane":{{"key":"u","start":0,"end":9,"last":false}},"values":{{"count":1,"sum_n":{sum},"min_n":{sum},
                "max_n":null,"sum_x":{number},"min_x":null,"max_x":2,"distinct_n":1,"distinct_x":0,"distinct_s":0,
                "distinct_b":0,"top_n":null,"top_s":{top},"top_b":[]}}}}"#
         )
@@ -241,8 +249,8 @@ impl pelton_sdk::Module for AnySum {
 }
 
 impl pelton_sdk::WindowRule for AnySum {
-    fn plan(&self) -> pelton_sdk::Plan {
-        pelton_sdk::Plan::new().sum("sum", Amount::N).at_least("sum", i64::MIN)
+    fn aggregates(&self) -> pelton_sdk::Aggregation {
+        pelton_sdk::Aggregation::new().sum("sum", Amount::N).at_least("sum", i64::MIN)
     }
 
     fn evaluate(
@@ -267,19 +275,19 @@ fn a_missing_value_reaches_no_threshold_in_the_kit_either() {
         run,
         "",
         input,
-        r#"{"source":0,"port":"out","key":"low","payload":"low"}
-           {"source":1,"port":"out","key":"under","payload":"under"}"#,
+        r#"{"row":0,"port":"out","key":"low","payload":"low"}
+           {"row":1,"port":"out","key":"under","payload":"under"}"#,
     );
 }
 
 #[test]
 fn windows_that_the_host_refuses_are_refused() {
     let run: Run = testing::run_window_rule::<count_rule::Count>;
-    let window = r#"{"window":{"size_ms":100,"every_ms":30}}
+    let window = r#"{"window":{"size_ms":100,"slide_ms":30}}
                     {"key":"a","time":0,"event":{}}"#;
     assert_eq!(
         run("", window).unwrap_err(),
-        "`every_ms` is 30 and `size_ms` is 100, wanted one that divides the other"
+        "`slide_ms` is 30 and `size_ms` is 100, wanted one that divides the other"
     );
     let global = r#"{"window":{"global":true}}
                     {"key":"a","time":0,"event":{}}"#;
@@ -298,9 +306,9 @@ fn mean_fold_merges_what_it_folded() {
            {"key":"b","time":3,"event":{"ms_played":7}}
            {"key":"a","time":99,"event":{"ms_played":21}}
            {"key":"a","time":100,"event":{"ms_played":1}}"#,
-        r#"{"source":0,"port":"out","key":"a","payload":{"key":"a","window_end":100,"mean":15,"count":3}}
-           {"source":1,"port":"out","key":"b","payload":{"key":"b","window_end":100,"mean":7,"count":1}}
-           {"source":2,"port":"out","key":"a","payload":{"key":"a","window_end":200,"mean":1,"count":1}}"#,
+        r#"{"row":0,"port":"out","key":"a","payload":{"key":"a","window_end":100,"mean":15,"count":3}}
+           {"row":1,"port":"out","key":"b","payload":{"key":"b","window_end":100,"mean":7,"count":1}}
+           {"row":2,"port":"out","key":"a","payload":{"key":"a","window_end":200,"mean":1,"count":1}}"#,
     );
 }
 
@@ -314,8 +322,8 @@ fn extract_rule_filters_and_derives() {
            {"key":"a","time":2,"event":{"ms_played":29999}}
            {"key":"a","time":3,"event":{"ms_played":-1}}
            {"key":"a","time":4,"event":{"ms_played":60000}}"#,
-        r#"{"source":0,"port":"out","key":"a","payload":{"key":"a","window_end":100,"plays":2,"seconds":91}}
-           {"source":2,"reject":"negative","detail":"ms_played is -1"}"#,
+        r#"{"row":0,"port":"out","key":"a","payload":{"key":"a","window_end":100,"plays":2,"seconds":91}}
+           {"row":2,"reject":"negative","detail":"ms_played is -1"}"#,
     );
 }
 
@@ -328,13 +336,13 @@ fn count_long_plays_filters() {
            {"key":"a","time":1,"event":{"ms_played":30000}}
            {"key":"a","time":2,"event":{"ms_played":29999}}
            {"key":"b","time":2,"event":{"ms_played":1}}"#,
-        r#"{"source":0,"port":"out","key":"a","payload":{"key":"a","window_end":100,"count":1}}"#,
+        r#"{"row":0,"port":"out","key":"a","payload":{"key":"a","window_end":100,"count":1}}"#,
     );
 }
 
 #[test]
 fn count_rule_slides_and_has_a_threshold() {
-    let input = r#"{"window":{"size_ms":100,"every_ms":50}}
+    let input = r#"{"window":{"size_ms":100,"slide_ms":50}}
         {"key":"a","time":10,"event":{}}
         {"key":"a","time":60,"event":{}}
         {"key":"b","time":70,"event":{}}"#;
@@ -343,8 +351,88 @@ fn count_rule_slides_and_has_a_threshold() {
         run,
         r#"{"over":1}"#,
         input,
-        r#"{"source":0,"port":"out","key":"a","payload":{"key":"a","window_end":100,"count":2}}"#,
+        r#"{"row":0,"port":"out","key":"a","payload":{"key":"a","window_end":100,"count":2}}"#,
     );
     let all = run("", input).unwrap();
     assert_eq!(all.lines().count(), 5, "{all}");
+}
+
+#[test]
+fn whole_contract_gives_headers_tombstones_counters_and_places() {
+    check(
+        testing::run_transform::<whole_contract::WholeContract>,
+        "",
+        r#"{"key":"a","event":{"amount":"12.50","note":{"b":1},"blob":"aGk="},"headers":{"Currency":"USD"}}
+           {"key":"b","event":{"amount":0}}
+           {"key":"c","event":{"amount":-1.0}}"#,
+        r#"{"row":0,"port":"payments","key":"a","headers":"Currency: USD\r\n","payload":{"amount":12.50,"note":{"b":1},"bytes":2}}
+           {"row":0,"port":"audit","key":"a","headers":"Amount: 12.50\r\nCurrency: USD\r\n","payload":"hi"}
+           {"row":0,"counter":"events","add":1}
+           {"row":0,"counter":"blob_bytes","add":2}
+           {"row":1,"port":"payments","key":"b","delete":true}
+           {"row":1,"counter":"events","add":1}
+           {"row":1,"counter":"blob_bytes","add":0}
+           {"row":1,"counter":"deletes","add":1}
+           {"row":2,"reject":"negative","detail":"amount is -1.0","place":"/amount"}"#,
+    );
+}
+
+#[test]
+fn visits_are_undone_where_they_are_rejected() {
+    check(
+        testing::run_reducer::<visits::Visits>,
+        "",
+        r#"{"key":"p","time":0,"event":{"user":"ann"}}
+           {"key":"p","time":1,"event":{"user":"nobody"}}
+           {"key":"p","time":2,"event":{"user":"bob"}}
+           {"key":"p","time":3,"event":{"user":"-"}}
+           {"end":true}"#,
+        r#"{"row":0,"port":"out","key":"p","payload":1}
+           {"row":0,"counter":"visits","add":1}
+           {"row":1,"reject":"nobody","detail":"a visit of nobody","place":"/user"}
+           {"row":2,"port":"out","key":"p","payload":2}
+           {"row":2,"counter":"visits","add":1}
+           {"row":3,"port":"out","key":"p","delete":true}
+           {"row":3,"counter":"visits","add":1}
+           {"timers":[60000,60002],"counter":"closed","add":1}
+           {"timers":[60000,60002],"counter":"closed","add":1}"#,
+    );
+}
+
+#[test]
+fn a_fold_of_the_kit_rejects_as_the_host_does() {
+    check(
+        testing::run_window_fold::<strict_fold::StrictFold>,
+        "",
+        r#"{"window":{"size_ms":10}}
+           {"key":"a","time":1,"event":{"n":5}}
+           {"key":"a","time":2,"event":{"n":-7}}
+           {"key":"b","time":3,"event":{"n":-1}}
+           {"key":"a","time":4,"event":{"n":2}}"#,
+        r#"{"row":0,"counter":"added","add":5}
+           {"row":0,"port":"out","key":"a","payload":{"key":"a","sum":7}}
+           {"row":1,"reject":"negative","detail":"n is -7","place":"/n"}
+           {"row":2,"reject":"negative","detail":"n is -1","place":"/n"}
+           {"row":3,"counter":"added","add":2}"#,
+    );
+}
+
+#[test]
+fn thresholds_are_alternatives() {
+    check(
+        testing::run_extract_rule::<either_or::EitherOr>,
+        "",
+        r#"{"window":{"size_ms":10}}
+           {"key":"many","time":1,"event":{"x":9.0}}
+           {"key":"many","time":1,"event":{"x":9.0}}
+           {"key":"many","time":1,"event":{"x":9.0}}
+           {"key":"within","time":1,"event":{"x":2.5}}
+           {"key":"above","time":1,"event":{"x":2.6}}
+           {"key":"none","time":1,"event":{}}"#,
+        r#"{"row":0,"port":"out","key":"many","payload":{"key":"many","events":3,"least":9.0}}
+           {"row":0,"counter":"panes","add":1}
+           {"row":1,"port":"out","key":"within","payload":{"key":"within","events":1,"least":2.5}}
+           {"row":1,"counter":"panes","add":1}
+           {"row":5,"counter":"dropped","add":1}"#,
+    );
 }

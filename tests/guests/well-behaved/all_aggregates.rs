@@ -1,7 +1,7 @@
 //! Must emit every aggregate of every pane over an integer `n`, a number `x`, a text `s` and a boolean `b`, none of them required.
 //! A top-k is a list of `[item, count, error]`.
 
-use pelton_sdk::{Error, Fields, Module, Output, Pane, Plan, WindowRule};
+use pelton_sdk::{Aggregation, Error, Fields, Module, Output, Pane, WindowRule};
 use serde::{Deserialize, Serialize};
 
 #[derive(Fields)]
@@ -64,9 +64,9 @@ impl Module for AllAggregates {
 }
 
 impl WindowRule for AllAggregates {
-    fn plan(&self) -> Plan {
+    fn aggregates(&self) -> Aggregation {
         let Config { top, distinct } = self.config;
-        Plan::new()
+        Aggregation::new()
             .count("count")
             .sum("sum_n", Anything::N)
             .min("min_n", Anything::N)
@@ -89,7 +89,7 @@ impl WindowRule for AllAggregates {
             key: pane.key,
             start: pane.start,
             end: pane.end,
-            last: pane.is_final,
+            last: pane.is_last,
             count: pane.count("count"),
             sum_n: pane.integer("sum_n"),
             clipped: pane.is_clipped("sum_n"),

@@ -1,7 +1,7 @@
 //! Must emit `{"key":…,"window_end":…,"count":…}` per key and window: of the key how many different users, and of
 //! `key/country` how many plays, for the ten most frequent countries.
 
-use pelton_sdk::{Error, Fields, Module, Output, Pane, Plan, WindowRule};
+use pelton_sdk::{Aggregation, Error, Fields, Module, Output, Pane, WindowRule};
 use serde::Serialize;
 
 #[derive(Fields)]
@@ -29,8 +29,8 @@ impl Module for Audience {
 }
 
 impl WindowRule for Audience {
-    fn plan(&self) -> Plan {
-        Plan::new().distinct("users", Play::USER_ID, 1_000_000).top("countries", Play::COUNTRY, 10)
+    fn aggregates(&self) -> Aggregation {
+        Aggregation::new().distinct("users", Play::USER_ID, 1_000_000).top("countries", Play::COUNTRY, 10)
     }
 
     fn evaluate(&self, pane: &Pane<'_>, output: &mut Output<'_>) -> Result<(), Error> {

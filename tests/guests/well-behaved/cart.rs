@@ -1,7 +1,7 @@
 //! Must emit `{"ordered":true}` for an order, and `{"abandoned_at":…}` 30 minutes of event time after the first `add` of a cart without one.
 //! Rejects any other `act` with code `act`, after it has emptied the cart: none of that may count.
 
-use pelton_sdk::{Error, Event, Fields, Kept, Module, Output, Reducer};
+use pelton_sdk::{Error, Event, Fields, KeyState, Module, Output, Reducer};
 
 const PATIENCE_MS: i64 = 1_800_000;
 
@@ -28,7 +28,7 @@ impl Reducer for Cart {
     fn event(
         &self,
         event: &Event<'_, Act<'static>>,
-        kept: &mut Kept<'_, i64>,
+        kept: &mut KeyState<'_, i64>,
         output: &mut Output<'_>,
     ) -> Result<(), Error> {
         match event.fields.act {
@@ -51,7 +51,7 @@ impl Reducer for Cart {
         Ok(())
     }
 
-    fn timer(&self, at: i64, kept: &mut Kept<'_, i64>, output: &mut Output<'_>) -> Result<(), Error> {
+    fn timer(&self, at: i64, kept: &mut KeyState<'_, i64>, output: &mut Output<'_>) -> Result<(), Error> {
         output.emit(format!(r#"{{"abandoned_at":{at}}}"#));
         kept.delete();
         Ok(())

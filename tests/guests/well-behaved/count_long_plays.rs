@@ -1,6 +1,6 @@
 //! Must emit `{"key":…,"window_end":…,"count":…}` per key and window: plays of 30 seconds or more.
 
-use pelton_sdk::{Error, Event, Extract, Fields, Module, Output, Pane, Plan, Samples, WindowRule};
+use pelton_sdk::{Aggregation, Error, Event, Extract, Fields, Module, Output, Pane, Samples, WindowRule};
 use serde::Serialize;
 
 #[derive(Fields)]
@@ -27,8 +27,8 @@ impl Module for LongPlays {
 }
 
 impl WindowRule for LongPlays {
-    fn plan(&self) -> Plan {
-        Plan::new().count("plays")
+    fn aggregates(&self) -> Aggregation {
+        Aggregation::new().count("plays")
     }
 
     fn evaluate(&self, pane: &Pane<'_>, output: &mut Output<'_>) -> Result<(), Error> {
@@ -40,7 +40,7 @@ impl WindowRule for LongPlays {
 impl Extract for LongPlays {
     type Derived = ();
 
-    fn extract(&self, event: &Event<'_, Play>, samples: &mut Samples<()>) -> Result<(), Error> {
+    fn extract(&self, event: &Event<'_, Play>, samples: &mut Samples<'_, ()>) -> Result<(), Error> {
         if 30_000 <= event.fields.ms_played {
             samples.keep();
         }

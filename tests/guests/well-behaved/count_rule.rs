@@ -1,6 +1,6 @@
 //! Must emit `{"key":…,"window_end":…,"count":…}` per key and window with more than `over` events; `over` is 0 unless configured.
 
-use pelton_sdk::{Error, Module, Output, Pane, Plan, WindowRule};
+use pelton_sdk::{Aggregation, Error, Module, Output, Pane, WindowRule};
 use serde::{Deserialize, Serialize};
 
 #[derive(Default, Deserialize)]
@@ -30,8 +30,8 @@ impl Module for Count {
 }
 
 impl WindowRule for Count {
-    fn plan(&self) -> Plan {
-        Plan::new().count("events").at_least("events", self.over.saturating_add(1))
+    fn aggregates(&self) -> Aggregation {
+        Aggregation::new().count("events").at_least("events", self.over.saturating_add(1))
     }
 
     fn evaluate(&self, pane: &Pane<'_>, output: &mut Output<'_>) -> Result<(), Error> {

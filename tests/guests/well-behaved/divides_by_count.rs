@@ -1,6 +1,6 @@
 //! Must run, and may be warned of: a window that exists has events, but an empty one makes it divide by zero.
 
-use pelton_sdk::{Error, Module, Output, Pane, Plan, WindowRule};
+use pelton_sdk::{Aggregation, Error, Module, Output, Pane, WindowRule};
 
 pub(crate) struct DividesByCount;
 
@@ -14,8 +14,8 @@ impl Module for DividesByCount {
 }
 
 impl WindowRule for DividesByCount {
-    fn plan(&self) -> Plan {
-        Plan::new().count("events")
+    fn aggregates(&self) -> Aggregation {
+        Aggregation::new().count("events")
     }
 
     fn evaluate(&self, pane: &Pane<'_>, output: &mut Output<'_>) -> Result<(), Error> {

@@ -1,7 +1,7 @@
 //! Must emit per key and window how many plays lasted 30 seconds or more and their whole seconds: `{"key":…,"window_end":…,"plays":…,"seconds":…}`.
 //! Rejects a negative length with code `negative`.
 
-use pelton_sdk::{Error, Event, Extract, Fields, Module, Output, Pane, Plan, Samples, WindowRule};
+use pelton_sdk::{Aggregation, Error, Event, Extract, Fields, Module, Output, Pane, Samples, WindowRule};
 use serde::Serialize;
 
 #[derive(Fields)]
@@ -35,8 +35,8 @@ impl Module for LongPlays {
 }
 
 impl WindowRule for LongPlays {
-    fn plan(&self) -> Plan {
-        Plan::new().count("plays").sum("seconds", Length::SECONDS)
+    fn aggregates(&self) -> Aggregation {
+        Aggregation::new().count("plays").sum("seconds", Length::SECONDS)
     }
 
     fn evaluate(&self, pane: &Pane<'_>, output: &mut Output<'_>) -> Result<(), Error> {
@@ -49,7 +49,7 @@ impl WindowRule for LongPlays {
 impl Extract for LongPlays {
     type Derived = Length;
 
-    fn extract(&self, event: &Event<'_, Play>, samples: &mut Samples<Length>) -> Result<(), Error> {
+    fn extract(&self, event: &Event<'_, Play>, samples: &mut Samples<'_, Length>) -> Result<(), Error> {
         let ms_played = event.fields.ms_played;
         if ms_played < 0 {
             return Err(Error::reject("negative", format!("ms_played is {ms_played}")));

@@ -1,6 +1,6 @@
 //! Must emit `{"key":…,"window_end":…,"mean":…,"count":…}` per pane, the mean of `ms_played` rounded down, from an accumulator of its own.
 
-use pelton_sdk::{Error, Event, Failure, Fields, Module, Output, Pane, State, WindowFold};
+use pelton_sdk::{Counters, Error, Event, Failure, Fields, Module, Output, Pane, State, WindowFold};
 use serde::Serialize;
 
 #[derive(Fields)]
@@ -49,7 +49,12 @@ impl Module for Mean {
 impl WindowFold for Mean {
     type Accumulator = Played;
 
-    fn add(&self, accumulator: &mut Played, event: &Event<'_, Play>) -> Result<(), Failure> {
+    fn add(
+        &self,
+        accumulator: &mut Played,
+        event: &Event<'_, Play>,
+        _counters: &mut Counters<'_>,
+    ) -> Result<(), Error> {
         accumulator.sum = accumulator.sum.saturating_add(event.fields.ms_played);
         accumulator.count += 1;
         Ok(())

@@ -1,6 +1,6 @@
 //! Must emit for each event how many its key has had, and after a quiet minute of event time `{"total":n}`, then forget the key.
 
-use pelton_sdk::{Error, Event, Kept, Module, Output, Reducer, State};
+use pelton_sdk::{Error, Event, KeyState, Module, Output, Reducer, State};
 
 const QUIET_MS: i64 = 60_000;
 
@@ -37,7 +37,12 @@ impl Module for RunningCount {
 impl Reducer for RunningCount {
     type State = Counted;
 
-    fn event(&self, event: &Event<'_, ()>, kept: &mut Kept<'_, Counted>, output: &mut Output<'_>) -> Result<(), Error> {
+    fn event(
+        &self,
+        event: &Event<'_, ()>,
+        kept: &mut KeyState<'_, Counted>,
+        output: &mut Output<'_>,
+    ) -> Result<(), Error> {
         let due = event.timestamp.saturating_add(QUIET_MS);
         if kept.state.timer < due {
             if kept.state.count != 0 {
@@ -51,7 +56,7 @@ impl Reducer for RunningCount {
         Ok(())
     }
 
-    fn timer(&self, _at: i64, kept: &mut Kept<'_, Counted>, output: &mut Output<'_>) -> Result<(), Error> {
+    fn timer(&self, _at: i64, kept: &mut KeyState<'_, Counted>, output: &mut Output<'_>) -> Result<(), Error> {
         output.emit(format!(r#"{{"total":{}}}"#, kept.state.count));
         kept.delete();
         Ok(())

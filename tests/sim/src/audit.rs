@@ -55,6 +55,12 @@ pub fn landed(
     }
     let mut sum = before.map_or(Default::default(), |before| before.totals_sum);
     sum.add(&marker.totals);
+    for (name, [count, sum]) in &marker.counters {
+        let before = before.and_then(|before| before.counters.get(name)).map_or(0, |[_, sum]| *sum);
+        if before + count != *sum {
+            return Err(format!("I4 {here}: counter `{name}` was {before}, and {count} more are {sum}"));
+        }
+    }
     if !marker.totals.balanced() || sum != marker.totals_sum {
         return Err(format!("I4 {here}: events do not add up: {:?}", marker.totals));
     }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use pelton_engine::event::{Column, Events, Field, Kind, Values};
 use pelton_engine::guest::{
-    Aggregate, AggregateData, Change, Descriptor, Fault, Groups, Guest, Metering, OF_SOURCE, Operator, Output, Panes,
-    Reduced, Reject, RulePlan, Samples, States, World,
+    Addition, Aggregate, AggregateData, Aggregation, Change, Descriptor, Fault, Folded, Function, Groups, Guest,
+    Identity, Metering, OF_ROW, Output, Panes, Reduced, Reject, Samples, Shape, States, World,
 };
 
 use crate::rng::Rng;
@@ -57,19 +57,26 @@ impl SimGuest {
     pub fn new(world: World, temper: Temper) -> SimGuest {
         let field = |name: &str, kind, required| Field { name: name.into(), kind, required };
         let ports: &[&str] = if world == World::Transform { &["main", "side"] } else { &["main"] };
-        let descriptor = Descriptor {
+        let identity = Identity {
             world,
             name: world.name().into(),
             version: "1.0.0".into(),
             state_version: 1,
             config_schema: None,
+            attributes: Vec::new(),
+            migrates: false,
+            erases: false,
+        };
+        let shape = Shape {
             fields: vec![field("v", Kind::Integer, true), field("u", Kind::Text, false)],
+            lanes: Vec::new(),
             payload: false,
             headers: false,
             ports: ports.iter().map(|port| (*port).into()).collect(),
+            counters: vec!["rows".into(), "sum".into()],
             attributes: Vec::new(),
         };
-        SimGuest { descriptor, temper }
+        SimGuest { descriptor: Descriptor { identity, shape }, temper }
     }
 }
 
@@ -80,13 +87,19 @@ fn integers(column: &Column) -> &[i64] {
     }
 }
 
+/// Counts a row and its value.
+fn tally(output: &mut Output, row: u32, value: i64) {
+    output.additions.push(Addition { row, counter: 0, add: 1 });
+    output.additions.push(Addition { row, counter: 1, add: value });
+}
+
 /// Appends a record with a payload of its own.
-fn record(output: &mut Output, input_len: usize, source: u32, port: u8, payload: &str) {
+fn record(output: &mut Output, input_len: usize, row: u32, port: u8, payload: &str) {
     let offset = (input_len + output.data.len()) as u32;
     output.data.extend_from_slice(payload.as_bytes());
-    output.sources.push(source);
+    output.rows.push(row);
     output.ports.push(port);
-    output.slices.extend([OF_SOURCE, 0, offset, payload.len() as u32]);
+    output.slices.extend([OF_ROW, 0, offset, payload.len() as u32]);
 }
 
 /// Count, sum and stamp as the text that is kept as state.
@@ -108,7 +121,7 @@ impl Guest for SimGuest {
     }
 
     fn digest(&self) -> [u8; 32] {
-        [self.descriptor.world as u8 + 1; 32]
+        [self.descriptor.identity.world as u8 + 1; 32]
     }
 
     /// Refuses multiples of 11, drops multiples of 17, tells multiples of 7 twice, traps on multiples of 53.
@@ -116,24 +129,26 @@ impl Guest for SimGuest {
         self.temper.fault(metering)?;
         *output = Output::default();
         for (row, &value) in integers(&events.columns[0]).iter().enumerate() {
-            let source = row as u32;
+            let row = row as u32;
+            tally(output, row, value);
             match value {
                 _ if value % 53 == 0 => return Err(Fault::Trap("fifty-three".into())),
                 _ if value % 11 == 0 => {
                     output.rejects.push(Reject {
-                        source,
+                        row,
                         code: "eleven".into(),
                         detail: format!("{value} is refused"),
+                        place: Some("/v".into()),
                     });
                 }
                 _ if value % 17 == 0 => {}
                 _ => {
-                    output.sources.push(source);
+                    output.rows.push(row);
                     output.ports.push(0);
-                    output.slices.extend([OF_SOURCE, 0, OF_SOURCE, 0]);
+                    output.slices.extend([OF_ROW, 0, OF_ROW, 0]);
                     if value % 7 == 0 {
                         let text = format!("side v={value} s={:016x}", self.temper.stamp);
-                        record(output, events.data.len(), source, 1, &text);
+                        record(output, events.data.len(), row, 1, &text);
                     }
                 }
             }
@@ -141,21 +156,21 @@ impl Guest for SimGuest {
         Ok(())
     }
 
-    fn plan(&mut self) -> Result<RulePlan, Fault> {
-        let aggregate = |name: &str, operator, field: Option<&str>| Aggregate {
+    fn aggregates(&mut self) -> Result<Aggregation, Fault> {
+        let aggregate = |name: &str, function, field: Option<&str>| Aggregate {
             name: name.into(),
-            operator,
+            function,
             field: field.map(Into::into),
             limit: 3,
         };
-        Ok(RulePlan {
+        Ok(Aggregation {
             aggregates: vec![
-                aggregate("n", Operator::Count, None),
-                aggregate("sum", Operator::Sum, Some("v")),
-                aggregate("max", Operator::Max, Some("v")),
-                aggregate("users", Operator::Distinct, Some("u")),
+                aggregate("n", Function::Count, None),
+                aggregate("sum", Function::Sum, Some("v")),
+                aggregate("max", Function::Max, Some("v")),
+                aggregate("users", Function::Distinct, Some("u")),
             ],
-            ..RulePlan::default()
+            ..Aggregation::default()
         })
     }
 
@@ -167,13 +182,14 @@ impl Guest for SimGuest {
         self.temper.fault(metering)?;
         *output = Output::default();
         for row in 0..panes.len() {
-            let mut text = format!("pane {}", panes.firings[row].name());
+            let mut text = format!("pane {}", panes.timings[row].name());
             for column in &panes.values {
                 if let AggregateData::Integers(values) = &column.data {
                     text.push_str(&format!(" {}", values[row]));
                 }
             }
             text.push_str(&format!(" s={:016x}", self.temper.stamp));
+            tally(output, row as u32, 0);
             record(output, panes.keys.data.len(), row as u32, 0, &text);
         }
         Ok(())
@@ -222,6 +238,7 @@ impl Guest for SimGuest {
         }
         said.sort_by_key(|(row, _)| *row);
         for (row, text) in &said {
+            tally(&mut reduced.output, *row, 1);
             record(&mut reduced.output, events.data.len(), *row, 0, text);
         }
         Ok(())
@@ -232,19 +249,25 @@ impl Guest for SimGuest {
         metering: Metering,
         events: &mut Events,
         groups: &mut Groups,
-        states: &mut States,
+        folded: &mut Folded,
     ) -> Result<(), Fault> {
         self.temper.fault(metering)?;
-        *states = States::default();
+        *folded = Folded::default();
         let mut first = 0;
         for group in 0..groups.member_ends.len() {
             let (mut count, mut sum, _) = parse_state(groups.states.get(group));
             let end = groups.member_ends[group] as usize;
             for &row in &groups.members[first..end] {
-                (count, sum) = (count + 1, sum + integers(&events.columns[0])[row as usize]);
+                let value = integers(&events.columns[0])[row as usize];
+                (count, sum) = (count + 1, sum + value);
+                if value % 19 == 0 {
+                    let detail = format!("{value} is refused");
+                    folded.rejects.push(Reject { row, code: "nineteen".into(), detail, place: None });
+                }
+                folded.additions.push(Addition { row, counter: 1, add: value });
             }
             first = end;
-            states.push(state_of(count, sum, self.temper.stamp).as_bytes());
+            folded.states.push(state_of(count, sum, self.temper.stamp).as_bytes());
         }
         Ok(())
     }
@@ -276,7 +299,8 @@ impl Guest for SimGuest {
         *output = Output::default();
         for row in 0..panes.len() {
             let (count, sum, _) = parse_state(states.get(row));
-            let text = format!("fold {} c={count} v={sum} s={:016x}", panes.firings[row].name(), self.temper.stamp);
+            let text = format!("fold {} c={count} v={sum} s={:016x}", panes.timings[row].name(), self.temper.stamp);
+            tally(output, row as u32, 0);
             record(output, panes.keys.data.len(), row as u32, 0, &text);
         }
         Ok(())

@@ -4,6 +4,7 @@
 //! The last two are the host's decisions, and the stream tells them: gap records, and the clock entries of markers. [`along`] takes them from there; whether they were right to be
 //! taken is up to [`crate::audit`].
 
+use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use pelton_engine::effects::Effects;
@@ -22,6 +23,8 @@ use crate::scenario::Scenario;
 pub struct Expected {
     pub records: Records,
     pub totals: Totals,
+    /// What the modules have counted, by the names of markers.
+    pub counters: BTreeMap<String, i128>,
     /// State behind the last event.
     pub state: Vec<u8>,
     /// What would come if the input ended here: the state as far as it can be seen.
@@ -76,6 +79,7 @@ struct Run {
     effects: Effects,
     records: Records,
     totals: Totals,
+    counters: BTreeMap<String, i128>,
 }
 
 impl Run {
@@ -84,7 +88,13 @@ impl Run {
     }
 
     fn of(engine: Engine) -> Run {
-        Run { engine, effects: Effects::default(), records: Records::default(), totals: Totals::default() }
+        Run {
+            engine,
+            effects: Effects::default(),
+            records: Records::default(),
+            totals: Totals::default(),
+            counters: BTreeMap::new(),
+        }
     }
 
     fn feed(&mut self, input: &Input, partition: u32, range: RangeInclusive<u64>, batch: usize) {
@@ -112,8 +122,8 @@ impl Run {
     fn finish(mut self) -> Expected {
         self.cut();
         let state = self.engine.snapshot();
-        let Run { engine, records, totals, .. } = self;
-        Expected { records, totals, state, rest: rest(engine) }
+        let Run { engine, records, totals, counters, .. } = self;
+        Expected { records, totals, counters, state, rest: rest(engine) }
     }
 
     fn step(&mut self, input: StepInput) {
@@ -138,6 +148,9 @@ impl Run {
             );
         }
         self.totals.add(&self.effects.totals);
+        for (name, count) in self.engine.counted(&self.effects.counters) {
+            *self.counters.entry(name).or_default() += count;
+        }
         self.effects.clear();
     }
 }

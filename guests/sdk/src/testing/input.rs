@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::field::{Field, empty_columns};
+use crate::field::{empty_columns, no_strings};
 use crate::raw;
 
-use super::report::Sources;
+use super::report::Rows;
 
 /// The lines of one case.
 #[derive(Default)]
@@ -51,10 +51,12 @@ pub(super) struct PaneHead {
     pub(super) start: i64,
     pub(super) end: i64,
     #[serde(default)]
-    pub(super) number: u32,
-    pub(super) firing: Option<String>,
-    #[serde(rename = "final")]
-    pub(super) is_final: Option<bool>,
+    pub(super) label: String,
+    #[serde(default)]
+    pub(super) index: u32,
+    pub(super) timing: Option<String>,
+    #[serde(rename = "last")]
+    pub(super) is_last: Option<bool>,
     pub(super) watermark: Option<i64>,
 }
 
@@ -63,7 +65,7 @@ pub(super) struct PaneHead {
 #[serde(deny_unknown_fields)]
 pub(super) struct Window {
     pub(super) size_ms: Option<i64>,
-    pub(super) every_ms: Option<i64>,
+    pub(super) slide_ms: Option<i64>,
     #[serde(default)]
     pub(super) global: bool,
 }
@@ -133,36 +135,31 @@ impl Line {
 }
 
 /// A batch, as the host would make it; `first` is the number of its first event in the whole input.
-pub(super) fn events(
-    lines: &[Line],
-    first: usize,
-    fields: &[Field],
-    payload: bool,
-    headers: bool,
-) -> Result<raw::Events, String> {
+pub(super) fn events(lines: &[Line], first: usize, shape: &raw::Shape) -> Result<raw::Events, String> {
     let mut events = raw::Events {
         data: Vec::new(),
         ends: Vec::new(),
         timestamps: Vec::new(),
         sequences: Vec::new(),
-        columns: empty_columns(fields),
+        lanes: Vec::new(),
+        columns: empty_columns(shape.fields.iter().map(|field| field.kind)),
         headers: Vec::new(),
         header_ends: Vec::new(),
     };
     for (row, line) in lines.iter().enumerate() {
         events.data.extend_from_slice(line.key.as_bytes());
         events.ends.push(events.data.len() as u32);
-        if payload {
+        if shape.payload {
             events.data.extend_from_slice(&line.payload());
         }
         events.ends.push(events.data.len() as u32);
         events.timestamps.push(line.time);
         events.sequences.push((first + row) as u64 + 1);
-        for (field, column) in fields.iter().zip(&mut events.columns) {
-            let value = line.event.as_ref().and_then(|event| event.get(field.name));
+        for (field, column) in shape.fields.iter().zip(&mut events.columns) {
+            let value = line.event.as_ref().and_then(|event| event.get(&field.name));
             push(field, value, row, column).map_err(|problem| format!("event {}: {problem}", first + row))?;
         }
-        if headers {
+        if shape.headers {
             for (name, value) in &line.headers {
                 events.headers.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
             }
@@ -172,7 +169,7 @@ pub(super) fn events(
     Ok(events)
 }
 
-fn push(field: &Field, value: Option<&Value>, row: usize, column: &mut raw::Column) -> Result<(), String> {
+fn push(field: &raw::Field, value: Option<&Value>, row: usize, column: &mut raw::Column) -> Result<(), String> {
     let value = value.filter(|value| !value.is_null());
     if value.is_none() {
         if field.required {
@@ -183,10 +180,27 @@ fn push(field: &Field, value: Option<&Value>, row: usize, column: &mut raw::Colu
     let mistyped =
         |wanted: &str| format!("field `{}` is {}, wanted {wanted}", field.name, value.unwrap_or(&Value::Null));
     match &mut column.values {
-        raw::Values::Text(texts) => {
-            let text = value.map_or(Some(""), Value::as_str).ok_or_else(|| mistyped("a text"))?;
-            texts.data.extend_from_slice(text.as_bytes());
-            texts.ends.push(texts.data.len() as u32);
+        raw::Values::Strings(strings) => {
+            let text = value.map_or(Some(""), Value::as_str).ok_or_else(|| mistyped("a string"))?;
+            crate::field::push(strings, text.as_bytes());
+        }
+        raw::Values::Decimals(strings) => {
+            let digits = match value {
+                None => Some(String::new()),
+                Some(Value::Number(number)) => Some(number.to_string()),
+                Some(Value::String(text)) => {
+                    serde_json::from_str::<serde_json::Number>(text).is_ok().then(|| text.clone())
+                }
+                Some(_) => None,
+            };
+            crate::field::push(strings, digits.ok_or_else(|| mistyped("a decimal"))?.as_bytes());
+        }
+        raw::Values::Jsons(strings) => {
+            crate::field::push(strings, value.map_or_else(String::new, Value::to_string).as_bytes());
+        }
+        raw::Values::Blobs(blobs) => {
+            let text = value.map_or(Some(""), Value::as_str).ok_or_else(|| mistyped("a string in base64"))?;
+            crate::field::push(blobs, &base64(text).ok_or_else(|| mistyped("a string in base64"))?);
         }
         raw::Values::Integers(values) => {
             values.push(value.map_or(Some(0), Value::as_i64).ok_or_else(|| mistyped("an integer"))?);
@@ -201,35 +215,40 @@ fn push(field: &Field, value: Option<&Value>, row: usize, column: &mut raw::Colu
     Ok(())
 }
 
+/// Base64 as the host reads it: with or without padding.
+fn base64(text: &str) -> Option<Vec<u8>> {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD_NO_PAD.decode(text.trim_end_matches('=')).ok()
+}
+
 /// What records of this batch refer to.
-pub(super) fn sources(lines: &[Line], events: &raw::Events) -> Sources {
+pub(super) fn input_rows(lines: &[Line], events: &raw::Events) -> Rows {
     let rows = lines[..events.timestamps.len()].iter();
-    Sources {
+    Rows {
         arena: events.data.clone(),
         rows: rows.map(|line| (line.key.clone().into_bytes(), line.payload())).collect(),
     }
 }
 
-/// The rows of a text column.
-pub(super) fn rows(texts: &raw::Texts) -> Vec<Vec<u8>> {
-    (0..texts.ends.len()).map(|row| crate::pane::slice(texts, row).to_vec()).collect()
+/// The rows of a column of strings.
+pub(super) fn rows(strings: &raw::Strings) -> Vec<Vec<u8>> {
+    (0..strings.ends.len()).map(|row| crate::pane::slice(strings, row).to_vec()).collect()
 }
 
-/// A text column.
-pub(super) fn texts<'a>(rows: impl IntoIterator<Item = &'a [u8]>) -> raw::Texts {
-    let mut texts = raw::Texts { data: Vec::new(), ends: Vec::new() };
+/// A column of strings.
+pub(super) fn strings<'a>(rows: impl IntoIterator<Item = &'a [u8]>) -> raw::Strings {
+    let mut strings = no_strings();
     for row in rows {
-        texts.data.extend_from_slice(row);
-        texts.ends.push(texts.data.len() as u32);
+        crate::field::push(&mut strings, row);
     }
-    texts
+    strings
 }
 
 /// One key with its state, and either one event or due timers.
 pub(super) fn reducer_group(key: &[u8], state: &[u8], members: Vec<u32>, timers: Vec<i64>) -> raw::Groups {
     raw::Groups {
-        keys: texts([key]),
-        states: texts([state]),
+        keys: strings([key]),
+        states: strings([state]),
         member_ends: vec![members.len() as u32],
         members,
         timer_ends: vec![timers.len() as u32],
@@ -240,8 +259,8 @@ pub(super) fn reducer_group(key: &[u8], state: &[u8], members: Vec<u32>, timers:
 /// One key with these events and no state yet.
 pub(super) fn group(key: &[u8], members: &[u32]) -> raw::Groups {
     raw::Groups {
-        keys: texts([key]),
-        states: texts([&[][..]]),
+        keys: strings([key]),
+        states: strings([&[][..]]),
         member_ends: vec![members.len() as u32],
         members: members.to_vec(),
         timer_ends: Vec::new(),

@@ -3,10 +3,10 @@
 //! Input lines:
 //! - `{"key":"u1","time":1000,"event":{"track_id":"t1"}}` an event; `"raw":"text"` instead of `"event"` for a payload
 //!   that is not JSON; `"headers":{"a":"b"}` as well. Without `key` it is `""`, without `time` 0.
-//! - `{"window":{"size_ms":3600000,"every_ms":300000}}` for window worlds with events, or `{"window":{"global":true}}`.
-//! - `{"pane":{"key":"u1","start":0,"end":3600000,"number":1,"firing":"late"},"values":{"plays":120}}` for window
+//! - `{"window":{"size_ms":3600000,"slide_ms":300000}}` for window worlds with events, or `{"window":{"global":true}}`.
+//! - `{"pane":{"key":"u1","start":0,"end":3600000,"index":1,"timing":"late"},"values":{"plays":120}}` for window
 //!   rules: a pane as it is. An aggregate that has seen nothing is `null`, an integer sum beyond 64 bits is clipped, a
-//!   top-k is `[["item",3],…]`, with a third number for its error. `"final"` is true and `"watermark"` is the end unless
+//!   top-k is `[["item",3],…]`, with a third number for its error. `"last"` is true and `"watermark"` is the end unless
 //!   given.
 //! - `{"watermark":{"delay_ms":5000}}` for reducers: how far the watermark stays behind the newest event; 10000 unless
 //!   given, as in a pipeline that says nothing of it.
@@ -14,9 +14,10 @@
 //!   may come, and they do not fire.
 //!
 //! Output lines:
-//! - `{"source":0,"port":"alerts","key":"u1","payload":…}`, with `"time"` where the rule sets one; `source` is the number
-//!   of the event or pane
-//! - `{"source":2,"reject":"code","detail":"…"}`
+//! - `{"row":0,"port":"alerts","key":"u1","payload":…}`, with `"time"` where the rule sets one; `row` is the number
+//!   of the event or pane; `"headers"` where the rule gives some, and `"delete":true` in place of a payload for a tombstone
+//! - `{"row":2,"reject":"code","detail":"…"}`, with `"place"` where the rule names one
+//! - `{"row":0,"counter":"name","add":1}` what the rule counts
 //! - `{"timers":[1000],"port":"out","key":"u1","payload":…}` what due timers of a key cause
 //!
 //! The kit computes what the host computes: the aggregates are the same code, and reducers see events and timers in the
@@ -47,8 +48,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::field::Fields;
-use crate::module::configured;
+use crate::module::{Configured, configured};
 use crate::raw;
 use crate::{Extract, Reducer, Transform, WindowFold, WindowRule, transform, window_fold, window_rule};
 
@@ -68,16 +68,16 @@ use report::{Cause, Report};
 /// # Panics
 /// When the rule gives something else for the same events in batches of one.
 pub fn run_transform<M: Transform>(config: &str, input: &str) -> Result<String, String> {
-    let module: M = configured(config)?;
+    let module = configured::<M>(config)?;
     let input = Input::parse(input)?;
     let run = |size: usize| {
         let mut report = Report::default();
         for (batch, lines) in input.events.chunks(size.max(1)).enumerate() {
             let first = batch * size;
-            let events = input::events(lines, first, M::Fields::FIELDS, M::PAYLOAD, M::HEADERS)?;
+            let events = input::events(lines, first, &module.shape)?;
             let output = transform::process(&module, &events).map_err(|failure| failure_text(&failure))?;
             let mut part = Report::default();
-            part.output(&output, &input::sources(lines, &events), M::PORTS, Cause::Rows(first))?;
+            part.output(&output, &input::input_rows(lines, &events), &module.shape, Cause::Rows(first))?;
             report.append(part);
         }
         Ok::<_, String>(report.text())
@@ -92,15 +92,16 @@ pub fn run_transform<M: Transform>(config: &str, input: &str) -> Result<String, 
 /// # Errors
 /// When the input is not understood, the rule refuses its configuration, or a call fails.
 pub fn run_window_rule<M: WindowRule>(config: &str, input: &str) -> Result<String, String> {
-    let module: M = configured(config)?;
+    let module = configured::<M>(config)?;
     let input = Input::parse(input)?;
-    let events = input::events(&input.events, 0, M::Fields::FIELDS, M::PAYLOAD, M::HEADERS)?;
+    let events = input::events(&input.events, 0, &module.shape)?;
     let all = raw::window_rule::Samples {
-        sources: (0..events.timestamps.len() as u32).collect(),
+        rows: (0..events.timestamps.len() as u32).collect(),
         columns: Vec::new(),
         rejects: Vec::new(),
+        additions: Vec::new(),
     };
-    evaluate(&module, &input, &window_rule::plan(&module), &events, &all, Report::default())
+    evaluate(&module, &input, &window_rule::aggregates(&module), &events, &all, Report::default())
 }
 
 /// Runs a window rule that extracts.
@@ -108,31 +109,32 @@ pub fn run_window_rule<M: WindowRule>(config: &str, input: &str) -> Result<Strin
 /// # Errors
 /// When the input is not understood, the rule refuses its configuration, or a call fails.
 pub fn run_extract_rule<M: Extract>(config: &str, input: &str) -> Result<String, String> {
-    let module: M = configured(config)?;
+    let module = configured::<M>(config)?;
     let input = Input::parse(input)?;
-    let events = input::events(&input.events, 0, M::Fields::FIELDS, M::PAYLOAD, M::HEADERS)?;
+    let events = input::events(&input.events, 0, &module.shape)?;
     let samples = window_rule::extract(&module, &events).map_err(|failure| failure_text(&failure))?;
     let mut report = Report::default();
     report.rejects(&samples.rejects, Cause::Rows(0));
-    evaluate(&module, &input, &window_rule::extract_plan(&module), &events, &samples, report)
+    report.additions(&samples.additions, &module.shape, Cause::Rows(0))?;
+    evaluate(&module, &input, &window_rule::extract_aggregates(&module), &events, &samples, report)
 }
 
 fn evaluate<M: WindowRule>(
-    module: &M,
+    module: &Configured<M>,
     input: &Input,
-    plan: &raw::window_rule::RulePlan,
+    plan: &raw::window_rule::Aggregation,
     events: &raw::Events,
     samples: &raw::window_rule::Samples,
     mut report: Report,
 ) -> Result<String, String> {
-    let fields = M::Fields::FIELDS;
+    let fields = &module.shape.fields;
     windows::check(plan, fields)?;
     let mut rows = windows::aggregate(input, plan, fields, events, samples)?;
     rows.extend(windows::given(input, plan, fields)?);
     rows.retain(|row| row.passes(plan));
     let (panes, values) = windows::columns(&rows, plan, fields);
     let output = window_rule::evaluate(module, &panes, &values).map_err(|failure| failure_text(&failure))?;
-    report.output(&output, &windows::sources(&panes), M::PORTS, Cause::Rows(0))?;
+    report.output(&output, &windows::input_rows(&panes), &module.shape, Cause::Rows(0))?;
     Ok(report.text())
 }
 
@@ -143,7 +145,7 @@ fn evaluate<M: WindowRule>(
 /// # Errors
 /// When the input is not understood, the rule refuses its configuration, a call fails, or timers set timers for ever.
 pub fn run_reducer<M: Reducer>(config: &str, input: &str) -> Result<String, String> {
-    let module: M = configured(config)?;
+    let module = configured::<M>(config)?;
     reduce::run(&module, &Input::parse(input)?)
 }
 
@@ -152,20 +154,30 @@ pub fn run_reducer<M: Reducer>(config: &str, input: &str) -> Result<String, Stri
 /// # Errors
 /// When the input is not understood, the rule refuses its configuration, or a call fails.
 pub fn run_window_fold<M: WindowFold>(config: &str, input: &str) -> Result<String, String> {
-    let module: M = configured(config)?;
+    let module = configured::<M>(config)?;
     let input = Input::parse(input)?;
-    let events = input::events(&input.events, 0, M::Fields::FIELDS, M::PAYLOAD, M::HEADERS)?;
+    let events = input::events(&input.events, 0, &module.shape)?;
+    let mut report = Report::default();
     let fold = |key: &[u8], members: &[u32]| {
-        let groups = input::group(key, members);
-        window_fold::fold(&module, &events, &groups).map_err(|failure| failure_text(&failure))
+        // As in the host, an event that is rejected changes nothing, whatever the rule has done before.
+        let mut taken = members.to_vec();
+        loop {
+            let groups = input::group(key, &taken);
+            let folded = window_fold::fold(&module, &events, &groups).map_err(|failure| failure_text(&failure))?;
+            report.rejects(&folded.rejects, Cause::Rows(0));
+            if folded.rejects.is_empty() {
+                report.additions(&folded.additions, &module.shape, Cause::Rows(0))?;
+                return Ok((!taken.is_empty()).then_some(folded.states));
+            }
+            taken.retain(|row| folded.rejects.iter().all(|reject| reject.row != *row));
+        }
     };
-    let merge = |left: &raw::Texts, right: &raw::Texts| {
+    let merge = |left: &raw::Strings, right: &raw::Strings| {
         window_fold::merge(&module, left, right).map_err(|failure| failure_text(&failure))
     };
     let (panes, accumulators) = windows::fold(&input, &events, fold, merge)?;
     let output = window_fold::finish(&module, &panes, &accumulators).map_err(|failure| failure_text(&failure))?;
-    let mut report = Report::default();
-    report.output(&output, &windows::sources(&panes), M::PORTS, Cause::Rows(0))?;
+    report.output(&output, &windows::input_rows(&panes), &module.shape, Cause::Rows(0))?;
     Ok(report.text())
 }
 

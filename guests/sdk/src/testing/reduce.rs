@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::field::Fields;
-use crate::raw::reducer::Change;
+use crate::module::Configured;
+use crate::raw::Change;
 use crate::{Reducer, raw, reducer};
 
 use super::failure_text;
 use super::input::{self, Input, Line};
-use super::report::{Cause, Report, Sources};
+use super::report::{Cause, Report, Rows};
 
 /// Firings of one key between two events, after which the kit takes a rule for one that sets timers for ever.
 const FIRINGS_MAX: usize = 1000;
@@ -22,14 +22,14 @@ struct Entry {
 
 /// A reducer with all its state.
 struct Run<'m, M> {
-    module: &'m M,
+    module: &'m Configured<M>,
     entries: BTreeMap<Vec<u8>, Entry>,
     newest: i64,
     report: Report,
 }
 
 /// Runs all events of `input`, and where it ends all timers that are left.
-pub(super) fn run<M: Reducer>(module: &M, input: &Input) -> Result<String, String> {
+pub(super) fn run<M: Reducer>(module: &Configured<M>, input: &Input) -> Result<String, String> {
     let mut run = Run { module, entries: BTreeMap::new(), newest: i64::MIN, report: Report::default() };
     for (number, line) in input.events.iter().enumerate() {
         run.event(line, number)?;
@@ -46,12 +46,12 @@ pub(super) fn run<M: Reducer>(module: &M, input: &Input) -> Result<String, Strin
 impl<M: Reducer> Run<'_, M> {
     fn event(&mut self, line: &Line, number: usize) -> Result<(), String> {
         let lines = std::slice::from_ref(line);
-        let events = input::events(lines, number, M::Fields::FIELDS, M::PAYLOAD, M::HEADERS)?;
+        let events = input::events(lines, number, &self.module.shape)?;
         let key = input::key(&events, 0).to_vec();
         let entry = self.entries.get(&key).cloned().unwrap_or_default();
         let groups = input::reducer_group(&key, &entry.state, vec![0], Vec::new());
         let reduced = self.call(&events, &groups)?;
-        self.tell(&reduced.output, &input::sources(lines, &events), Cause::Rows(number))?;
+        self.tell(&reduced.output, &input::input_rows(lines, &events), Cause::Rows(number))?;
         // An event that is rejected changes nothing, whatever the rule has done before.
         if reduced.output.rejects.is_empty() {
             self.keep(key, entry, reduced);
@@ -75,7 +75,7 @@ impl<M: Reducer> Run<'_, M> {
                     String::from_utf8_lossy(&key)
                 ));
             }
-            let events = input::events(&[], 0, M::Fields::FIELDS, M::PAYLOAD, M::HEADERS)?;
+            let events = input::events(&[], 0, &self.module.shape)?;
             let groups = input::reducer_group(&key, &entry.state, Vec::new(), due.clone());
             let reduced = self.call(&events, &groups)?;
             if let Some(timer) = reduced.timers.iter().find(|timer| timer.at <= last) {
@@ -84,8 +84,8 @@ impl<M: Reducer> Run<'_, M> {
                     timer.at
                 ));
             }
-            let sources = Sources { arena: Vec::new(), rows: vec![(key.clone(), Vec::new())] };
-            self.tell(&reduced.output, &sources, Cause::Timers(&due))?;
+            let rows = Rows { arena: Vec::new(), rows: vec![(key.clone(), Vec::new())] };
+            self.tell(&reduced.output, &rows, Cause::Timers(&due))?;
             entry.timers.retain(|at| watermark < *at);
             if reduced.output.rejects.is_empty() {
                 self.keep(key.clone(), entry, reduced);
@@ -115,9 +115,9 @@ impl<M: Reducer> Run<'_, M> {
         reducer::reduce(self.module, events, groups).map_err(|failure| failure_text(&failure))
     }
 
-    fn tell(&mut self, output: &raw::Output, sources: &Sources, cause: Cause<'_>) -> Result<(), String> {
+    fn tell(&mut self, output: &raw::Output, rows: &Rows, cause: Cause<'_>) -> Result<(), String> {
         let mut report = Report::default();
-        report.output(output, sources, M::PORTS, cause)?;
+        report.output(output, rows, &self.module.shape, cause)?;
         self.report.append(report);
         Ok(())
     }

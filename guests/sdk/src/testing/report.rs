@@ -5,11 +5,11 @@ use std::fmt::Write;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::output::OF_SOURCE;
+use crate::output::OF_ROW;
 use crate::raw;
 
 /// What records may refer to: the input arena, and per row its key and payload.
-pub(super) struct Sources {
+pub(super) struct Rows {
     pub(super) arena: Vec<u8>,
     pub(super) rows: Vec<(Vec<u8>, Vec<u8>)>,
 }
@@ -26,7 +26,7 @@ pub(super) enum Cause<'a> {
 /// Collects lines.
 #[derive(Default)]
 pub(super) struct Report {
-    /// Source of each line, and the line.
+    /// Row of each line, and the line.
     lines: Vec<(usize, String)>,
 }
 
@@ -38,7 +38,21 @@ struct RecordLine<'a> {
     key: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
     time: Option<i64>,
-    payload: Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    headers: Option<&'a str>,
+    /// Of a tombstone there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<Value>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    delete: bool,
+}
+
+#[derive(Serialize)]
+struct CountLine<'a> {
+    #[serde(flatten)]
+    cause: CauseOf<'a>,
+    counter: &'a str,
+    add: i64,
 }
 
 #[derive(Serialize)]
@@ -47,20 +61,22 @@ struct RejectLine<'a> {
     cause: CauseOf<'a>,
     reject: &'a str,
     detail: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<&'a str>,
 }
 
 /// What one record or reject comes from.
 #[derive(Serialize)]
 #[serde(rename_all = "lowercase")]
 enum CauseOf<'a> {
-    Source(usize),
+    Row(usize),
     Timers(&'a [i64]),
 }
 
 impl<'a> Cause<'a> {
     fn of(self, row: usize) -> CauseOf<'a> {
         match self {
-            Cause::Rows(first) => CauseOf::Source(first + row),
+            Cause::Rows(first) => CauseOf::Row(first + row),
             Cause::Timers(due) => CauseOf::Timers(due),
         }
     }
@@ -71,59 +87,80 @@ impl Report {
     pub(super) fn output(
         &mut self,
         output: &raw::Output,
-        sources: &Sources,
-        ports: &[&str],
+        input: &Rows,
+        shape: &raw::Shape,
         cause: Cause<'_>,
     ) -> Result<(), String> {
-        let records = output.sources.len();
-        if output.slices.len() != 4 * records || !output.sources.is_sorted() {
-            return Err("broken contract: slices or sources".to_owned());
+        let records = output.rows.len();
+        if output.slices.len() != 4 * records || !output.rows.is_sorted() {
+            return Err("broken contract: slices or rows".to_owned());
         }
         for record in 0..records {
-            let row = output.sources[record] as usize;
+            let row = output.rows[record] as usize;
             let (key, payload) =
-                sources.rows.get(row).ok_or_else(|| format!("broken contract: a record of row {row}"))?;
+                input.rows.get(row).ok_or_else(|| format!("broken contract: a record of row {row}"))?;
             let slice = &output.slices[4 * record..][..4];
             let port = output.ports.get(record).map_or(0, |port| usize::from(*port));
             let line = RecordLine {
                 cause: cause.of(row),
-                port: ports.get(port).ok_or_else(|| format!("broken contract: port {port}"))?,
-                key: Value::from(String::from_utf8_lossy(resolve(slice[0], slice[1], key, sources, output)?).as_ref()),
+                port: shape.ports.get(port).ok_or_else(|| format!("broken contract: port {port}"))?,
+                key: Value::from(String::from_utf8_lossy(resolve(slice[0], slice[1], key, input, output)?).as_ref()),
                 time: output.timestamps.get(record).copied(),
-                payload: readable(resolve(slice[2], slice[3], payload, sources, output)?),
+                headers: headers_of(output, record),
+                payload: match output.deletes.contains(&(record as u32)) {
+                    false => Some(readable(resolve(slice[2], slice[3], payload, input, output)?)),
+                    true => None,
+                },
+                delete: output.deletes.contains(&(record as u32)),
             };
             self.push(row, &line);
         }
         self.rejects(&output.rejects, cause);
-        Ok(())
+        self.additions(&output.additions, shape, cause)
     }
 
     /// Adds rejects.
     pub(super) fn rejects(&mut self, rejects: &[raw::Reject], cause: Cause<'_>) {
         for reject in rejects {
-            let line =
-                RejectLine { cause: cause.of(reject.source as usize), reject: &reject.code, detail: &reject.detail };
-            self.push(reject.source as usize, &line);
+            let (cause, place) = (cause.of(reject.row as usize), reject.place.as_deref());
+            let line = RejectLine { cause, reject: &reject.code, detail: &reject.detail, place };
+            self.push(reject.row as usize, &line);
         }
     }
 
-    /// Adds the lines of another report, in order of their sources.
+    /// Adds what was counted.
+    pub(super) fn additions(
+        &mut self,
+        additions: &[raw::Addition],
+        shape: &raw::Shape,
+        cause: Cause<'_>,
+    ) -> Result<(), String> {
+        for addition in additions {
+            let row = addition.row as usize;
+            let counter = shape.counters.get(usize::from(addition.counter));
+            let counter = counter.ok_or_else(|| format!("broken contract: counter {}", addition.counter))?;
+            self.push(row, &CountLine { cause: cause.of(row), counter, add: addition.add });
+        }
+        Ok(())
+    }
+
+    /// Adds the lines of another report, in order of their rows.
     pub(super) fn append(&mut self, mut other: Report) {
-        other.lines.sort_by_key(|(source, _)| *source);
+        other.lines.sort_by_key(|(row, _)| *row);
         self.lines.extend(other.lines.into_iter().map(|(_, line)| (0, line)));
     }
 
-    /// All lines, in order of their sources; those that were appended in order of time.
+    /// All lines, in order of their rows; those that were appended in order of time.
     pub(super) fn text(mut self) -> String {
-        self.lines.sort_by_key(|(source, _)| *source);
+        self.lines.sort_by_key(|(row, _)| *row);
         self.lines.iter().fold(String::new(), |mut text, (_, line)| {
             let _ = writeln!(text, "{line}");
             text
         })
     }
 
-    fn push(&mut self, source: usize, line: &impl Serialize) {
-        self.lines.push((source, serde_json::to_string(line).expect("lines have a JSON form")));
+    fn push(&mut self, row: usize, line: &impl Serialize) {
+        self.lines.push((row, serde_json::to_string(line).expect("lines have a JSON form")));
     }
 }
 
@@ -131,21 +168,28 @@ impl Report {
 fn resolve<'a>(
     offset: u32,
     length: u32,
-    of_source: &'a [u8],
-    sources: &'a Sources,
+    of_row: &'a [u8],
+    input: &'a Rows,
     output: &'a raw::Output,
 ) -> Result<&'a [u8], String> {
-    if offset == OF_SOURCE {
-        return Ok(of_source);
+    if offset == OF_ROW {
+        return Ok(of_row);
     }
     let (start, end) = (offset as usize, offset as usize + length as usize);
-    let border = sources.arena.len();
+    let border = input.arena.len();
     let found = if end <= border {
-        sources.arena.get(start..end)
+        input.arena.get(start..end)
     } else {
         start.checked_sub(border).and_then(|start| output.data.get(start..end - border))
     };
     found.ok_or_else(|| format!("broken contract: slice {start}..{end}"))
+}
+
+/// The header block of a record; `None` when it has none.
+fn headers_of(output: &raw::Output, record: usize) -> Option<&str> {
+    let end = *output.header_ends.get(record)? as usize;
+    let start = if record == 0 { 0 } else { output.header_ends[record - 1] as usize };
+    Some(crate::field::text(&output.headers[start..end])).filter(|block| !block.is_empty())
 }
 
 fn readable(payload: &[u8]) -> Value {

@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pelton_aggregates::{Accumulators, Finished, HashKey, Merged, Operator as HostOperator, Shape, Value as Cell};
+use pelton_aggregates::{Accumulators, Bound, Finished, Function, HashKey, Merged, Shape, Value as Cell};
 use serde_json::Value;
 
-use crate::field::{Field, Kind};
+use crate::field::Kind;
 use crate::raw;
-use crate::raw::window_rule::{Aggregate, AggregateData, AggregateValues, Operator, RulePlan, Samples, Tops};
+use crate::raw::window_rule::{
+    Aggregate, AggregateData, AggregateValues, Aggregation, Bound as RawBound, Samples, Tops,
+};
 
-use super::input::{Input, key, texts};
-use super::report::Sources;
+use super::input::{Input, key, strings};
+use super::report::Rows;
 
 /// Which window of which key, ordered as windows fire.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,7 +30,7 @@ type SliceOf = (Vec<u8>, i64);
 pub(super) enum Slicing {
     Sliding {
         size: i64,
-        every: i64,
+        slide: i64,
     },
     /// One slice and one window that closes at the end of the input.
     Global,
@@ -37,9 +39,10 @@ pub(super) enum Slicing {
 /// One pane with its aggregates.
 pub(super) struct Row {
     window: WindowOf,
-    number: u32,
-    firing: raw::Firing,
-    is_final: bool,
+    label: String,
+    index: u32,
+    timing: raw::Timing,
+    is_last: bool,
     watermark: i64,
     values: Vec<Aggregated>,
 }
@@ -63,23 +66,23 @@ impl Slicing {
             .window
             .ok_or("events need a line `{\"window\":{\"size_ms\":…}}` or `{\"window\":{\"global\":true}}`")?;
         let Some(size) = window.size_ms else {
-            let is_global = window.global && window.every_ms.is_none();
+            let is_global = window.global && window.slide_ms.is_none();
             return if is_global { Ok(Slicing::Global) } else { Err("the window has no `size_ms`".to_owned()) };
         };
-        let every = window.every_ms.unwrap_or(size);
+        let slide = window.slide_ms.unwrap_or(size);
         if window.global {
             return Err("a global window has no `size_ms`".to_owned());
         }
-        if every < 1 || size < every || size % every != 0 {
-            return Err(format!("`every_ms` is {every} and `size_ms` is {size}, wanted one that divides the other"));
+        if slide < 1 || size < slide || size % slide != 0 {
+            return Err(format!("`slide_ms` is {slide} and `size_ms` is {size}, wanted one that divides the other"));
         }
-        Ok(Slicing::Sliding { size, every })
+        Ok(Slicing::Sliding { size, slide })
     }
 
     /// Start of the slice at `time`.
     fn slice(self, time: i64) -> i64 {
         match self {
-            Slicing::Sliding { every, .. } => time.div_euclid(every) * every,
+            Slicing::Sliding { slide, .. } => time.div_euclid(slide) * slide,
             Slicing::Global => i64::MIN,
         }
     }
@@ -92,8 +95,8 @@ impl Slicing {
                 Slicing::Global => {
                     windows.insert(WindowOf { end: i64::MAX, key: key.clone(), start: i64::MIN });
                 }
-                Slicing::Sliding { size, every } => {
-                    windows.extend((slice + every..=slice + size).step_by(every as usize).map(|end| WindowOf {
+                Slicing::Sliding { size, slide } => {
+                    windows.extend((slice + slide..=slice + size).step_by(slide as usize).map(|end| WindowOf {
                         end,
                         key: key.clone(),
                         start: end - size,
@@ -108,7 +111,7 @@ impl Slicing {
 impl WindowOf {
     /// Appends this pane as the first and last of its window.
     pub(super) fn push(&self, panes: &mut raw::Panes) {
-        push(panes, self, 0, raw::Firing::OnTime, true, self.end);
+        push(panes, self, 0, raw::Timing::OnTime, true, self.end);
     }
 
     fn slices(&self) -> std::ops::Range<SliceOf> {
@@ -118,56 +121,78 @@ impl WindowOf {
 
 impl Row {
     /// Whether the host would show this pane to the rule.
-    pub(super) fn passes(&self, plan: &RulePlan) -> bool {
-        plan.at_least.iter().all(|least| match &self.values[least.aggregate as usize] {
-            Aggregated::Integer { value, .. } => value.is_some_and(|value| least.value <= value),
-            Aggregated::Number(_) | Aggregated::Top(_) => false,
-        })
+    pub(super) fn passes(&self, plan: &Aggregation) -> bool {
+        let holds = |value: &Aggregated, bound: Bound| match value {
+            Aggregated::Integer { value: Some(value), .. } => bound.holds_integer(*value),
+            Aggregated::Number(Some(value)) => bound.holds_number(*value),
+            _ => false,
+        };
+        let mut lists = plan.thresholds.iter();
+        plan.thresholds.is_empty()
+            || lists.any(|list| list.iter().all(|one| holds(&self.values[one.aggregate as usize], bound(one.bound))))
+    }
+}
+
+fn bound(bound: RawBound) -> Bound {
+    match bound {
+        RawBound::AtLeastInteger(least) => Bound::AtLeastInteger(least),
+        RawBound::AtLeastNumber(least) => Bound::AtLeastNumber(least),
+        RawBound::AtMostInteger(most) => Bound::AtMostInteger(most),
+        RawBound::AtMostNumber(most) => Bound::AtMostNumber(most),
     }
 }
 
 /// No panes yet.
 pub(super) fn no_panes() -> raw::Panes {
     raw::Panes {
-        keys: texts([]),
+        keys: strings([]),
         starts: Vec::new(),
         ends: Vec::new(),
-        firings: Vec::new(),
-        numbers: Vec::new(),
-        finals: Vec::new(),
+        labels: strings([]),
+        timings: Vec::new(),
+        indexes: Vec::new(),
+        lasts: Vec::new(),
         watermarks: Vec::new(),
+        replaced: Vec::new(),
     }
 }
 
 /// What the host says of a plan that it refuses.
-pub(super) fn check(plan: &RulePlan, fields: &[Field]) -> Result<(), String> {
+pub(super) fn check(plan: &Aggregation, fields: &[raw::Field]) -> Result<(), String> {
     for aggregate in &plan.aggregates {
         let name = &aggregate.name;
         let kind = kind(aggregate, plan, fields);
-        match aggregate.operator {
-            Operator::Distinct | Operator::TopK if aggregate.limit == 0 => {
+        match function(aggregate)? {
+            Function::Distinct | Function::TopK if aggregate.limit == 0 => {
                 return Err(format!("aggregate `{name}` needs a limit above 0"));
             }
-            Operator::TopK if kind == Some(Kind::Number) => {
-                return Err(format!("aggregate `{name}` cannot rank numbers; use text or integers"));
+            Function::TopK if kind == Some(Kind::Number) => {
+                return Err(format!("aggregate `{name}` cannot rank numbers; use strings or integers"));
             }
             _ => {}
         }
     }
-    for threshold in &plan.at_least {
-        let aggregate = &plan.aggregates[threshold.aggregate as usize];
-        if aggregate.operator == Operator::TopK || shape(aggregate, plan, fields).is_number() {
-            return Err(format!("threshold on aggregate `{}` that is not an integer", aggregate.name));
+    for condition in plan.thresholds.iter().flatten() {
+        let aggregate = &plan.aggregates[condition.aggregate as usize];
+        let is_number = shape(aggregate, plan, fields).is_number();
+        if aggregate.function == Function::TopK.name() || is_number != bound(condition.bound).is_number() {
+            return Err(format!("threshold on aggregate `{}`, whose values are of another type", aggregate.name));
         }
     }
     Ok(())
 }
 
+/// The function of an aggregate.
+fn function(aggregate: &Aggregate) -> Result<Function, String> {
+    let unknown = || format!("aggregate `{}` is a `{}`, which no host knows", aggregate.name, aggregate.function);
+    Function::of_name(&aggregate.function).ok_or_else(unknown)
+}
+
 /// Aggregates events as the host does: per key and slice, then slice by slice over each window.
 pub(super) fn aggregate(
     input: &Input,
-    plan: &RulePlan,
-    fields: &[Field],
+    plan: &Aggregation,
+    fields: &[raw::Field],
     events: &raw::Events,
     samples: &Samples,
 ) -> Result<Vec<Row>, String> {
@@ -178,7 +203,7 @@ pub(super) fn aggregate(
     let shapes: Vec<Shape> = plan.aggregates.iter().map(|aggregate| shape(aggregate, plan, fields)).collect();
     let mut slices: BTreeMap<SliceOf, Vec<Accumulators>> = BTreeMap::new();
     // Samples, not events, are what counts; several may come from one event.
-    for (sample, event) in samples.sources.iter().enumerate() {
+    for (sample, event) in samples.rows.iter().enumerate() {
         let event = *event as usize;
         let place = (key(events, event).to_vec(), slicing.slice(events.timestamps[event]));
         let accumulators = slices.entry(place).or_insert_with(|| shapes.iter().map(|shape| one_row(*shape)).collect());
@@ -196,7 +221,7 @@ pub(super) fn aggregate(
         };
         let values = shapes.iter().enumerate().map(value).collect();
         let watermark = window.end;
-        Row { window, number: 0, firing: raw::Firing::OnTime, is_final: true, watermark, values }
+        Row { window, label: String::new(), index: 0, timing: raw::Timing::OnTime, is_last: true, watermark, values }
     };
     Ok(slicing.windows(slices.keys()).into_iter().map(row).collect())
 }
@@ -220,14 +245,14 @@ impl From<Finished<'_>> for Aggregated {
     }
 }
 
-/// Folds events as the host does: `fold` per key and slice, then `merge` slice by slice over each window.
+/// Folds events as the host does: `fold` per key and slice (`None` where it rejects them all), then `merge` slice by slice over each window.
 pub(super) fn fold(
     input: &Input,
     events: &raw::Events,
-    mut fold: impl FnMut(&[u8], &[u32]) -> Result<raw::Texts, String>,
-    mut merge: impl FnMut(&raw::Texts, &raw::Texts) -> Result<raw::Texts, String>,
-) -> Result<(raw::Panes, raw::Texts), String> {
-    let (mut panes, mut accumulators) = (no_panes(), texts([]));
+    mut fold: impl FnMut(&[u8], &[u32]) -> Result<Option<raw::Strings>, String>,
+    mut merge: impl FnMut(&raw::Strings, &raw::Strings) -> Result<raw::Strings, String>,
+) -> Result<(raw::Panes, raw::Strings), String> {
+    let (mut panes, mut accumulators) = (no_panes(), strings([]));
     if input.events.is_empty() {
         return Ok((panes, accumulators));
     }
@@ -236,13 +261,15 @@ pub(super) fn fold(
     for (row, time) in events.timestamps.iter().enumerate() {
         members.entry((key(events, row).to_vec(), slicing.slice(*time))).or_default().push(row as u32);
     }
-    let slices = members
-        .iter()
-        .map(|(place, members)| Ok((place.clone(), fold(&place.0, members)?)))
-        .collect::<Result<BTreeMap<_, _>, String>>()?;
+    let mut slices = BTreeMap::new();
+    for (place, members) in &members {
+        if let Some(folded) = fold(&place.0, members)? {
+            slices.insert(place.clone(), folded);
+        }
+    }
     for window in slicing.windows(slices.keys()) {
         let mut inside = slices.range(window.slices()).map(|(_, folded)| folded);
-        let mut folded = inside.next().cloned().unwrap_or_else(|| texts([]));
+        let mut folded = inside.next().cloned().unwrap_or_else(|| strings([]));
         for right in inside {
             folded = merge(&folded, right)?;
         }
@@ -254,7 +281,7 @@ pub(super) fn fold(
 }
 
 /// The panes that the input gives as they are.
-pub(super) fn given(input: &Input, plan: &RulePlan, fields: &[Field]) -> Result<Vec<Row>, String> {
+pub(super) fn given(input: &Input, plan: &Aggregation, fields: &[raw::Field]) -> Result<Vec<Row>, String> {
     let mut rows = Vec::new();
     for line in &input.panes {
         let pane = &line.pane;
@@ -269,17 +296,18 @@ pub(super) fn given(input: &Input, plan: &RulePlan, fields: &[Field]) -> Result<
             parse(shape(aggregate, plan, fields), value)
                 .ok_or_else(|| format!("value `{name}` of pane `{}` is {value}", pane.key))
         };
-        let firing = match (pane.firing.as_deref(), pane.number) {
-            (Some("early"), _) => raw::Firing::Early,
-            (Some("on-time"), _) | (None, 0) => raw::Firing::OnTime,
-            (Some("late"), _) | (None, _) => raw::Firing::Late,
-            (Some(other), _) => return Err(format!("firing is `{other}`, wanted early, on-time or late")),
+        let timing = match (pane.timing.as_deref(), pane.index) {
+            (Some("early"), _) => raw::Timing::Early,
+            (Some("on-time"), _) | (None, 0) => raw::Timing::OnTime,
+            (Some("late"), _) | (None, _) => raw::Timing::Late,
+            (Some(other), _) => return Err(format!("timing is `{other}`, wanted early, on-time or late")),
         };
         rows.push(Row {
             window: WindowOf { end: pane.end, key: pane.key.clone().into_bytes(), start: pane.start },
-            number: pane.number,
-            firing,
-            is_final: pane.is_final.unwrap_or(true),
+            label: pane.label.clone(),
+            index: pane.index,
+            timing,
+            is_last: pane.is_last.unwrap_or(true),
             watermark: pane.watermark.unwrap_or(pane.end),
             values: plan.aggregates.iter().map(value).collect::<Result<_, _>>()?,
         });
@@ -289,23 +317,23 @@ pub(super) fn given(input: &Input, plan: &RulePlan, fields: &[Field]) -> Result<
 
 fn parse(shape: Shape, value: &Value) -> Option<Aggregated> {
     let is_missing = value.is_null();
-    match shape.operator {
-        HostOperator::TopK if is_missing => Some(Aggregated::Top(Vec::new())),
-        HostOperator::TopK => {
+    match shape.function {
+        Function::TopK if is_missing => Some(Aggregated::Top(Vec::new())),
+        Function::TopK => {
             let item = |item: &Value| {
                 let error = item.get(2).map_or(Some(0), Value::as_i64)?;
                 Some((item.get(0)?.as_str()?.to_owned(), item.get(1)?.as_i64()?, error))
             };
             value.as_array()?.iter().map(item).collect::<Option<_>>().map(Aggregated::Top)
         }
-        HostOperator::Sum | HostOperator::Min | HostOperator::Max if shape.numbers => match is_missing {
+        Function::Sum | Function::Min | Function::Max if shape.numbers => match is_missing {
             true => Some(Aggregated::Number(None)),
             false => value.as_f64().map(|value| Aggregated::Number(Some(value))),
         },
-        HostOperator::Count | HostOperator::Distinct if is_missing => None,
+        Function::Count | Function::Distinct if is_missing => None,
         _ if is_missing => Some(Aggregated::Integer { value: None, clipped: false }),
         // An integer beyond 64 bits.
-        HostOperator::Sum if value.as_i64().is_none() => {
+        Function::Sum if value.as_i64().is_none() => {
             let sum = value.as_f64().filter(|sum| sum.fract() == 0.0)?;
             Some(Aggregated::Integer { value: Some(if sum < 0.0 { i64::MIN } else { i64::MAX }), clipped: true })
         }
@@ -314,15 +342,16 @@ fn parse(shape: Shape, value: &Value) -> Option<Aggregated> {
 }
 
 /// The panes and values as columns.
-pub(super) fn columns(rows: &[Row], plan: &RulePlan, fields: &[Field]) -> (raw::Panes, Vec<AggregateValues>) {
+pub(super) fn columns(rows: &[Row], plan: &Aggregation, fields: &[raw::Field]) -> (raw::Panes, Vec<AggregateValues>) {
     let mut panes = no_panes();
     for row in rows {
-        push(&mut panes, &row.window, row.number, row.firing, row.is_final, row.watermark);
+        push(&mut panes, &row.window, row.index, row.timing, row.is_last, row.watermark);
+        crate::field::push(&mut panes.labels, row.label.as_bytes());
     }
     let column = |(index, aggregate): (usize, &Aggregate)| {
         let (mut missing, mut clipped) = (Vec::new(), Vec::new());
         let (mut integers, mut numbers) = (Vec::new(), Vec::new());
-        let mut tops = Tops { items: texts([]), counts: Vec::new(), errors: Vec::new(), pane_ends: Vec::new() };
+        let mut tops = Tops { items: strings([]), counts: Vec::new(), errors: Vec::new(), pane_ends: Vec::new() };
         for (pane, row) in (0..).zip(rows) {
             let is_missing = match &row.values[index] {
                 Aggregated::Integer { value, clipped: is_clipped } => {
@@ -347,8 +376,8 @@ pub(super) fn columns(rows: &[Row], plan: &RulePlan, fields: &[Field]) -> (raw::
             };
             missing.extend(is_missing.then_some(pane));
         }
-        let data = match aggregate.operator {
-            Operator::TopK => AggregateData::Tops(tops),
+        let data = match shape(aggregate, plan, fields).function {
+            Function::TopK => AggregateData::Tops(tops),
             _ if shape(aggregate, plan, fields).is_number() => AggregateData::Numbers(numbers),
             _ => AggregateData::Integers(integers),
         };
@@ -359,48 +388,41 @@ pub(super) fn columns(rows: &[Row], plan: &RulePlan, fields: &[Field]) -> (raw::
 }
 
 /// What records of these panes refer to.
-pub(super) fn sources(panes: &raw::Panes) -> Sources {
+pub(super) fn input_rows(panes: &raw::Panes) -> Rows {
     let keys = super::input::rows(&panes.keys);
-    Sources { arena: panes.keys.data.clone(), rows: keys.into_iter().map(|key| (key, Vec::new())).collect() }
+    Rows { arena: panes.keys.data.clone(), rows: keys.into_iter().map(|key| (key, Vec::new())).collect() }
 }
 
-fn push(panes: &mut raw::Panes, window: &WindowOf, number: u32, firing: raw::Firing, is_final: bool, watermark: i64) {
+fn push(panes: &mut raw::Panes, window: &WindowOf, index: u32, timing: raw::Timing, is_last: bool, watermark: i64) {
     panes.keys.data.extend_from_slice(&window.key);
     panes.keys.ends.push(panes.keys.data.len() as u32);
     panes.starts.push(window.start);
     panes.ends.push(window.end);
-    panes.firings.push(firing);
-    panes.numbers.push(number);
-    panes.finals.push(is_final);
+    panes.timings.push(timing);
+    panes.indexes.push(index);
+    panes.lasts.push(is_last);
     panes.watermarks.push(watermark);
 }
 
 /// The kind of the field of an aggregate, if it has one.
-fn kind(aggregate: &Aggregate, plan: &RulePlan, fields: &[Field]) -> Option<Kind> {
+fn kind(aggregate: &Aggregate, plan: &Aggregation, fields: &[raw::Field]) -> Option<Kind> {
     let name = aggregate.field.as_deref()?;
     let derived = plan.derived.iter().find(|field| field.name == name).map(|field| field.kind);
     derived.or_else(|| fields.iter().find(|field| field.name == name).map(|field| field.kind))
 }
 
-fn shape(aggregate: &Aggregate, plan: &RulePlan, fields: &[Field]) -> Shape {
-    let operator = match aggregate.operator {
-        Operator::Count => HostOperator::Count,
-        Operator::Sum => HostOperator::Sum,
-        Operator::Min => HostOperator::Min,
-        Operator::Max => HostOperator::Max,
-        Operator::Distinct => HostOperator::Distinct,
-        Operator::TopK => HostOperator::TopK,
-    };
+fn shape(aggregate: &Aggregate, plan: &Aggregation, fields: &[raw::Field]) -> Shape {
+    let function = function(aggregate).expect("`check` was called before");
     let numbers = kind(aggregate, plan, fields) == Some(Kind::Number);
-    Shape { operator, numbers, limit: aggregate.limit }
+    Shape { function, numbers, limit: aggregate.limit }
 }
 
 /// The value of an aggregate's field for a sample; 1 for a plain count.
 fn cell<'a>(
     aggregate: &Aggregate,
     sample: usize,
-    plan: &RulePlan,
-    fields: &[Field],
+    plan: &Aggregation,
+    fields: &[raw::Field],
     events: &'a raw::Events,
     samples: &'a Samples,
 ) -> Cell<'a> {
@@ -409,14 +431,17 @@ fn cell<'a>(
     let declared = || fields.iter().position(|field| field.name == name);
     let (column, row) = match (derived, declared()) {
         (Some(index), _) => (&samples.columns[index], sample),
-        (None, Some(index)) => (&events.columns[index], samples.sources[sample] as usize),
+        (None, Some(index)) => (&events.columns[index], samples.rows[sample] as usize),
         (None, None) => return Cell::Missing,
     };
     if column.missing.contains(&(row as u32)) {
         return Cell::Missing;
     }
     match &column.values {
-        raw::Values::Text(texts) => Cell::Text(crate::pane::slice(texts, row)),
+        raw::Values::Strings(strings)
+        | raw::Values::Decimals(strings)
+        | raw::Values::Jsons(strings)
+        | raw::Values::Blobs(strings) => Cell::Text(crate::pane::slice(strings, row)),
         raw::Values::Integers(values) => Cell::Integer(values[row]),
         raw::Values::Numbers(values) => Cell::Number(values[row]),
         raw::Values::Booleans(values) => Cell::Boolean(values[row]),

@@ -50,7 +50,7 @@ pub(super) fn put_output(output: &str, headers: &[u8], payload: &[u8], line: &mu
         write!(line, ",\"window\":{{\"start\":{start},\"end\":{end}}}").expect("writing to memory does not fail");
     }
     plain("pane", "Pelton-Pane", line);
-    text("firing", "Pelton-Firing", line);
+    text("firing", "Pelton-Pane-Timing", line);
     plain("final", "Pelton-Final", line);
     plain("watermark", "Pelton-Watermark", line);
     text("id", "Pelton-Id", line);
@@ -117,7 +117,7 @@ mod tests {
     #[test]
     fn a_window_and_an_event_say_what_their_headers_say() {
         let pane = "Pelton-Id: p/0/s/u/-60/1/0\r\nPelton-Key: u\"\\n1\r\nPelton-Window-Start: -60\r\n\
-                    Pelton-Window-End: 0\r\nPelton-Pane: 1\r\nPelton-Firing: late\r\nPelton-Final: false\r\n\
+                    Pelton-Window-End: 0\r\nPelton-Pane: 1\r\nPelton-Pane-Timing: late\r\nPelton-Final: false\r\n\
                     Pelton-Watermark: 7\r\nPelton-Replaces: p/0/s/u/-60/0/0\r\n";
         let expected = concat!(
             r#"{"output":"alerts","key":"u\"\\n1","window":{"start":-60,"end":0},"pane":1,"firing":"late","#,

@@ -63,6 +63,9 @@ fn outcome(decoder: &mut Decoder, payload: &[u8], out: &mut Decoded) -> String {
             Values::Integers(values) => values[row].to_string(),
             Values::Numbers(values) => format!("{:?}", values[row]),
             Values::Booleans(values) => values[row].to_string(),
+            Values::Decimals(texts) | Values::Jsons(texts) | Values::Blobs(texts) => {
+                String::from_utf8_lossy(texts.get(row)).escape_debug().to_string()
+            }
         };
         text = format!("{text} {value}");
     }
@@ -524,5 +527,59 @@ proptest! {
         prop_assert_eq!(&all.keys, &alone.keys);
         prop_assert_eq!(&all.timestamps, &alone.timestamps);
         prop_assert_eq!(&all.columns, &alone.columns);
+    }
+}
+
+/// What comes of the value of a field of this kind, or the code and the place.
+#[track_caller]
+fn value_of(kind: Kind, value: &str) -> String {
+    let field = |required| FieldRead { name: "v".into(), pointer: vec!["v".into()], kind, required, stage: 0 };
+    let payload = format!(r#"{{"k":"a","t":{NOW},"v":{value}}}"#);
+    let outcome = |required| {
+        let mut decoder = Decoder::new(&source(TimeUnit::Millis), vec![field(required)], 1 << 20);
+        let mut out = Decoded { columns: decoder.columns(), ..Decoded::default() };
+        outcome(&mut decoder, payload.as_bytes(), &mut out).trim_start_matches("a 0 ").to_owned()
+    };
+    assert!(value != "null" || outcome(true) == "field-missing /v", "{kind:?}");
+    outcome(false)
+}
+
+#[test]
+fn decimals_keep_their_digits() {
+    for digits in ["0", "-0", "12.50", "1e3", "-1.5E-10", "123456789012345678901234567890.000000000000000000000001"] {
+        assert_eq!(value_of(Kind::Decimal, digits), digits);
+        assert_eq!(value_of(Kind::Decimal, &format!("\"{digits}\"")), digits);
+        assert_eq!(value_of(Kind::Decimal, &format!(" {digits} ")), digits);
+    }
+    assert_eq!(value_of(Kind::Decimal, &"9".repeat(255)), "9".repeat(255));
+    assert_eq!(value_of(Kind::Decimal, "null"), "-");
+    let others =
+        ["\"\"", "\" 1\"", "\"1 \"", "\"+1\"", "\"01\"", "\".5\"", "\"5.\"", "\"NaN\"", "\"1,5\"", "\"-\"", "\"1e\""];
+    for other in others.iter().chain(&["true", "[1]", "{}", "\"\\u0031\""]) {
+        assert_eq!(value_of(Kind::Decimal, other), "field-type /v", "{other}");
+    }
+    assert_eq!(value_of(Kind::Decimal, &"9".repeat(256)), "field-type /v");
+    assert_eq!(value_of(Kind::Decimal, "01"), "json-syntax /v");
+}
+
+#[test]
+fn json_is_kept_as_it_was_written() {
+    for value in ["1", "-0.0", "1e400", "\"a\"", "true", "[ 1,\t2 ]", "{\"b\":1, \"b\":2}", "[[[]]]"] {
+        assert_eq!(value_of(Kind::Json, value), value.escape_debug().to_string());
+    }
+    assert_eq!(value_of(Kind::Json, "null"), "-");
+    assert_eq!(value_of(Kind::Json, "[1,]"), "json-syntax /v");
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    assert_eq!(value_of(Kind::Json, &deep), deep);
+}
+
+#[test]
+fn bytes_are_base64() {
+    for (value, expected) in [("\"\"", ""), ("\"aGk=\"", "hi"), ("\"aGk\"", "hi"), ("\"+/8=\"", "\u{fffd}\u{fffd}")] {
+        assert_eq!(value_of(Kind::Bytes, value), expected);
+    }
+    assert_eq!(value_of(Kind::Bytes, "null"), "-");
+    for other in ["\"a\"", "\"aGk=\\n\"", "\"-_8=\"", "\"aGl=\"", "1", "[]"] {
+        assert_eq!(value_of(Kind::Bytes, other), "field-type /v", "{other}");
     }
 }

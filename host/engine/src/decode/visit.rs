@@ -2,14 +2,24 @@
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use crate::codes::Code;
-use crate::event::{Column, TextColumn, Values};
+use crate::event::{Column, Kind, TextColumn, Values};
 use crate::plan::{FieldRead, TimeUnit};
 
 use super::wanted::Node;
 use super::{At, DecodeFault, NoObject, Row, Seen, Target, fault, time};
+
+/// RFC 4648, section 4.
+const BASE64: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
 
 /// Where wanted values go.
 pub(super) struct Filling<'a> {
@@ -177,6 +187,8 @@ enum Scalar<'a> {
     Huge(f64),
     Null,
     Other(&'static str),
+    /// The text of any value but null, of which the digits or the whole are wanted.
+    Written(&'a str),
 }
 
 impl Scalar<'_> {
@@ -189,6 +201,7 @@ impl Scalar<'_> {
             Scalar::Huge(value) => format!("an integer beyond 64 bits (about {value:e})"),
             Scalar::Null => "null".into(),
             Scalar::Other(name) => name.into(),
+            Scalar::Written(text) => format!("`{}`", shown(text)),
         }
     }
 
@@ -346,6 +359,24 @@ fn take_field(
             values.push(value);
             true
         }
+        (Values::Decimals(texts), Scalar::Written(text)) => {
+            let digits = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
+            if is_decimal(digits) {
+                texts.push(digits.as_bytes());
+            }
+            is_decimal(digits)
+        }
+        (Values::Jsons(texts), Scalar::Written(text)) => {
+            texts.push(text.as_bytes());
+            true
+        }
+        (Values::Blobs(blobs), Scalar::Text(text)) => match BASE64.decode(text) {
+            Ok(bytes) => {
+                blobs.push(&bytes);
+                true
+            }
+            Err(_) => false,
+        },
         _ => false,
     };
     if taken {
@@ -356,11 +387,29 @@ fn take_field(
     Some(DecodeFault { stage: Some(field.stage), ..fault(Code::FieldType, message) })
 }
 
+/// Whether a text is a number as JSON writes it, of a length that a module can be expected to compute with.
+fn is_decimal(text: &str) -> bool {
+    const BYTES_MAX: usize = 255;
+    let is_number = text.bytes().next_back().is_some_and(|last| last.is_ascii_digit())
+        && text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
+    is_number && text.len() <= BYTES_MAX && serde_json::from_str::<&RawValue>(text).is_ok()
+}
+
 impl<'de> DeserializeSeed<'de> for Leaf<'_, '_> {
     type Value = ();
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
         self.filling.row.reading = self.targets.first().copied();
-        deserializer.deserialize_any(self)
+        // Targets of one place have one kind.
+        let as_written = self.targets.first().is_some_and(|target| match target {
+            Target::Field(idx) => matches!(self.filling.fields[*idx].kind, Kind::Decimal | Kind::Json),
+            Target::Key | Target::Time => false,
+        });
+        if !as_written {
+            return deserializer.deserialize_any(self);
+        }
+        let text = <&RawValue as serde::Deserialize>::deserialize(deserializer)?.get();
+        self.take(if text == "null" { Scalar::Null } else { Scalar::Written(text) });
+        Ok(())
     }
 }
 

@@ -69,6 +69,12 @@ impl Headers<'_> {
         self
     }
 
+    /// Adds lines that were checked: `name: value\r\n` each.
+    pub(crate) fn append(&mut self, block: &[u8]) -> &mut Self {
+        self.data.extend_from_slice(block);
+        self
+    }
+
     /// Bytes of the arena so far.
     pub(super) fn end(&self) -> usize {
         self.data.len()

@@ -108,6 +108,9 @@ pub struct MarkerFields {
     /// Dead letters of this epoch by class.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dead: BTreeMap<String, u64>,
+    /// Counters of modules, as `STAGE/COUNTER`: what this epoch has added, and the sum since the counter began.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub counters: BTreeMap<String, [i128; 2]>,
     /// Outputs, dead letters and late rows of this epoch.
     pub records: u32,
     /// Chunks of the state delta.
@@ -230,6 +233,12 @@ impl Marker {
     #[must_use]
     pub fn is_fresh(&self) -> bool {
         self.position.sequence == 0 && self.totals_sum.received == 0
+    }
+
+    /// Sums of the modules' counters, by name.
+    #[must_use]
+    pub fn counter_sums(&self) -> Vec<(String, i128)> {
+        self.counters.iter().map(|(name, [_, sum])| (name.clone(), *sum)).collect()
     }
 
     /// Whether this is the next link of the chain behind `before`: consecutive epoch, linked nonce and hash.

@@ -97,6 +97,8 @@ pub struct Closed {
     pub totals: Totals,
     /// Dead letters by class.
     pub dead: BTreeMap<String, u64>,
+    /// What modules have counted: every counter, as `STAGE/COUNTER`.
+    pub counters: BTreeMap<String, i128>,
     pub records: Records,
     /// Encoded state changes.
     pub delta: Vec<u8>,
@@ -147,6 +149,13 @@ impl Epoch {
             let before = last.and_then(|last| last.sections.iter().find(|before| before.name == section.name));
             section.epoch = before.map_or(epoch, |before| before.epoch);
         }
+        // A counter that the modules no longer have goes with its sum.
+        let sum = |name: &String| last.and_then(|last| last.counters.get(name)).map_or(0, |[_, sum]| *sum);
+        let counters = closed.counters.into_iter().map(|(name, count)| {
+            let sum = sum(&name) + count;
+            (name, [count, sum])
+        });
+        let counters = counters.collect();
         let fields = MarkerFields {
             host: concat!("pelton ", env!("CARGO_PKG_VERSION")).into(),
             pipeline: closed.pipeline,
@@ -169,6 +178,7 @@ impl Epoch {
             totals,
             totals_sum: last.map_or(Totals::default(), |last| last.totals_sum).and(&totals),
             dead: closed.dead,
+            counters,
             sections,
             ..MarkerFields::default()
         };

@@ -6,7 +6,7 @@
 
 use serde::Serialize;
 
-use crate::guest::{Aggregate, Descriptor, RulePlan, World};
+use crate::guest::{Aggregate, Aggregation, Identity, World};
 use crate::plan::{FieldRead, Plan, WindowKind};
 
 /// Format of an operator's own bytes, with which they begin. It rises when they change.
@@ -62,7 +62,7 @@ enum Values<'a> {
 }
 
 /// The layout of what the stage of this module keeps. `rule` is the plan of a window rule, whose aggregates were checked.
-pub(super) fn text(plan: &Plan, stage: usize, module: &Descriptor, rule: Option<(&RulePlan, &[FieldRead])>) -> String {
+pub(super) fn text(plan: &Plan, stage: usize, module: &Identity, rule: Option<(&Aggregation, &[FieldRead])>) -> String {
     let window = plan.stages[stage].window.map(|window| match window.kind {
         WindowKind::Tumbling { size } => Window::Tumbling { size: size.0 },
         WindowKind::Sliding { size, every } => Window::Sliding { size: size.0, slide: every.0 },
@@ -75,7 +75,7 @@ pub(super) fn text(plan: &Plan, stage: usize, module: &Descriptor, rule: Option<
     serde_json::to_string(&layout).expect("it holds only numbers, texts and lists")
 }
 
-fn kept<'a>(aggregate: &'a Aggregate, rule: &'a RulePlan, fields: &'a [FieldRead]) -> Kept<'a> {
+fn kept<'a>(aggregate: &'a Aggregate, rule: &'a Aggregation, fields: &'a [FieldRead]) -> Kept<'a> {
     let values = aggregate.field.as_deref().and_then(|name| {
         // As the rule reads it: what it derives hides what is declared.
         let derived = rule.derived.iter().find(|field| field.name == name);
@@ -85,6 +85,6 @@ fn kept<'a>(aggregate: &'a Aggregate, rule: &'a RulePlan, fields: &'a [FieldRead
             None => declared().map(|field| Values::Field(field.kind.name(), &field.pointer)),
         }
     });
-    let limit = aggregate.operator.has_limit().then_some(aggregate.limit);
-    Kept { name: &aggregate.name, aggregate: aggregate.operator.name(), values, limit }
+    let limit = aggregate.function.has_limit().then_some(aggregate.limit);
+    Kept { name: &aggregate.name, aggregate: aggregate.function.name(), values, limit }
 }

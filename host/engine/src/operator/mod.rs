@@ -157,7 +157,7 @@ pub(crate) fn stateful(
     plan: &Arc<Plan>,
     fields: &[FieldRead],
 ) -> Result<Box<dyn Operator>, StepError> {
-    Ok(match guest.descriptor().world {
+    Ok(match guest.descriptor().identity.world {
         World::WindowRule => Box::new(window_rule::WindowRule::new(guest, stage, plan, fields)?),
         World::WindowFold => Box::new(window_fold::WindowFold::new(guest, stage, plan, fields)),
         World::Reducer => Box::new(reducer::Reducer::new(guest, stage, plan, fields)),
@@ -169,5 +169,5 @@ pub(crate) fn stateful(
 fn columns_of(guest: &dyn Guest, fields: &[FieldRead]) -> Vec<usize> {
     let position =
         |name: &str| fields.iter().position(|field| field.name == name).expect("the plan reads every declared field");
-    guest.descriptor().fields.iter().map(|field| position(&field.name)).collect()
+    guest.descriptor().shape.fields.iter().map(|field| position(&field.name)).collect()
 }

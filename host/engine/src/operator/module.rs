@@ -1,7 +1,7 @@
 //! A module at its stage: what every operator with state has of it.
 
 use crate::event::Events;
-use crate::guest::{Guest, RulePlan};
+use crate::guest::{Aggregation, Guest};
 use crate::plan::{FieldRead, Plan};
 use crate::unit::{Held, outlet};
 
@@ -36,16 +36,16 @@ impl StageModule {
         stage: usize,
         plan: &Plan,
         fields: &[FieldRead],
-        rule: Option<&RulePlan>,
+        rule: Option<&Aggregation>,
     ) -> StageModule {
-        let descriptor = guest.descriptor();
+        let identity = &guest.descriptor().identity;
         StageModule {
             digest: guest.digest(),
             stage,
             inlet: outlet(plan.stages[stage].from),
             name: plan.stages[stage].name.clone(),
-            layout: layout::text(plan, stage, descriptor, rule.map(|rule| (rule, fields))),
-            format: layout::format(descriptor.world),
+            layout: layout::text(plan, stage, identity, rule.map(|rule| (rule, fields))),
+            format: layout::format(identity.world),
             columns: super::columns_of(guest.as_ref(), fields),
             held: Held::new(&plan.limits),
             events: Events::default(),

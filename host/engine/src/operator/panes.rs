@@ -3,9 +3,9 @@
 use std::ops::ControlFlow;
 
 use crate::codes::{Class, Code};
-use crate::effects::{DeadLetter, Effects, key_text};
+use crate::effects::{Counter, DeadLetter, Effects, key_text};
 use crate::event::TextColumn;
-use crate::guest::{AggregateColumn, AggregateData, Fault, Metering, OF_SOURCE, Output, Panes};
+use crate::guest::{Addition, AggregateColumn, AggregateData, Fault, Metering, OF_ROW, Output, Panes};
 use crate::judge::{StepError, Verdict, judge};
 use crate::unit::{Cause, Context, Held, Outgoing, Refusal, Scale};
 
@@ -21,8 +21,8 @@ pub(crate) struct Judged {
 
 /// What a module said of one pane.
 pub(crate) enum PaneResult {
-    Records(Vec<PaneRecord>),
-    Dead { class: Class, code: String, message: String },
+    Records(Vec<PaneRecord>, Vec<Addition>),
+    Dead { class: Class, code: String, path: String, message: String },
 }
 
 /// One record that a pane gave.
@@ -31,6 +31,8 @@ pub(crate) struct PaneRecord {
     /// `None`: the pane's key.
     key: Option<Vec<u8>>,
     payload: Vec<u8>,
+    headers: Vec<u8>,
+    is_delete: bool,
 }
 
 /// Splits the output of a call over panes `rows` into results per pane; `input` is the arena that offsets start in.
@@ -43,26 +45,34 @@ pub(crate) fn split_output(rows: &[u32], output: &Output, input: &[u8], results:
         }
     };
     for &row in rows {
-        results[row as usize] = PaneResult::Records(Vec::new());
+        results[row as usize] = PaneResult::Records(Vec::new(), Vec::new());
     }
-    for (idx, &source) in output.sources.iter().enumerate() {
+    for (idx, &of) in output.rows.iter().enumerate() {
         let [key, key_len, payload, payload_len] = output.slices[4 * idx..4 * idx + 4] else {
             unreachable!("a slice of four has four parts")
         };
         let record = PaneRecord {
             port: output.ports.get(idx).copied().unwrap_or(0),
-            key: (key != OF_SOURCE).then(|| slice(key, key_len)),
+            key: (key != OF_ROW).then(|| slice(key, key_len)),
             // A pane has no payload of its own to forward.
-            payload: if payload == OF_SOURCE { Vec::new() } else { slice(payload, payload_len) },
+            payload: if payload == OF_ROW { Vec::new() } else { slice(payload, payload_len) },
+            headers: output.headers_of(idx).to_vec(),
+            is_delete: output.deletes(idx),
         };
-        if let PaneResult::Records(records) = &mut results[rows[source as usize] as usize] {
+        if let PaneResult::Records(records, _) = &mut results[rows[of as usize] as usize] {
             records.push(record);
         }
     }
+    for addition in &output.additions {
+        if let PaneResult::Records(_, additions) = &mut results[rows[addition.row as usize] as usize] {
+            additions.push(*addition);
+        }
+    }
     for reject in &output.rejects {
-        let row = rows[reject.source as usize] as usize;
-        results[row] =
-            PaneResult::Dead { class: Class::Reject, code: reject.code.clone(), message: reject.detail.clone() };
+        let row = rows[reject.row as usize] as usize;
+        let (code, message) = (reject.code.clone(), reject.detail.clone());
+        let path = reject.place.clone().unwrap_or_default();
+        results[row] = PaneResult::Dead { class: Class::Reject, code, path, message };
     }
 }
 
@@ -72,7 +82,7 @@ impl PaneResult {
     }
 
     fn of_code(code: Code, message: String) -> PaneResult {
-        PaneResult::Dead { class: code.class(), code: code.name().to_owned(), message }
+        PaneResult::Dead { class: code.class(), code: code.name().to_owned(), path: String::new(), message }
     }
 }
 
@@ -99,7 +109,7 @@ impl Judged {
     /// How many records the next pane has, and their bytes. Records that cannot be kept become one dead letter.
     fn weigh_next(&mut self, context: &Context, stage: usize) -> (usize, usize) {
         let idx = self.next;
-        let PaneResult::Records(records) = &self.results[idx] else { return (1, 0) };
+        let PaneResult::Records(records, _) = &self.results[idx] else { return (1, 0) };
         let weighed = Scale::weigh(context, |scale| {
             self.outgoing(context, stage, idx, records).for_each(|record| scale.add(&record));
         });
@@ -125,6 +135,8 @@ impl Judged {
                 output: context.route(stage, record.port)?,
                 key: record.key.as_deref().unwrap_or_else(|| self.panes.keys.get(idx)),
                 payload: &record.payload,
+                headers: &record.headers,
+                is_delete: record.is_delete,
                 cause: Cause::Pane { panes: &self.panes, idx, nth },
             })
         })
@@ -133,19 +145,20 @@ impl Judged {
     fn keep_pane(&self, context: &Context, stage: usize, digest: [u8; 32], effects: &mut Effects) {
         let idx = self.next;
         match &self.results[idx] {
-            PaneResult::Dead { class, code, message } => {
+            PaneResult::Dead { class, code, path, message } => {
                 let letter = DeadLetter {
                     stage: &context.plan.stages[stage].name,
                     digest: Some(digest),
                     class: *class,
                     code,
-                    path: "",
+                    path,
                     message,
                 };
                 effects.push_dead_row(&context.origin, &letter, &self.describe(idx));
             }
-            PaneResult::Records(records) => {
+            PaneResult::Records(records, additions) => {
                 self.outgoing(context, stage, idx, records).for_each(|record| record.push(context, effects));
+                add_all(stage, additions, effects);
             }
         }
     }
@@ -157,11 +170,18 @@ impl Judged {
             "key": key_text(panes.keys.get(idx)),
             "window_start": panes.starts[idx],
             "window_end": panes.ends[idx],
-            "pane": panes.numbers[idx],
-            "firing": panes.firings[idx].name(),
+            "pane_index": panes.indexes[idx],
+            "pane_timing": panes.timings[idx].name(),
         })
         .to_string()
         .into_bytes()
+    }
+}
+
+/// Adds to the counters of a stage's module.
+pub(super) fn add_all(stage: usize, additions: &[Addition], effects: &mut Effects) {
+    for addition in additions {
+        effects.add(Counter { stage: stage as u16, idx: addition.counter }, addition.add);
     }
 }
 
@@ -178,7 +198,7 @@ pub(super) fn judge_panes(
     call: &mut Call<'_>,
 ) -> Result<(Judged, u64), StepError> {
     let rows: Vec<u32> = (0..panes.len() as u32).collect();
-    let mut results: Vec<PaneResult> = rows.iter().map(|_| PaneResult::Records(Vec::new())).collect();
+    let mut results: Vec<PaneResult> = rows.iter().map(|_| PaneResult::Records(Vec::new(), Vec::new())).collect();
     let keys = panes.keys.data.clone();
     let judgement = judge(
         name,
@@ -216,9 +236,9 @@ pub(crate) fn pick(panes: &Panes, rows: &[u32]) -> Panes {
         some.keys.push(panes.keys.get(row));
         some.starts.push(panes.starts[row]);
         some.ends.push(panes.ends[row]);
-        some.firings.push(panes.firings[row]);
-        some.numbers.push(panes.numbers[row]);
-        some.finals.push(panes.finals[row]);
+        some.timings.push(panes.timings[row]);
+        some.indexes.push(panes.indexes[row]);
+        some.lasts.push(panes.lasts[row]);
         some.watermarks.push(panes.watermarks[row]);
     }
     some

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use crate::decode::{Decoded, Decoder};
 use crate::event::{Events, RawBatch, TextColumn};
 use crate::flow::{Flow, View};
-use crate::guest::{Descriptor, Fault, Guest, Metering, OF_SOURCE, Output};
+use crate::guest::{Descriptor, Fault, Guest, Metering, OF_ROW, Output};
 use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 use crate::unit::{Act, ActKind, Bytes, Context, Letter, Unit, letter_of, outlet};
@@ -72,7 +72,7 @@ impl Transform {
         let flow_idx = unit.views[inlet].flow;
         let rows = unit.rows(inlet);
         let flow = std::mem::take(&mut unit.flows[flow_idx]);
-        let descriptor = guest.descriptor().clone();
+        let shape = guest.descriptor().shape.clone();
         let raw = &unit.events;
         // The replies of all calls of this stage, in order of rows.
         let mut replies: Vec<Reply> = Vec::with_capacity(1);
@@ -81,7 +81,7 @@ impl Transform {
             &context.plan.stages[stage].name,
             &rows,
             &mut |metering, rows| {
-                flow.fill(rows, &descriptor, columns, batch, raw, events);
+                flow.fill(rows, &shape, columns, batch, raw, events);
                 call(guest.as_mut(), metering, events, output)?;
                 let input = forwarded_input(events, output);
                 Ok((std::mem::take(output), events.data.len(), input))
@@ -168,7 +168,7 @@ fn call(guest: &mut dyn Guest, metering: Metering, events: &mut Events, output: 
 /// The input arena, when some slice points into it; mostly modules forward whole sources, which need no copy.
 fn forwarded_input(events: &Events, output: &Output) -> Vec<u8> {
     let len = events.data.len() as u32;
-    let points = output.slices.chunks_exact(2).any(|slice| slice[0] != OF_SOURCE && slice[0] < len);
+    let points = output.slices.chunks_exact(2).any(|slice| slice[0] != OF_ROW && slice[0] < len);
     if points { events.data.clone() } else { Vec::new() }
 }
 
@@ -179,7 +179,7 @@ fn decoder_behind(stage: usize, plan: &Plan, fields: &[FieldRead], descriptors: 
     for (field, needed) in fields.iter_mut().zip(&mut needed) {
         field.required = false;
         for (later, descriptor) in descriptors.iter().enumerate().filter(|(later, _)| plan.is_behind(*later, stage)) {
-            if let Some(declared) = descriptor.fields.iter().find(|declared| declared.name == field.name) {
+            if let Some(declared) = descriptor.shape.fields.iter().find(|declared| declared.name == field.name) {
                 if !*needed {
                     field.stage = later;
                 }
@@ -213,15 +213,15 @@ impl Unit {
             }
         };
         let mut rejects = output.rejects.iter().peekable();
-        for (idx, &source) in output.sources.iter().enumerate() {
-            while let Some(reject) = rejects.next_if(|reject| reject.source <= source) {
-                let origin = origin_of(self, rows[reject.source as usize]);
+        for (idx, &of) in output.rows.iter().enumerate() {
+            while let Some(reject) = rejects.next_if(|reject| reject.row <= of) {
+                let origin = origin_of(self, rows[reject.row as usize]);
                 self.bury(origin, letter_of(stage, digest, reject));
             }
-            let row = rows[source as usize];
+            let row = rows[of as usize];
             let slices = &output.slices[4 * idx..4 * idx + 4];
             let mut bytes = |offset: u32, len: u32, of_source: Bytes| {
-                if offset == OF_SOURCE {
+                if offset == OF_ROW {
                     return of_source;
                 }
                 let (offset, len) = (offset as usize, len as usize);
@@ -238,16 +238,24 @@ impl Unit {
                 .copied()
                 .unwrap_or(self.flows[flow as usize].decoded.timestamps[row as usize]);
             let port = output.ports.get(idx).copied().unwrap_or(0);
+            let is_delete = output.deletes(idx);
             if port == 0 && goes_on {
-                onward.push(Onward { row, key, payload, time });
+                // Stages read events: a tombstone is none, and headers are for outputs.
+                if !is_delete {
+                    onward.push(Onward { row, key, payload, time });
+                }
             } else if let Some(target) = context.route(stage, port) {
-                let origin = origin_of(self, row);
-                self.acts.push(Act { origin, kind: ActKind::Emit { output: target as u16, key, payload, time } });
+                let (origin, headers) = (origin_of(self, row), self.own(output.headers_of(idx)));
+                let kind = ActKind::Emit { output: target as u16, key, payload, headers, is_delete, time };
+                self.acts.push(Act { origin, kind });
             }
         }
         for reject in rejects {
-            let origin = origin_of(self, rows[reject.source as usize]);
+            let origin = origin_of(self, rows[reject.row as usize]);
             self.bury(origin, letter_of(stage, digest, reject));
+        }
+        for addition in &output.additions {
+            self.count(origin_of(self, rows[addition.row as usize]), stage, addition);
         }
     }
 }

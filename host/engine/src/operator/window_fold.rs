@@ -7,15 +7,15 @@ use std::sync::Arc;
 use crate::codec::{Damaged, Reader};
 use crate::effects::Effects;
 use crate::event::{RawBatch, TextColumn};
-use crate::guest::{Fault, Groups, Guest, Metering, Output, Panes, States};
+use crate::guest::{self, Addition, Fault, Groups, Guest, Metering, Output, Panes, States};
 use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
-use crate::unit::{Context, Fate, Letter, Scale, Unit, keep_row, refuse_row};
+use crate::unit::{Context, Fate, Letter, Scale, Unit, keep_row, letter_of, refuse_row};
 use crate::watermark::Watermark;
 use crate::window::Windows;
 
-use super::panes::{Judged, judge_panes, pick};
+use super::panes::{Judged, add_all, judge_panes, pick};
 use super::run::{self, Run};
 use super::{Attempt, Due, Operator, StageModule};
 
@@ -42,7 +42,7 @@ impl WindowFold {
             module: StageModule::new(guest, stage, plan, fields, None),
             state_max: plan.limits.state_per_key as usize,
             run_events: usize::MAX,
-            windows: Windows::new(window, Vec::new(), Vec::new(), true),
+            windows: Windows::new(window, Vec::new(), &[], true),
             attempted: Folded::default(),
             judged: Judged::default(),
             output: Output::default(),
@@ -65,34 +65,42 @@ impl WindowFold {
             }
         }
         let StageModule { guest, digest, stage, name, columns, events, .. } = &mut self.module;
-        let (stage, digest, descriptor) = (*stage, *digest, guest.descriptor().clone());
+        let (stage, digest, shape) = (*stage, *digest, guest.descriptor().shape.clone());
         let (windows, state_max) = (&self.windows, self.state_max);
         let folded = std::cell::RefCell::new(folded);
         let judgement = judge(
             name,
             &rows,
             &mut |metering, rows| {
-                flow.fill(rows, &descriptor, columns, batch, &unit.events, events);
+                flow.fill(rows, &shape, columns, batch, &unit.events, events);
                 let key = |row: u32| flow.decoded.keys.get(row as usize);
                 let (mut groups, places) = group(windows, &folded.borrow().changes, rows, key, &time);
-                let mut states = States::default();
-                guest.fold(metering, events, &mut groups, &mut states)?;
+                let mut reply = guest::Folded::default();
+                guest.fold(metering, events, &mut groups, &mut reply)?;
                 for idx in 0..places.len() {
-                    let len = states.get(idx).len();
+                    let len = reply.states.get(idx).len();
                     if len > state_max {
                         return Err(Fault::Limit(format!("accumulator has {len} bytes, limit {state_max}")));
                     }
                 }
-                Ok((groups.keys, places, states))
+                Ok((groups.keys, places, reply))
             },
             &mut |rows, reply| match reply {
-                Ok((keys, places, states)) => {
+                Ok((keys, places, reply)) => {
+                    let mut folded = folded.borrow_mut();
                     let before = marks[rows.last().expect("a call has rows")];
                     let change = |(idx, &start): (usize, &i64)| {
-                        let (key, state) = (keys.get(idx).to_vec(), states.get(idx).to_vec());
+                        let (key, state) = (keys.get(idx).to_vec(), reply.states.get(idx).to_vec());
                         Accumulator { key, start, state, before }
                     };
-                    folded.borrow_mut().changes.extend(places.iter().enumerate().map(change));
+                    folded.changes.extend(places.iter().enumerate().map(change));
+                    for reject in &reply.rejects {
+                        let row = rows[reject.row as usize];
+                        folded.refused.entry(row).or_insert_with(|| letter_of(stage, digest, reject));
+                    }
+                    for addition in &reply.additions {
+                        folded.additions.entry(rows[addition.row as usize]).or_default().push(*addition);
+                    }
                     // It becomes part of the state, and has its limit there.
                     ControlFlow::Continue(())
                 }
@@ -110,7 +118,10 @@ impl WindowFold {
 
     /// A row that was folded is part of the state when its run is settled; one that was late is kept.
     fn keep_folded(&self, context: &Context, unit: &Unit, batch: &RawBatch, row: u32, effects: &mut Effects) -> Fate {
-        let Some(mark) = self.attempted.late.get(&row) else { return Fate::Processed };
+        let Some(mark) = self.attempted.late.get(&row) else {
+            self.attempted.additions.get(&row).into_iter().for_each(|all| add_all(self.module.stage, all, effects));
+            return Fate::Processed;
+        };
         let flow = unit.flow(self.module.inlet);
         let at = row as usize;
         let event = &unit.events[flow.origins[at] as usize];
@@ -305,6 +316,8 @@ struct Folded {
     late: BTreeMap<u32, EventTime>,
     /// Rows that end as dead letters.
     refused: BTreeMap<u32, Letter>,
+    /// What the module counts, by row.
+    additions: BTreeMap<u32, Vec<Addition>>,
     faults: u64,
 }
 

@@ -7,7 +7,7 @@ use crate::codec::{Damaged, Reader};
 use crate::effects::Effects;
 use crate::event::{Column, Kind, RawBatch, Values};
 use crate::flow::{append_column, empty_columns};
-use crate::guest::{Aggregate, Guest, Operator, Output, Panes, RulePlan, Samples};
+use crate::guest::{Addition, Aggregate, Aggregation, Function, Guest, Output, Panes, Samples};
 use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
@@ -68,7 +68,7 @@ impl Derived {
 /// The rule's guest, its windows and what waits for room.
 pub(crate) struct WindowRule {
     module: StageModule,
-    plan: RulePlan,
+    plan: Aggregation,
     inputs: Vec<Input>,
     /// Of the aggregates that keep texts.
     texts: Vec<Input>,
@@ -88,25 +88,19 @@ impl WindowRule {
     ) -> Result<WindowRule, StepError> {
         let name = plan.stages[stage].name.clone();
         let halt = |reason: String| StepError::Halt { stage: name.clone(), reason };
-        let rule = guest.plan().map_err(|fault| halt(format!("its plan cannot be had: {fault:?}")))?;
+        let rule = guest.aggregates().map_err(|fault| halt(format!("its aggregates cannot be had: {fault:?}")))?;
         let (mut shapes, mut inputs) = (Vec::new(), Vec::new());
         for aggregate in &rule.aggregates {
             let (kind, input) = input_of(aggregate, &rule, fields).map_err(halt)?;
             shapes.push(shape_of(aggregate, kind));
             inputs.push(input);
         }
-        let at_least = rule.at_least.iter().map(|&(idx, least)| (idx as usize, least)).collect::<Vec<_>>();
-        if let Some((idx, _)) = at_least.iter().find(|(idx, _)| *idx >= shapes.len()) {
-            return Err(halt(format!(
-                "its plan has a threshold on aggregate {idx}, but only {} aggregates",
-                shapes.len()
-            )));
-        }
+        check_thresholds(&rule).map_err(halt)?;
         let window = plan.stages[stage].window.as_ref().expect("the plan gives every rule a window");
         let keeps_texts =
-            |(aggregate, input): (&Aggregate, &Input)| (aggregate.operator == Operator::TopK).then_some(*input);
+            |(aggregate, input): (&Aggregate, &Input)| (aggregate.function == Function::TopK).then_some(*input);
         let texts = rule.aggregates.iter().zip(&inputs).filter_map(keeps_texts).collect();
-        let windows = Windows::new(window, shapes, at_least, false);
+        let windows = Windows::new(window, shapes, &rule.thresholds, false);
         let module = StageModule::new(guest, stage, plan, fields, Some(&rule));
         Ok(WindowRule {
             module,
@@ -132,26 +126,30 @@ impl WindowRule {
         }
         let StageModule { guest, digest, stage, name, columns, events, .. } = &mut self.module;
         let (stage, digest, raw) = (*stage, *digest, &unit.events);
-        let descriptor = guest.descriptor().clone();
-        let mut letters: Vec<(u32, Letter)> = Vec::new();
+        let shape = guest.descriptor().shape.clone();
+        let (mut letters, mut additions) = (Vec::<(u32, Letter)>::new(), Vec::<(u32, Addition)>::new());
         let held = &mut unit.held;
         let judgement = judge(
             name,
             &rows,
             &mut |metering, rows| {
-                flow.fill(rows, &descriptor, columns, batch, raw, events);
+                flow.fill(rows, &shape, columns, batch, raw, events);
                 let mut reply = Samples::default();
                 guest.extract(metering, events, &mut reply)?;
                 Ok(reply)
             },
             &mut |rows, reply| match reply {
                 Ok(reply) => {
-                    samples.rows.extend(reply.sources.iter().map(|&source| rows[source as usize]));
+                    samples.rows.extend(reply.rows.iter().map(|&of| rows[of as usize]));
                     reply.columns.iter().zip(&mut samples.columns).for_each(|(from, to)| append_column(from, to));
                     for reject in &reply.rejects {
-                        letters.push((rows[reject.source as usize], letter_of(stage, digest, reject)));
+                        letters.push((rows[reject.row as usize], letter_of(stage, digest, reject)));
                     }
-                    held.add(reply.sources.len() + reply.rejects.len(), reply.columns.iter().map(column_bytes).sum())
+                    additions.extend(reply.additions.iter().map(|addition| (rows[addition.row as usize], *addition)));
+                    held.add(
+                        reply.rows.len() + reply.rejects.len() + reply.additions.len(),
+                        reply.columns.iter().map(column_bytes).sum(),
+                    )
                 }
                 Err(Verdict { code, message }) => {
                     let (stage, digest) = (Some(stage), Some(digest));
@@ -164,13 +162,16 @@ impl WindowRule {
         if unit.held.is_too_much() {
             unit.too_much = Some(stage);
         }
-        let buried: Vec<(u32, Letter)> =
-            letters.into_iter().map(|(row, letter)| (flow.origins[row as usize], letter)).collect();
+        let origin = |row: u32| flow.origins[row as usize];
+        let buried: Vec<(u32, Letter)> = letters.into_iter().map(|(row, letter)| (origin(row), letter)).collect();
+        let counted: Vec<(u32, Addition)> = additions.into_iter().map(|(row, of)| (origin(row), of)).collect();
+        counted.iter().for_each(|(origin, addition)| unit.count(*origin, stage, addition));
         let any = !buried.is_empty();
         buried.into_iter().for_each(|(origin, letter)| unit.bury(origin, letter));
         if any {
             unit.acts.sort_by_key(|act| act.origin);
         }
+        unit.counts.sort_by_key(|count| count.origin);
         Ok(())
     }
 }
@@ -340,7 +341,9 @@ impl super::Operator for WindowRule {
 
 fn column_bytes(column: &Column) -> usize {
     match &column.values {
-        Values::Text(texts) => texts.data.len() + 4 * texts.ends.len(),
+        Values::Text(texts) | Values::Decimals(texts) | Values::Jsons(texts) | Values::Blobs(texts) => {
+            texts.data.len() + 4 * texts.ends.len()
+        }
         Values::Integers(values) => 8 * values.len(),
         Values::Numbers(values) => 8 * values.len(),
         Values::Booleans(values) => values.len(),
@@ -363,24 +366,39 @@ fn value_at(column: &Column, row: usize) -> Value<'_> {
         return Value::Missing;
     }
     match &column.values {
-        Values::Text(texts) => Value::Text(texts.get(row)),
+        Values::Text(texts) | Values::Decimals(texts) | Values::Jsons(texts) | Values::Blobs(texts) => {
+            Value::Text(texts.get(row))
+        }
         Values::Integers(values) => Value::Integer(values[row]),
         Values::Numbers(values) => Value::Number(values[row]),
         Values::Booleans(values) => Value::Boolean(values[row]),
     }
 }
 
+/// Each threshold is on an aggregate that there is.
+pub(super) fn check_thresholds(rule: &Aggregation) -> Result<(), String> {
+    let (count, all) = (rule.aggregates.len(), rule.thresholds.iter().flatten());
+    match all.map(|condition| condition.aggregate).find(|&of| of as usize >= count) {
+        Some(of) => Err(format!("it has a threshold on aggregate {of}, but only {count} aggregates")),
+        None => Ok(()),
+    }
+}
+
 /// What is kept of an aggregate over values of this kind.
 pub(super) fn shape_of(aggregate: &Aggregate, kind: Kind) -> Shape {
-    Shape { operator: aggregate.operator, numbers: kind == Kind::Number, limit: aggregate.limit }
+    Shape { function: aggregate.function, numbers: kind == Kind::Number, limit: aggregate.limit }
 }
 
 /// Where an aggregate's values come from, and of which kind they are (of a plain count: integers); checked against the
 /// fields that it may read.
-pub(super) fn input_of(aggregate: &Aggregate, rule: &RulePlan, fields: &[FieldRead]) -> Result<(Kind, Input), String> {
-    let Aggregate { name, operator, field, limit } = aggregate;
+pub(super) fn input_of(
+    aggregate: &Aggregate,
+    rule: &Aggregation,
+    fields: &[FieldRead],
+) -> Result<(Kind, Input), String> {
+    let Aggregate { name, function, field, limit } = aggregate;
     let (kind, input) = match field {
-        None if *operator == Operator::Count => (Kind::Integer, Input::Nothing),
+        None if *function == Function::Count => (Kind::Integer, Input::Nothing),
         None => return Err(format!("aggregate `{name}` names no field")),
         Some(field) => {
             let derived = rule.derived.iter().position(|known| known.name == *field);
@@ -397,13 +415,17 @@ pub(super) fn input_of(aggregate: &Aggregate, rule: &RulePlan, fields: &[FieldRe
         }
     };
     let numeric = matches!(kind, Kind::Integer | Kind::Number);
-    match operator {
-        Operator::Sum | Operator::Min | Operator::Max if !numeric => {
+    match function {
+        Function::Sum | Function::Min | Function::Max if !numeric => {
             Err(format!("aggregate `{name}` needs a number, field is {}", kind.name()))
         }
-        Operator::Distinct | Operator::TopK if *limit == 0 => Err(format!("aggregate `{name}` needs a limit above 0")),
-        Operator::TopK if kind == Kind::Number => {
+        Function::Distinct | Function::TopK if *limit == 0 => Err(format!("aggregate `{name}` needs a limit above 0")),
+        Function::TopK if kind == Kind::Number => {
             Err(format!("aggregate `{name}` cannot rank numbers; use text or integers"))
+        }
+        Function::Distinct | Function::TopK if matches!(kind, Kind::Decimal | Kind::Json | Kind::Bytes) => {
+            let reason = "which writes one value in several ways; derive a text from it";
+            Err(format!("aggregate `{name}` cannot tell values apart of a field that is {}, {reason}", kind.name()))
         }
         _ => Ok((kind, input)),
     }

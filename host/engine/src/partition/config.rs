@@ -94,6 +94,8 @@ pub struct Mutants {
     pub outage_is_silence: bool,
     /// A drained run ends with work open.
     pub drain_early: bool,
+    /// What was counted in an epoch counts in the next one, too.
+    pub counters_kept: bool,
     /// State of another layout is read.
     pub any_layout: bool,
     /// Silence moves the watermark also when nothing is due.

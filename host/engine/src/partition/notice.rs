@@ -22,6 +22,8 @@ pub enum Notice {
         /// Milliseconds of event time.
         watermark: i64,
         state_bytes: usize,
+        /// Counters of modules, as `STAGE/COUNTER`: their sums.
+        counters: Vec<(String, i128)>,
     },
     /// An epoch is committed and applied.
     Committed(Box<Committed>),
@@ -78,6 +80,8 @@ pub struct Committed {
     pub published: WallTime,
     pub totals: Totals,
     pub totals_sum: Totals,
+    /// Counters of modules, as `STAGE/COUNTER`: their sums.
+    pub counters: Vec<(String, i128)>,
     pub dead_by_code: Vec<(String, u64)>,
     pub records_by_output: Vec<u64>,
     pub faults_by_stage: Vec<(usize, u64)>,

@@ -465,7 +465,8 @@ impl Partition {
         self.runs = self.runs.wrapping_add(1) % (1 << 24);
         let epoch = head.as_ref().map_or(0, |head| head.marker.epoch);
         let (watermark, state_bytes) = (engine.watermark().0, engine.state_bytes());
-        self.tell(Notice::Running { epoch, decision: recovery.decision, watermark, state_bytes });
+        let counters = head.as_ref().map_or_else(Vec::new, |head| head.marker.counter_sums());
+        self.tell(Notice::Running { epoch, decision: recovery.decision, watermark, state_bytes, counters });
         // A snapshot of a later epoch is of a past that the stream has lost.
         let since = recovery.snapshot_epoch.filter(|snapshot| *snapshot <= epoch).unwrap_or(0);
         let unsnapped = Unsnapped { epochs: epoch - since, bytes: recovery.delta_bytes };

@@ -426,6 +426,7 @@ impl Partition {
     fn seal(&mut self, now: u64) {
         let nonce = self.nonce();
         let Phase::Running(running) = &mut self.phase else { return };
+        let counters = self.config.mutants().counters_kept.then(|| running.effects.counters.clone());
         let mut closed = match close(&mut running.engine, &mut running.effects, self.plan.limits.state) {
             Ok(closed) => closed,
             Err(unsound) => return self.halt(Halted::new(unsound.code(), unsound.to_string())),
@@ -463,6 +464,7 @@ impl Partition {
             published: running.engine.published(),
             totals: marker.totals,
             totals_sum: marker.totals_sum,
+            counters: marker.counter_sums(),
             dead_by_code: running.effects.dead_by_code.iter().map(|(code, count)| (code.clone(), *count)).collect(),
             records_by_output: running.effects.records_by_output.clone(),
             faults_by_stage: running.effects.faults_by_stage.iter().map(|(stage, count)| (*stage, *count)).collect(),
@@ -472,6 +474,7 @@ impl Partition {
             pending: running.pending,
         };
         running.effects.clear();
+        running.effects.counters.extend(counters.into_iter().flatten());
         (running.opened_at, running.is_closing) = (None, false);
         if running.progress == Progress::Full {
             running.progress = Progress::More;

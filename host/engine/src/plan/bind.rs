@@ -10,6 +10,9 @@ use crate::event::Kind;
 use crate::guest::{Descriptor, World};
 use crate::problem::{Place, Problem, code};
 
+/// Counters of all modules of a pipeline together: each marker has their names and values.
+const COUNTERS_MAX: usize = 128;
+
 impl Draft {
     /// Checks the pipeline against its modules and reports everything that does not fit, in the order of the text.
     ///
@@ -21,12 +24,14 @@ impl Draft {
     #[must_use]
     pub fn bind(self, modules: &[Descriptor]) -> (Option<Plan>, Vec<Problem>) {
         assert_eq!(self.stages.len(), modules.len(), "one descriptor per stage");
-        assert!(modules.iter().all(|module| !module.ports.is_empty()), "a descriptor has at least one port");
+        assert!(modules.iter().all(|module| !module.shape.ports.is_empty()), "a descriptor has at least one port");
         let mut problems = Vec::new();
         worlds(&self, modules, &mut problems);
         field_kinds(&self, modules, &mut problems);
         field_conflicts(&self, modules, &mut problems);
         unread_fields(&self, modules, &mut problems);
+        lanes(&self, modules, &mut problems);
+        counters(&self, modules, &mut problems);
         let outputs = outputs(&self, modules, &mut problems);
         problems.sort_by_key(Problem::place);
         let plan = problems.is_empty().then(|| Plan {
@@ -62,8 +67,8 @@ impl Draft {
 /// Windows only where they are used, and nothing that reads a stage that keeps state.
 fn worlds(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) {
     for (idx, (stage, module)) in draft.stages.iter().zip(modules).enumerate() {
-        let (name, world) = (&stage.stage.name, module.world.name());
-        let windowed = matches!(module.world, World::WindowRule | World::WindowFold);
+        let (name, world) = (&stage.stage.name, module.identity.world.name());
+        let windowed = matches!(module.identity.world, World::WindowRule | World::WindowFold);
         if windowed && stage.stage.window.is_none() {
             let message = format!("stage `{name}` has no window, but its module is a `{world}`");
             let hint = "add `window = { kind = \"tumbling\", size = \"5m\" }`";
@@ -75,7 +80,7 @@ fn worlds(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) {
             problems.push(Problem::new(code::WINDOW_WORLD, stage.window_place, message).with_hint(hint));
         }
         let reader = draft.stages.iter().find(|reader| reader.stage.from == Some(idx));
-        if let Some(reader) = reader.filter(|_| module.world != World::Transform) {
+        if let Some(reader) = reader.filter(|_| module.identity.world != World::Transform) {
             let message = format!("stage `{}` reads stage `{name}`, which keeps state (`{world}`)", reader.stage.name);
             let hint = "only transforms feed other stages: name one, or the source, with `from = \"…\"`";
             problems.push(Problem::new(code::STATE_NOT_LAST, reader.from_place, message).with_hint(hint));
@@ -88,7 +93,7 @@ fn field_kinds(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem
     let mut first: BTreeMap<&str, (Kind, &str)> = BTreeMap::new();
     for (stage, module) in draft.stages.iter().zip(modules) {
         let name = stage.stage.name.as_str();
-        for field in &module.fields {
+        for field in &module.shape.fields {
             let (kind, other) = *first.entry(&field.name).or_insert((field.kind, name));
             if kind != field.kind {
                 let (field, here, there) = (&field.name, field.kind.name(), kind.name());
@@ -170,6 +175,34 @@ fn unread_fields(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Probl
     }
 }
 
+/// The input has one lane, and it has no name.
+fn lanes(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) {
+    for (stage, module) in draft.stages.iter().zip(modules) {
+        if let Some(lane) = module.shape.lanes.first() {
+            let name = &stage.stage.name;
+            let message =
+                format!("the module of stage `{name}` reads the lane `{lane}`, which the input does not have");
+            let hint = "configure the module so that it takes every event, or take one that does";
+            problems.push(Problem::new(code::LANE, stage.place, message).with_hint(hint));
+        }
+    }
+}
+
+/// A marker has room for the counters of all stages.
+fn counters(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) {
+    let mut count = 0;
+    for (stage, module) in draft.stages.iter().zip(modules) {
+        count += module.shape.counters.len();
+        if count > COUNTERS_MAX {
+            let name = &stage.stage.name;
+            let message = format!("up to stage `{name}` the modules have {count} counters, limit {COUNTERS_MAX}");
+            let hint = "configure a module to count less, or make two pipelines of this one";
+            problems.push(Problem::new(code::COUNTERS, stage.place, message).with_hint(hint));
+            return;
+        }
+    }
+}
+
 /// Resolves the ports of all outputs. The result counts only when nothing was reported.
 fn outputs(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) -> Vec<Output> {
     let last = modules.len() - 1;
@@ -185,7 +218,7 @@ fn outputs(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) -
             }
         };
         if let Some(other) = outputs.iter().find(|other| (other.stage, other.port) == (stage, port)) {
-            let (port, other) = (&modules[stage].ports[usize::from(port)], &other.name);
+            let (port, other) = (&modules[stage].shape.ports[usize::from(port)], &other.name);
             let message = format!("the output `{}` takes port `{port}`, as does the output `{other}`", output.name);
             let hint = format!("ports of this stage: {}", port_list(&modules[stage]));
             problems.push(Problem::new(code::BAD_PORT, place, message).with_hint(hint));
@@ -218,7 +251,7 @@ fn reader_of(draft: &Draft, stage: usize) -> Option<&str> {
 /// The port that an output takes: the named one, else the one with the output's name, else port 0.
 fn port(output: &DraftOutput, stage: usize, draft: &Draft, modules: &[Descriptor]) -> Result<u8, Problem> {
     let module = &modules[stage];
-    let position = |name: &str| module.ports.iter().position(|port| port == name);
+    let position = |name: &str| module.shape.ports.iter().position(|port| port == name);
     let (place, named) = match &output.from {
         Some(from) => (from.place, from.port.as_deref()),
         None => (output.place, None),
@@ -227,15 +260,15 @@ fn port(output: &DraftOutput, stage: usize, draft: &Draft, modules: &[Descriptor
     let port = match named {
         Some(name) => position(name).ok_or_else(|| {
             let message = format!("stage `{stage_name}` has no port `{}`", name.escape_debug());
-            let ports: Vec<&str> = module.ports.iter().map(String::as_str).collect();
+            let ports: Vec<&str> = module.shape.ports.iter().map(String::as_str).collect();
             Problem::new(code::BAD_PORT, place, message).with_hint(nearest_or_list(name, "ports", &ports))
         })?,
         None => position(&output.name).unwrap_or(0),
     };
     if let Some(next) = reader_of(draft, stage).filter(|_| port == 0) {
-        let name = &module.ports[0];
+        let name = &module.shape.ports[0];
         let message = format!("port `{name}` of stage `{stage_name}` feeds stage `{next}`");
-        let hint = match &module.ports[1..] {
+        let hint = match &module.shape.ports[1..] {
             [] => "it is the only port of this stage; take the output from a stage that no other one reads".to_owned(),
             free => format!("take another port: `from = \"{stage_name}.{}\"`", free[0]),
         };
@@ -248,5 +281,5 @@ fn port(output: &DraftOutput, stage: usize, draft: &Draft, modules: &[Descriptor
 }
 
 fn port_list(module: &Descriptor) -> String {
-    list(&module.ports.iter().map(String::as_str).collect::<Vec<_>>())
+    list(&module.shape.ports.iter().map(String::as_str).collect::<Vec<_>>())
 }

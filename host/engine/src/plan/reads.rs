@@ -16,7 +16,7 @@ impl Plan {
 pub(super) fn reads(source: &Source, descriptors: &[Descriptor]) -> Vec<FieldRead> {
     let mut reads: Vec<FieldRead> = Vec::new();
     for (stage, descriptor) in descriptors.iter().enumerate() {
-        for field in &descriptor.fields {
+        for field in &descriptor.shape.fields {
             match reads.iter_mut().find(|read| read.name == field.name) {
                 Some(read) => read.required |= field.required,
                 None => reads.push(FieldRead {

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::event::Field;
-use crate::guest::{Descriptor, World};
+use crate::guest::{self, Descriptor, Identity, World};
 use crate::problem::{PAGES, Problem};
 
 /// World, ports, and fields with kind and whether they are required.
@@ -23,7 +23,7 @@ fn module(path: &str) -> Descriptor {
     use Kind::{Integer, Number, Text};
     let file = Path::new(path).file_stem().expect("modules in tests have a name");
     let (world, ports, fields): Says<'_> = match file.to_string_lossy().as_ref() {
-        "transform" | "schema_check" => (World::Transform, &["main"], &[]),
+        "transform" | "schema_check" | "lanes" | "counters" => (World::Transform, &["main"], &[]),
         "router" => (World::Transform, &["main", "rejected", "audit"], &[("device", Text, false)]),
         "rounds" => (World::Transform, &["main"], &[("ms_played", Number, false)]),
         "dates" => (World::Transform, &["main"], &[("ts", Text, true)]),
@@ -35,21 +35,34 @@ fn module(path: &str) -> Descriptor {
         "reducer" => (World::Reducer, &["main"], &[]),
         other => panic!("no test module is called {other}"),
     };
-    Descriptor {
+    let identity = Identity {
         world,
         name: file.to_string_lossy().into_owned(),
         version: "1.0.0".to_owned(),
         state_version: 1,
         config_schema: None,
+        attributes: Vec::new(),
+        migrates: false,
+        erases: false,
+    };
+    let (lanes, counters) = match identity.name.as_str() {
+        "lanes" => (vec!["plays".to_owned()], Vec::new()),
+        "counters" => (Vec::new(), (0..65).map(|idx| format!("c{idx}")).collect()),
+        _ => (Vec::new(), Vec::new()),
+    };
+    let shape = guest::Shape {
         fields: fields
             .iter()
             .map(|(name, kind, required)| Field { name: (*name).to_owned(), kind: *kind, required: *required })
             .collect(),
+        lanes,
         payload: false,
         headers: false,
         ports: ports.iter().map(|port| (*port).to_owned()).collect(),
+        counters,
         attributes: Vec::new(),
-    }
+    };
+    Descriptor { identity, shape }
 }
 
 /// Both steps, as the host takes them.

@@ -30,7 +30,7 @@ impl Chain {
         fields: Vec<FieldRead>,
         descriptors: &[Descriptor],
     ) -> Chain {
-        let has_state = |stage: &usize| descriptors[*stage].world != World::Transform;
+        let has_state = |stage: &usize| descriptors[*stage].identity.world != World::Transform;
         let transform = |(stage, guest)| Transform::new(guest, stage, plan, &fields, descriptors);
         Chain {
             transforms: transforms.into_iter().map(transform).collect(),
@@ -69,6 +69,7 @@ impl Chain {
         }
         // Each stage appended its acts in order of events; stable, so that stages keep their order within an event.
         unit.acts.sort_by_key(|act| act.origin);
+        unit.counts.sort_by_key(|count| count.origin);
         Ok(unit)
     }
 

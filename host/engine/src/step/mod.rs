@@ -6,16 +6,17 @@
 
 mod chain;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 pub use pelton_aggregates::HashKey;
 
 use crate::codec::{Damaged, Reader, put_i64};
 use crate::codes::{Class, Code};
-use crate::effects::{DeadLetter, Effects, Origin, Room};
+use crate::effects::{Counter, DeadLetter, Effects, Origin, Room};
 use crate::epoch::{Clock, DeltaReader, DeltaWriter, Part, Position, SECTION_STORED_BYTES_MAX, Section, fingerprint};
 use crate::event::RawBatch;
-use crate::guest::{Guest, World};
+use crate::guest::{Descriptor, Guest, World};
 use crate::judge::StepError;
 use crate::operator::{self, Due, Operator};
 use crate::plan::{Plan, Publish};
@@ -110,6 +111,8 @@ pub struct Engine {
     /// How many events the next unit has: fewer while modules make much of each.
     unit_events: usize,
     digests: Vec<[u8; 32]>,
+    /// Every counter of the modules, by the name that it has in a marker: `STAGE/COUNTER`.
+    counters: Vec<(String, Counter)>,
     /// Of the state, when the last epoch ended.
     bytes_at_cut: usize,
     /// Of a delta in which nothing has changed.
@@ -129,7 +132,7 @@ impl Engine {
         let (mut transforms, mut operators) = (Vec::new(), Vec::new());
         let hash_key = options.hash_key;
         for (stage, guest) in guests.into_iter().enumerate() {
-            if descriptors[stage].world == World::Transform {
+            if descriptors[stage].identity.world == World::Transform {
                 transforms.push((stage, guest));
                 continue;
             }
@@ -140,6 +143,7 @@ impl Engine {
         let watermark = Watermark::new(plan.source.watermark.delay);
         let chain = Chain::new(&plan, options.origin.partition, transforms, fields, &descriptors);
         let Options { origin, room, envelope, hash_key: _ } = options;
+        let counters = counters(&plan, &descriptors);
         let is_keyed = |publish: &Publish| publish.subject.contains("{key}");
         let keyed = plan.outputs.iter().map(|output| output.publish.as_ref().is_some_and(is_keyed)).collect();
         let context = Context { plan, origin, room, envelope, keyed };
@@ -158,6 +162,7 @@ impl Engine {
             bytes_at_cut: 0,
             change_bytes_at_cut: 0,
             digests,
+            counters,
         };
         engine.begin_epoch();
         Ok(engine)
@@ -173,6 +178,13 @@ impl Engine {
     #[must_use]
     pub fn published(&self) -> WallTime {
         self.published
+    }
+
+    /// What was counted, under the names that counters have in a marker, also of those that nothing was added to.
+    #[must_use]
+    pub fn counted(&self, counts: &BTreeMap<Counter, i128>) -> BTreeMap<String, i128> {
+        let count = |counter: &Counter| counts.get(counter).copied().unwrap_or(0);
+        self.counters.iter().map(|(name, counter)| (name.clone(), count(counter))).collect()
     }
 
     /// Event time of this partition.
@@ -211,7 +223,7 @@ impl Engine {
         };
         let of_stage = |operator: &dyn Operator| {
             let module = operator.module();
-            section(&module.name, module.guest.descriptor().world.name(), &module.layout, operator.bytes())
+            section(&module.name, module.guest.descriptor().identity.world.name(), &module.layout, operator.bytes())
         };
         let core = section(CORE, CORE, CORE_LAYOUT, 0);
         std::iter::once(core).chain(self.operators.iter().map(|operator| of_stage(&**operator))).collect()
@@ -506,4 +518,16 @@ impl Engine {
         self.operators.iter_mut().for_each(|operator| operator.restored());
         self.begin_epoch();
     }
+}
+
+/// Every counter of the modules, with its name in a marker.
+fn counters(plan: &Plan, descriptors: &[Descriptor]) -> Vec<(String, Counter)> {
+    let of_stage = |(stage, descriptor): (usize, &Descriptor)| {
+        let name = &plan.stages[stage].name;
+        let counter = |(idx, counter): (usize, &String)| {
+            (format!("{name}/{counter}"), Counter { stage: stage as u16, idx: idx as u16 })
+        };
+        descriptor.shape.counters.iter().enumerate().map(counter).collect::<Vec<_>>()
+    };
+    descriptors.iter().enumerate().flat_map(of_stage).collect()
 }

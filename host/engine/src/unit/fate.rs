@@ -165,7 +165,11 @@ fn keep_acts(
         });
     }
     fate.count(effects);
-    unit.next += 1;
+    let counts = unit.counts_of_next();
+    if fate != Fate::Dead {
+        unit.counts[counts.clone()].iter().for_each(|count| effects.add(count.counter, count.add));
+    }
+    (unit.next, unit.next_count) = (unit.next + 1, counts.end);
 }
 
 /// Keeps one dead letter in the place of everything that the unit's next event brings about.
@@ -175,7 +179,7 @@ pub(crate) fn refuse_row(context: &Context, unit: &mut Unit, batch: &RawBatch, l
     effects.push_dead(&context.room, &context.origin, &letter, batch, &unit.events[unit.next]);
     Fate::Dead.count(effects);
     unit.next_act = unit.acts_of(unit.next, unit.next_act).end;
-    unit.next += 1;
+    (unit.next, unit.next_count) = (unit.next + 1, unit.counts_of_next().end);
 }
 
 /// Keeps an act that needs no state.
@@ -212,11 +216,11 @@ impl Unit {
         let room = &context.room;
         let (count, mut letters, mut records) = (acts.len(), 0, 0);
         for act in &self.acts[acts] {
-            let ActKind::Emit { key, payload, .. } = act.kind else {
+            let ActKind::Emit { key, payload, headers, .. } = act.kind else {
                 letters += 1;
                 continue;
             };
-            let frame = frame_bytes_max(self.bytes(key, batch), &[]);
+            let frame = frame_bytes_max(self.bytes(key, batch), &[]) + self.bytes(headers, batch).len();
             let record = frame + self.bytes(payload, batch).len();
             if frame > room.header_bytes || record > room.record_bytes {
                 return None;
@@ -247,7 +251,7 @@ impl Unit {
         act: &Act,
         numbering: &mut Numbering,
     ) -> Option<Outgoing<'a>> {
-        let ActKind::Emit { output, key, payload, time } = act.kind else { return None };
+        let ActKind::Emit { output, key, payload, headers, is_delete, time } = act.kind else { return None };
         let output = usize::from(output);
         let nth = numbering.take(context.plan.outputs[output].stage);
         let sequence = self.events[act.origin as usize].sequence;
@@ -255,6 +259,8 @@ impl Unit {
             output,
             key: self.bytes(key, batch),
             payload: self.bytes(payload, batch),
+            headers: self.bytes(headers, batch),
+            is_delete,
             cause: Cause::Event { sequence, nth, time },
         })
     }

@@ -39,6 +39,7 @@ impl Held {
 
     pub(crate) fn add_output(&mut self, output: &Output) -> ControlFlow<()> {
         let rejects: usize = output.rejects.iter().map(|reject| reject.code.len() + reject.detail.len()).sum();
-        self.add(output.sources.len() + output.rejects.len(), output.data.len() + rejects)
+        let bytes = output.data.len() + output.headers.len() + rejects;
+        self.add(output.rows.len() + output.rejects.len() + output.additions.len(), bytes)
     }
 }

@@ -10,9 +10,10 @@ use std::ops::Range;
 
 use crate::codes::{Class, Code};
 use crate::decode::DecodeFault;
-use crate::effects::DeadLetter;
+use crate::effects::{Counter, DeadLetter};
 use crate::event::{RawBatch, RawEvent};
 use crate::flow::{Flow, View};
+use crate::guest::Addition;
 
 pub(crate) use context::Context;
 pub use context::Envelope;
@@ -43,9 +44,12 @@ pub(crate) struct Unit {
     pub(crate) too_much: Option<usize>,
     /// What each event brings about, ordered by event.
     pub(crate) acts: Vec<Act>,
+    /// What modules count, ordered by event.
+    pub(crate) counts: Vec<Count>,
     /// Next event to account for, and its first act.
     pub(crate) next: usize,
     pub(crate) next_act: usize,
+    pub(crate) next_count: usize,
     /// Per event, about how many bytes it brings about.
     pub(crate) weights: Vec<usize>,
 }
@@ -57,7 +61,18 @@ pub(crate) struct Letter {
     pub(crate) digest: Option<[u8; 32]>,
     pub(crate) class: Class,
     pub(crate) code: String,
+    /// JSON pointer into the payload; empty for all of it.
+    pub(crate) path: String,
     pub(crate) message: String,
+}
+
+/// What a module adds to one of its counters for an event, unless that ends as a dead letter.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Count {
+    /// Event within the unit.
+    pub(crate) origin: u32,
+    pub(crate) counter: Counter,
+    pub(crate) add: i64,
 }
 
 /// One thing that an event brings about.
@@ -78,6 +93,8 @@ pub(crate) enum ActKind {
         output: u16,
         key: Bytes,
         payload: Bytes,
+        headers: Bytes,
+        is_delete: bool,
         time: i64,
     },
     /// A row that reaches a stage with state: the which-th of these, and the row of the flow that it reads.
@@ -116,9 +133,10 @@ impl Unit {
         self.refused.clear();
         self.letters.clear();
         self.acts.clear();
+        self.counts.clear();
         self.faults.clear();
         (self.held, self.too_much) = (held, None);
-        (self.next, self.next_act) = (0, 0);
+        (self.next, self.next_act, self.next_count) = (0, 0, 0);
         self.views.clear();
     }
 
@@ -154,6 +172,12 @@ impl Unit {
         self.letters.push(letter);
     }
 
+    /// Notes what a module counts for a row that came of event `origin`.
+    pub(crate) fn count(&mut self, origin: u32, stage: usize, addition: &Addition) {
+        let counter = Counter { stage: stage as u16, idx: addition.counter };
+        self.counts.push(Count { origin, counter, add: addition.add });
+    }
+
     /// Gives each event one fate: where it ends as a dead letter it leaves the first one and nothing else, neither what
     /// stages before have made of it nor what later ones say. Acts are ordered by event, and by stage within one.
     pub(crate) fn settle_fates(&mut self) {
@@ -172,6 +196,12 @@ impl Unit {
     pub(crate) fn acts_of(&self, event: usize, first: usize) -> Range<usize> {
         let count = self.acts[first..].iter().take_while(|act| act.origin as usize == event).count();
         first..first + count
+    }
+
+    /// What modules count for the unit's next event.
+    pub(crate) fn counts_of_next(&self) -> Range<usize> {
+        let is_of_next = |count: &&Count| count.origin as usize == self.next;
+        self.next_count..self.next_count + self.counts[self.next_count..].iter().take_while(is_of_next).count()
     }
 
     /// The rows that reach stages with state, among some acts: which of these, and the row.
@@ -200,21 +230,22 @@ pub(crate) fn outlet(from: Option<usize>) -> usize {
 impl Letter {
     /// The host says so; of a stage whose module has this digest.
     pub(crate) fn of(stage: Option<usize>, digest: Option<[u8; 32]>, code: Code, message: String) -> Letter {
-        Letter { stage, digest, class: code.class(), code: code.name().to_owned(), message }
+        Letter { stage, digest, class: code.class(), code: code.name().to_owned(), path: String::new(), message }
     }
 }
 
 impl Context {
     /// A letter as it is written.
     pub(crate) fn dead_letter<'a>(&'a self, letter: &'a Letter) -> DeadLetter<'a> {
-        let Letter { stage, digest, class, code, message } = letter;
+        let Letter { stage, digest, class, code, path, message } = letter;
         let stage = stage.map_or("pipeline", |stage| self.plan.stages[stage].name.as_str());
-        DeadLetter { stage, digest: *digest, class: *class, code, path: "", message }
+        DeadLetter { stage, digest: *digest, class: *class, code, path, message }
     }
 }
 
 /// The dead letter of a reject.
 pub(crate) fn letter_of(stage: usize, digest: [u8; 32], reject: &crate::guest::Reject) -> Letter {
     let (code, message) = (reject.code.clone(), reject.detail.clone());
-    Letter { stage: Some(stage), digest: Some(digest), class: Class::Reject, code, message }
+    let path = reject.place.clone().unwrap_or_default();
+    Letter { stage: Some(stage), digest: Some(digest), class: Class::Reject, code, path, message }
 }

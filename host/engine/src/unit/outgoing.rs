@@ -17,6 +17,8 @@ pub(crate) fn state_size(bytes: usize, limit: usize) -> String {
 
 /// Most bytes of subject and headers besides the keys: names have at most 63 characters, numbers at most 20 digits.
 const FRAME_BYTES_MAX: usize = 1024;
+/// A record that deletes its key says so in the words of key-value buckets, so that it does when it is copied into one.
+const TOMBSTONE: (&str, &str) = ("KV-Operation", "DEL");
 /// Longest token of a key.
 const TOKEN_BYTES_MAX: usize = 3 * 128;
 
@@ -26,6 +28,10 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) output: usize,
     pub(crate) key: &'a [u8],
     pub(crate) payload: &'a [u8],
+    /// What the module adds to the host's headers: `name: value\r\n` per line.
+    pub(crate) headers: &'a [u8],
+    /// Whether it deletes its key.
+    pub(crate) is_delete: bool,
     pub(crate) cause: Cause<'a>,
 }
 
@@ -90,22 +96,27 @@ impl Outgoing<'_> {
                 headers.put("Pelton-Id", id).put_key(self.key).put("Pelton-Event-Time", time);
             }
             Cause::Pane { panes, idx, nth } => {
-                let (token, start, number) = (key_token(panes.keys.get(idx)), panes.starts[idx], panes.numbers[idx]);
-                let base = format_args!("{pipeline}/{partition}/{stage}/{token}/{start}");
+                let (token, start, end) = (key_token(panes.keys.get(idx)), panes.starts[idx], panes.ends[idx]);
+                let number = panes.indexes[idx];
+                let base = format_args!("{pipeline}/{partition}/{stage}/{token}/{start}/{end}");
                 headers
                     .put("Pelton-Id", format_args!("{base}/{number}/{nth}"))
                     .put_key(self.key)
                     .put("Pelton-Window-Start", start)
-                    .put("Pelton-Window-End", panes.ends[idx])
+                    .put("Pelton-Window-End", end)
                     .put("Pelton-Pane", number)
-                    .put("Pelton-Firing", panes.firings[idx].name())
-                    .put("Pelton-Final", panes.finals[idx])
+                    .put("Pelton-Pane-Timing", panes.timings[idx].name())
+                    .put("Pelton-Final", panes.lasts[idx])
                     .put("Pelton-Watermark", panes.watermarks[idx]);
                 if let Some(before) = number.checked_sub(1) {
                     headers.put("Pelton-Replaces", format_args!("{base}/{before}/{nth}"));
                 }
             }
         }
+        if self.is_delete {
+            headers.put(TOMBSTONE.0, TOMBSTONE.1);
+        }
+        headers.append(self.headers);
     }
 
     /// At least as much as subject and headers take, without making them.
@@ -115,7 +126,7 @@ impl Outgoing<'_> {
             Cause::Timer { key, .. } => key,
             Cause::Pane { panes, idx, .. } => panes.keys.get(idx),
         };
-        frame_bytes_max(self.key, cause)
+        frame_bytes_max(self.key, cause) + self.headers.len()
     }
 }
 

@@ -7,6 +7,7 @@ mod aggregate;
 mod keys;
 mod slices;
 mod stored;
+mod thresholds;
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -15,8 +16,9 @@ use keys::Keys;
 use pelton_aggregates::{Accumulators, Growth, HashKey, IntegerSum, Merged};
 pub(crate) use pelton_aggregates::{Shape, Value};
 use slices::Slice;
+use thresholds::{Test, Thresholds};
 
-use crate::guest::{Firing, Panes};
+use crate::guest::{Condition, Panes, Timing};
 use crate::plan::{Window, WindowKind};
 use crate::time::EventTime;
 
@@ -34,7 +36,7 @@ pub(crate) enum Placed {
     Late,
 }
 
-/// A pane that is due, in the order in which panes are judged.
+/// A pane that is due, in the order in which panes are evaluated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Correction {
     end: i64,
@@ -59,7 +61,7 @@ pub(crate) struct Windows {
     /// Of the hash by which texts are counted.
     pub(crate) hash_key: HashKey,
     fold: bool,
-    at_least: Vec<(usize, i64)>,
+    thresholds: Thresholds,
     keys: Keys,
     slices: BTreeMap<i64, Slice>,
     /// Panes that a correction has fired: (window end, key) → number of the last one.
@@ -87,20 +89,14 @@ struct Scratch {
     touched: Vec<u32>,
     /// Of the rows of one slice: the places of their keys.
     places: Vec<u32>,
-    /// By quick threshold, then by place.
+    /// By table of [`Thresholds`], then by place.
     counts: Vec<Vec<i64>>,
     sums: Vec<Vec<IntegerSum>>,
 }
 
-/// Thresholds that addition over slices decides without a merge: index of the aggregate, smallest value.
-#[derive(Default)]
-struct Quick {
-    counts: Vec<(usize, i64)>,
-    sums: Vec<(usize, i64)>,
-}
-
 impl Windows {
-    pub(crate) fn new(window: &Window, shapes: Vec<Shape>, at_least: Vec<(usize, i64)>, fold: bool) -> Windows {
+    /// Conditions of `thresholds` name shapes.
+    pub(crate) fn new(window: &Window, shapes: Vec<Shape>, thresholds: &[Vec<Condition>], fold: bool) -> Windows {
         let (size, every, global) = match window.kind {
             WindowKind::Tumbling { size } => (size.0, size.0, false),
             WindowKind::Sliding { size, every } => (size.0, every.0, false),
@@ -111,10 +107,10 @@ impl Windows {
             every,
             lateness: window.lateness.0,
             global,
+            thresholds: Thresholds::new(thresholds, &shapes),
             shapes,
             hash_key: HashKey::default(),
             fold,
-            at_least,
             keys: Keys::default(),
             slices: BTreeMap::new(),
             revisions: BTreeMap::new(),
@@ -287,7 +283,7 @@ impl Windows {
             let end = firing.end;
             let keys: Vec<u32> = firing.rest.iter().rev().take(max).copied().collect();
             for key in &keys {
-                self.push_pane(end, *key, Firing::OnTime, 0, watermark, panes);
+                self.push_pane(end, *key, Timing::OnTime, 0, watermark, panes);
             }
             return keys.len();
         }
@@ -299,7 +295,7 @@ impl Windows {
         self.corrections = queue.into_iter().filter(|due| self.passes(due.end, due.key)).collect();
         let due: Vec<Correction> = self.corrections.iter().take(max).cloned().collect();
         for Correction { end, key, number } in &due {
-            self.push_pane(*end, *key, Firing::Late, *number, watermark, panes);
+            self.push_pane(*end, *key, Timing::Late, *number, watermark, panes);
         }
         if due.is_empty() { self.due(watermark, max, panes) } else { due.len() }
     }
@@ -333,9 +329,9 @@ impl Windows {
     fn candidates(&mut self, end: i64, after: Option<&[u8]>) -> Vec<u32> {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.slot.resize(self.keys.span(), 0);
-        let quick = self.quick_thresholds();
-        scratch.counts.resize_with(quick.counts.len(), Vec::new);
-        scratch.sums.resize_with(quick.sums.len(), Vec::new);
+        let thresholds = &self.thresholds;
+        scratch.counts.resize_with(thresholds.counts.len(), Vec::new);
+        scratch.sums.resize_with(thresholds.sums.len(), Vec::new);
         for slice in self.window_slices(end) {
             scratch.places.clear();
             for &key in &slice.keys {
@@ -347,7 +343,7 @@ impl Windows {
                 scratch.places.push(*slot - 1);
             }
             let (touched, places) = (scratch.touched.len(), &scratch.places);
-            for (counts, (aggregate, _)) in scratch.counts.iter_mut().zip(&quick.counts) {
+            for (counts, aggregate) in scratch.counts.iter_mut().zip(&thresholds.counts) {
                 counts.resize(touched, 0);
                 if let Accumulators::Counts(rows) = &slice.accumulators[*aggregate] {
                     for (&place, row) in places.iter().zip(rows) {
@@ -356,30 +352,32 @@ impl Windows {
                     }
                 }
             }
-            for (sums, (aggregate, _)) in scratch.sums.iter_mut().zip(&quick.sums) {
+            for (sums, aggregate) in scratch.sums.iter_mut().zip(&thresholds.sums) {
                 sums.resize(touched, IntegerSum::default());
                 if let Accumulators::IntegerSums(rows) = &slice.accumulators[*aggregate] {
                     places.iter().zip(rows).for_each(|(&place, row)| sums[place as usize].merge(row));
                 }
             }
         }
-        let reaches = |idx: usize| {
-            let mut counts = scratch.counts.iter().zip(&quick.counts);
-            let mut sums = scratch.sums.iter().zip(&quick.sums);
-            counts.all(|(counts, (_, least))| counts[idx] >= *least)
-                && sums.all(|(sums, (_, least))| sums[idx].clipped().is_some_and(|(sum, _)| sum >= *least))
+        let passes = |(idx, key): (usize, u32)| {
+            thresholds.any(|test| match *test {
+                Test::Count(table, bound) => bound.holds_integer(scratch.counts[table][idx]),
+                Test::Sum(table, bound) => {
+                    scratch.sums[table][idx].clipped().is_some_and(|(sum, _)| bound.holds_integer(sum))
+                }
+                Test::Merged(aggregate, bound) => {
+                    self.merged(end, key, aggregate).finish(self.shapes[aggregate]).is_within(bound)
+                }
+            })
         };
-        let touched = scratch.touched.iter().enumerate();
-        let mut keys: Vec<u32> = touched.filter(|(idx, _)| reaches(*idx)).map(|(_, &key)| key).collect();
+        let touched = scratch.touched.iter().copied().enumerate();
+        let mut keys: Vec<u32> = touched.filter(|touched| passes(*touched)).map(|(_, key)| key).collect();
         for key in scratch.touched.drain(..) {
             scratch.slot[key as usize] = 0;
         }
         scratch.counts.iter_mut().for_each(Vec::clear);
         scratch.sums.iter_mut().for_each(Vec::clear);
         self.scratch = scratch;
-        if quick.counts.len() + quick.sums.len() < self.at_least.len() {
-            keys.retain(|&key| self.passes(end, key));
-        }
         if let Some(after) = after {
             keys.retain(|&key| self.keys.name(key) > after);
         }
@@ -387,21 +385,15 @@ impl Windows {
         keys
     }
 
-    fn quick_thresholds(&self) -> Quick {
-        let mut quick = Quick::default();
-        for &(idx, least) in &self.at_least {
-            match Accumulators::new(self.shapes[idx]) {
-                Accumulators::Counts(_) => quick.counts.push((idx, least)),
-                Accumulators::IntegerSums(_) => quick.sums.push((idx, least)),
-                _ => {}
-            }
-        }
-        quick
-    }
-
-    /// Whether the pane reaches every threshold; a value that is missing reaches none.
+    /// Whether the pane is within the thresholds; a value that is missing is within none.
     fn passes(&self, end: i64, key: u32) -> bool {
-        self.at_least.iter().all(|&(idx, least)| self.merged(end, key, idx).finish(self.shapes[idx]).reaches(least))
+        let within =
+            |aggregate: usize, bound| self.merged(end, key, aggregate).finish(self.shapes[aggregate]).is_within(bound);
+        self.thresholds.any(|test| match *test {
+            Test::Count(table, bound) => within(self.thresholds.counts[table], bound),
+            Test::Sum(table, bound) => within(self.thresholds.sums[table], bound),
+            Test::Merged(aggregate, bound) => within(aggregate, bound),
+        })
     }
 
     fn merged(&self, end: i64, key: u32, aggregate: usize) -> Merged<'_> {
@@ -415,13 +407,13 @@ impl Windows {
         merged
     }
 
-    fn push_pane(&self, end: i64, key: u32, firing: Firing, number: u32, watermark: EventTime, panes: &mut Panes) {
+    fn push_pane(&self, end: i64, key: u32, timing: Timing, index: u32, watermark: EventTime, panes: &mut Panes) {
         panes.keys.push(self.keys.name(key));
         panes.starts.push(if self.global { i64::MIN } else { end - self.size });
         panes.ends.push(end);
-        panes.firings.push(firing);
-        panes.numbers.push(number);
-        panes.finals.push(end.saturating_add(self.lateness) <= watermark.0);
+        panes.timings.push(timing);
+        panes.indexes.push(index);
+        panes.lasts.push(end.saturating_add(self.lateness) <= watermark.0);
         panes.watermarks.push(watermark.0);
         for (idx, values) in panes.values.iter_mut().enumerate() {
             aggregate::push(values, self.merged(end, key, idx).finish(self.shapes[idx]));

@@ -10,22 +10,22 @@ use pelton_engine::plan::WindowKind;
 use pelton_engine::step::{Input, Progress};
 use pelton_engine::time::{Span, WallTime};
 
-use crate::kit::{Cuts, NOW, Native, Restart, Setup, drive, push};
+use crate::kit::{Cuts, NOW, Native, Restart, Setup, at_least, drive, push};
 
 /// A rule that writes the panes it is shown: key, then per aggregate its value.
-fn rule(aggregates: &[(Operator, Option<&str>, u32)], at_least: &[(u32, i64)]) -> Native {
+fn rule(aggregates: &[(Function, Option<&str>, u32)], thresholds: &[(u32, i64)]) -> Native {
     let fields = [("i", Kind::Integer, false), ("n", Kind::Number, false), ("s", Kind::Text, false)];
     let mut native = Native::new(World::WindowRule, &fields);
     native.plan.aggregates = aggregates
         .iter()
-        .map(|&(operator, field, limit)| Aggregate {
+        .map(|&(function, field, limit)| Aggregate {
             name: "a".into(),
-            operator,
+            function,
             field: field.map(String::from),
             limit,
         })
         .collect();
-    native.plan.at_least = at_least.to_vec();
+    native.plan.thresholds = vec![thresholds.iter().map(|&(of, least)| at_least(of, least)).collect()];
     native.evaluate = Some(Arc::new(|panes: &Panes, _: &States, output: &mut Output| {
         for row in 0..panes.len() {
             if panes.keys.get(row) == b"trap" {
@@ -77,7 +77,7 @@ fn rows(setup: &Setup, events: &[String]) -> Vec<String> {
 
 #[test]
 fn nothing_seen_and_a_sum_beyond_64_bits_reach_the_guest() {
-    use Operator::*;
+    use Function::*;
     let all = [(Count, None, 0), (Sum, Some("i"), 0), (Min, Some("i"), 0), (Max, Some("i"), 0), (Sum, Some("n"), 0)];
     let all = [&all[..], &[(Min, Some("n"), 0), (Distinct, Some("i"), 9), (TopK, Some("i"), 1)]].concat();
     let setup = Setup::new(vec![rule(&all, &[])]).window(TUMBLING, 0, 0);
@@ -117,7 +117,7 @@ fn nothing_seen_and_a_sum_beyond_64_bits_reach_the_guest() {
 
 #[test]
 fn different_texts_are_counted_across_restarts_of_hosts_with_other_hash_keys() {
-    let setup = Setup::new(vec![rule(&[(Operator::Distinct, Some("s"), 100)], &[])]).window(SLIDING, 0, 0);
+    let setup = Setup::new(vec![rule(&[(Function::Distinct, Some("s"), 100)], &[])]).window(SLIDING, 0, 0);
     let text = |time: i64, text: usize| event("k", time, &format!(r#","s":"text {text}""#));
     let events: Vec<String> = (0..60).map(|number| text(number as i64, number % 20)).collect();
     let whole = drive(&setup, &events, &Cuts::default()).unwrap();
@@ -130,7 +130,7 @@ fn different_texts_are_counted_across_restarts_of_hosts_with_other_hash_keys() {
 
 #[test]
 fn a_threshold_takes_the_value_that_is_shown_and_is_not_reached_by_nothing() {
-    use Operator::*;
+    use Function::*;
     let all = [(Sum, Some("i"), 0), (Min, Some("i"), 0)];
     let events = [
         integer("high", 0, i64::MAX),
@@ -147,8 +147,8 @@ fn a_threshold_takes_the_value_that_is_shown_and_is_not_reached_by_nothing() {
         integer("one", 1, -1),
         integer("zero", 1, 1),
     ];
-    let shown = |at_least: &[(u32, i64)], kind| {
-        let setup = Setup::new(vec![rule(&all, at_least)]).window(kind, 100, 0);
+    let shown = |thresholds: &[(u32, i64)], kind| {
+        let setup = Setup::new(vec![rule(&all, thresholds)]).window(kind, 100, 0);
         let rows = rows(&setup, &events);
         let first = |row: &String| row.split(' ').next().unwrap().to_owned();
         rows.iter().map(first).filter(|key| key != "later").collect::<Vec<_>>()
@@ -164,7 +164,7 @@ fn a_threshold_takes_the_value_that_is_shown_and_is_not_reached_by_nothing() {
 /// An attacker's items: every event another one, first short, then long. What they take is in `state_bytes`.
 #[test]
 fn items_that_replace_others_are_accounted_for() {
-    let setup = Setup::new(vec![rule(&[(Operator::TopK, Some("s"), 1)], &[])]).window(TUMBLING, 0, 0);
+    let setup = Setup::new(vec![rule(&[(Function::TopK, Some("s"), 1)], &[])]).window(TUMBLING, 0, 0);
     let mut engine = setup.engine();
     let mut sequence = 0;
     let mut feed = |items: &mut dyn Iterator<Item = String>| {
@@ -194,7 +194,7 @@ fn items_that_replace_others_are_accounted_for() {
 /// snapshots without a change.
 #[test]
 fn what_is_stored_goes_on_as_if_it_had_not_been() {
-    use Operator::*;
+    use Function::*;
     let all = [
         (Sum, Some("i"), 0),
         (Max, Some("i"), 0),

@@ -30,12 +30,17 @@ fn transform(stage: usize, needs: bool) -> Native {
             let input = events.data.len();
             match letter {
                 b'f' | b'l' if letter == b'f' || metering == Metering::Fuel => {
-                    output.sources.push(source);
+                    output.rows.push(source);
                     output.ports.push(0);
-                    output.slices.extend([OF_SOURCE, 0, OF_SOURCE, 0]);
+                    output.slices.extend([OF_ROW, 0, OF_ROW, 0]);
                 }
                 b'd' => {}
-                b'r' => output.rejects.push(Reject { source, code: "bad".into(), detail: "a\r\nb".into() }),
+                b'r' => output.rejects.push(Reject {
+                    row: source,
+                    code: "bad".into(),
+                    detail: "a\r\nb".into(),
+                    place: None,
+                }),
                 b's' => {
                     push(output, input, source, 0, &new("a"));
                     push(output, input, source, 0, &new("b"));
@@ -164,7 +169,7 @@ fn a_record_is_read_for_later_stages_only() {
         Ok(())
     }));
     let mut second = transform(1, false);
-    second.descriptor.fields.push(pelton_engine::event::Field {
+    second.descriptor.shape.fields.push(pelton_engine::event::Field {
         name: "both".into(),
         kind: Kind::Integer,
         required: false,
@@ -181,15 +186,15 @@ fn extracted_samples_follow_their_rows() {
     use pelton_engine::plan::WindowKind;
     use pelton_engine::time::Span;
     let mut rule = Native::new(World::WindowRule, &[("op", Kind::Text, true)]);
-    rule.plan = RulePlan {
+    rule.plan = Aggregation {
         aggregates: vec![Aggregate {
             name: "sum".into(),
-            operator: Operator::Sum,
+            function: Function::Sum,
             field: Some("twice".into()),
             limit: 0,
         }],
         derived: vec![pelton_engine::event::Field { name: "twice".into(), kind: Kind::Integer, required: true }],
-        at_least: Vec::new(),
+        thresholds: Vec::new(),
         filters: false,
     };
     // Two samples of 10 and 1 per row; rows of a `d` give none.
@@ -197,7 +202,7 @@ fn extracted_samples_follow_their_rows() {
         let Values::Text(ops) = &events.columns[0].values else { unreachable!() };
         let mut values = Vec::new();
         for row in (0..events.len()).filter(|&row| !ops.get(row).starts_with(b"d")) {
-            samples.sources.extend([row as u32; 2]);
+            samples.rows.extend([row as u32; 2]);
             values.extend([10, 1]);
         }
         samples.columns = vec![pelton_engine::event::Column { missing: Vec::new(), values: Values::Integers(values) }];
@@ -211,7 +216,7 @@ fn extracted_samples_follow_their_rows() {
         Ok(())
     }));
     let mut split = Native::new(World::Transform, &[("op", Kind::Text, true), ("count", Kind::Integer, true)]);
-    split.descriptor.payload = true;
+    split.descriptor.shape.payload = true;
     split.process = Some(Arc::new(|_: Metering, events: &pelton_engine::event::Events, output: &mut Output| {
         let Values::Integers(counts) = &events.columns[1].values else { unreachable!() };
         for (row, &count) in counts.iter().enumerate() {
@@ -240,11 +245,11 @@ fn extracted_samples_follow_their_rows() {
 #[test]
 fn a_piece_of_the_input_is_handed_on() {
     let mut cut = Native::new(World::Transform, &[]);
-    cut.descriptor.payload = true;
+    cut.descriptor.shape.payload = true;
     cut.process = Some(Arc::new(|_, events, output| {
         for row in 0..events.len() {
             let start = events.ends[2 * row];
-            output.sources.push(row as u32);
+            output.rows.push(row as u32);
             output.slices.extend([start + 2, 1, start, 6]);
         }
         Ok(())
@@ -262,8 +267,8 @@ fn stages_read_fields_of_different_kinds() {
         let mut native = Native::new(World::Transform, &[field]);
         native.process = Some(Arc::new(|_, events, output| {
             for row in 0..events.len() {
-                output.sources.push(row as u32);
-                output.slices.extend([OF_SOURCE, 0, OF_SOURCE, 0]);
+                output.rows.push(row as u32);
+                output.slices.extend([OF_ROW, 0, OF_ROW, 0]);
             }
             Ok(())
         }));

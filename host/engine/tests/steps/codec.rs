@@ -18,16 +18,16 @@ use crate::kit::{Cuts, NOW, Native, Setup, drive, push};
 /// One setup per kind of state.
 fn setups() -> Vec<Setup> {
     let mut rule = Native::new(World::WindowRule, &[("s", Kind::Text, false)]);
-    let aggregate = |operator, field: Option<&str>| Aggregate {
+    let aggregate = |function, field: Option<&str>| Aggregate {
         name: "a".into(),
-        operator,
+        function,
         field: field.map(String::from),
         limit: 3,
     };
     rule.plan.aggregates = vec![
-        aggregate(Operator::Count, None),
-        aggregate(Operator::Distinct, Some("s")),
-        aggregate(Operator::TopK, Some("s")),
+        aggregate(Function::Count, None),
+        aggregate(Function::Distinct, Some("s")),
+        aggregate(Function::TopK, Some("s")),
     ];
     rule.evaluate = Some(Arc::new(|panes: &Panes, _: &States, output: &mut Output| {
         (0..panes.len() as u32).for_each(|row| push(output, panes.keys.data.len(), row, 0, b"pane"));
@@ -35,8 +35,8 @@ fn setups() -> Vec<Setup> {
     }));
     let mut fold = Native::new(World::WindowFold, &[]);
     fold.evaluate = rule.evaluate.clone();
-    fold.fold = Some(Arc::new(|_, groups, states| {
-        (0..groups.member_ends.len()).for_each(|_| states.push(b"acc"));
+    fold.fold = Some(Arc::new(|_, groups, folded| {
+        (0..groups.member_ends.len()).for_each(|_| folded.states.push(b"acc"));
         Ok(())
     }));
     let mut reduce = Native::new(World::Reducer, &[]);

@@ -20,7 +20,7 @@ fn event(key: &str, time: i64, rest: &str) -> String {
 #[test]
 fn keys_as_large_as_events_are_spread_over_epochs() {
     let mut native = Native::new(World::WindowRule, &[]);
-    native.plan.aggregates = vec![Aggregate { name: "n".into(), operator: Operator::Count, field: None, limit: 0 }];
+    native.plan.aggregates = vec![Aggregate { name: "n".into(), function: Function::Count, field: None, limit: 0 }];
     native.evaluate = Some(Arc::new(|panes: &Panes, _: &States, output: &mut Output| {
         (0..panes.len()).for_each(|row| push(output, panes.keys.data.len(), row as u32, 0, b"seen"));
         Ok(())
@@ -136,7 +136,7 @@ fn an_event_that_would_change_too_much_is_a_dead_letter() {
     assert_eq!((outcome.totals.processed, outcome.totals.dead), (1, 1));
     assert!(outcome.rows[0].starts_with("dlq.pipeline.state-size "), "{}", &outcome.rows[0][..60]);
     let mut native = Native::new(World::WindowRule, &[("s", Kind::Text, false)]);
-    let top = |name: &str| Aggregate { name: name.into(), operator: Operator::TopK, field: Some("s".into()), limit: 3 };
+    let top = |name: &str| Aggregate { name: name.into(), function: Function::TopK, field: Some("s".into()), limit: 3 };
     native.plan.aggregates = vec![top("a"), top("b")];
     native.evaluate = Some(Arc::new(|_: &Panes, _: &States, _: &mut Output| Ok(())));
     let mut setup = Setup::new(vec![native]).window(WindowKind::Tumbling { size: Span(1000) }, 0, 0);
@@ -152,8 +152,8 @@ fn an_event_that_would_change_too_much_is_a_dead_letter() {
 #[test]
 fn large_aggregates_are_stored_as_what_has_changed() {
     let mut native = Native::new(World::WindowRule, &[("s", Kind::Text, true)]);
-    let aggregate = |operator, limit| Aggregate { name: "a".into(), operator, field: Some("s".into()), limit };
-    native.plan.aggregates = vec![aggregate(Operator::TopK, 2), aggregate(Operator::Distinct, 5000)];
+    let aggregate = |function, limit| Aggregate { name: "a".into(), function, field: Some("s".into()), limit };
+    native.plan.aggregates = vec![aggregate(Function::TopK, 2), aggregate(Function::Distinct, 5000)];
     native.evaluate = Some(Arc::new(|panes: &Panes, _: &States, output: &mut Output| {
         let said = format!("{:?}", panes.values);
         (0..panes.len()).for_each(|row| push(output, panes.keys.data.len(), row as u32, 0, said.as_bytes()));

@@ -62,7 +62,7 @@ fn check(name: &str, got: &str, expected: &str) {
 const SLIDING: WindowKind = WindowKind::Sliding { size: Span(40), every: Span(10) };
 const TUMBLING: WindowKind = WindowKind::Tumbling { size: Span(10) };
 
-fn rule(aggregates: &[(Operator, Option<&str>)]) -> Native {
+fn rule(aggregates: &[(Function, Option<&str>)]) -> Native {
     let fields = [
         ("i", Kind::Integer, false),
         ("j", Kind::Integer, false),
@@ -72,18 +72,18 @@ fn rule(aggregates: &[(Operator, Option<&str>)]) -> Native {
     let mut native = Native::new(World::WindowRule, &fields);
     native.plan.aggregates = aggregates
         .iter()
-        .map(|&(operator, field)| Aggregate {
+        .map(|&(function, field)| Aggregate {
             name: "a".into(),
-            operator,
+            function,
             field: field.map(String::from),
-            limit: if matches!(operator, Operator::Distinct | Operator::TopK) { 3 } else { 0 },
+            limit: if matches!(function, Function::Distinct | Function::TopK) { 3 } else { 0 },
         })
         .collect();
     native.evaluate = Some(Arc::new(|panes: &Panes, _: &States, output: &mut Output| {
         for row in 0..panes.len() as u32 {
             push(output, panes.keys.data.len(), row, 0, b"pane");
             if panes.keys.get(row as usize) == b"b" {
-                output.rejects.push(Reject { source: row, code: "no".into(), detail: "not b".into() });
+                output.rejects.push(Reject { row, code: "no".into(), detail: "not b".into(), place: None });
             }
         }
         Ok(())
@@ -94,8 +94,8 @@ fn rule(aggregates: &[(Operator, Option<&str>)]) -> Native {
 fn fold() -> Native {
     let mut native = Native::new(World::WindowFold, &[]);
     native.evaluate = rule(&[]).evaluate;
-    native.fold = Some(Arc::new(|_, groups: &Groups, states: &mut States| {
-        (0..groups.member_ends.len()).for_each(|group| states.push(&[groups.states.get(group), b"+"].concat()));
+    native.fold = Some(Arc::new(|_, groups: &Groups, folded: &mut Folded| {
+        (0..groups.member_ends.len()).for_each(|group| folded.states.push(&[groups.states.get(group), b"+"].concat()));
         Ok(())
     }));
     native
@@ -118,7 +118,12 @@ fn reducer() -> Native {
                 let source = (events.len() + group) as u32;
                 output.push((source, "timer"));
                 if at % 50 == 0 {
-                    reduced.output.rejects.push(Reject { source, code: "no".into(), detail: "a\nb".into() });
+                    reduced.output.rejects.push(Reject {
+                        row: source,
+                        code: "no".into(),
+                        detail: "a\nb".into(),
+                        place: None,
+                    });
                 }
             }
             (member, timer) = (groups.member_ends[group] as usize, groups.timer_ends[group] as usize);
@@ -139,25 +144,25 @@ fn samples() -> Vec<String> {
 }
 
 fn states() -> Vec<(&'static str, Setup)> {
-    let single = |operator, field| Setup::new(vec![rule(&[(operator, field)])]).window(SLIDING, 0, 0);
+    let single = |function, field| Setup::new(vec![rule(&[(function, field)])]).window(SLIDING, 0, 0);
     let mut transform = Native::new(World::Transform, &[]);
     transform.process = Some(Arc::new(|_, _, _| Ok(())));
     vec![
         ("transform", Setup::new(vec![transform])),
-        ("count", single(Operator::Count, None)),
-        ("count of a field", single(Operator::Count, Some("s"))),
-        ("sum of integers", single(Operator::Sum, Some("i"))),
-        ("sum of numbers", single(Operator::Sum, Some("n"))),
-        ("min of integers", single(Operator::Min, Some("i"))),
-        ("min of numbers", single(Operator::Min, Some("n"))),
-        ("max of integers", single(Operator::Max, Some("i"))),
-        ("max of numbers", single(Operator::Max, Some("n"))),
-        ("distinct texts", single(Operator::Distinct, Some("s"))),
-        ("distinct integers", single(Operator::Distinct, Some("i"))),
-        ("distinct numbers", single(Operator::Distinct, Some("n"))),
-        ("top texts", single(Operator::TopK, Some("s"))),
-        ("top integers", single(Operator::TopK, Some("i"))),
-        ("corrections", Setup::new(vec![rule(&[(Operator::Count, None)])]).window(TUMBLING, 100, 0)),
+        ("count", single(Function::Count, None)),
+        ("count of a field", single(Function::Count, Some("s"))),
+        ("sum of integers", single(Function::Sum, Some("i"))),
+        ("sum of numbers", single(Function::Sum, Some("n"))),
+        ("min of integers", single(Function::Min, Some("i"))),
+        ("min of numbers", single(Function::Min, Some("n"))),
+        ("max of integers", single(Function::Max, Some("i"))),
+        ("max of numbers", single(Function::Max, Some("n"))),
+        ("distinct texts", single(Function::Distinct, Some("s"))),
+        ("distinct integers", single(Function::Distinct, Some("i"))),
+        ("distinct numbers", single(Function::Distinct, Some("n"))),
+        ("top texts", single(Function::TopK, Some("s"))),
+        ("top integers", single(Function::TopK, Some("i"))),
+        ("corrections", Setup::new(vec![rule(&[(Function::Count, None)])]).window(TUMBLING, 100, 0)),
         ("fold", Setup::new(vec![fold()]).window(SLIDING, 0, 0)),
         ("reducer", Setup::new(vec![reducer()])),
     ]
@@ -184,8 +189,13 @@ fn records_are_stored_so() {
             vec![event("a", 0, ""), "no json".to_owned(), event("b", 0, ""), r#"{"k":"a"}"#.to_owned()],
         ),
         (
+            "a transform: headers, a tombstone, a dead letter of a place",
+            Setup::new(vec![speaking()]),
+            vec![event("a", 0, ""), event("b", 0, ""), event("c", 0, "")],
+        ),
+        (
             "a rule: panes, a correction, a late row, a dead letter of a pane",
-            Setup::new(vec![rule(&[(Operator::Count, None)])]).window(TUMBLING, 20, 0),
+            Setup::new(vec![rule(&[(Function::Count, None)])]).window(TUMBLING, 20, 0),
             vec![
                 event("a/b", 0, ""),
                 event("b", 0, ""),
@@ -213,11 +223,37 @@ fn forward() -> Native {
     native.process = Some(Arc::new(|_, events: &Events, output: &mut Output| {
         for row in 0..events.len() {
             if events.key(row) == b"b" {
-                output.rejects.push(Reject { source: row as u32, code: "no".into(), detail: "not b".into() });
+                output.rejects.push(Reject { row: row as u32, code: "no".into(), detail: "not b".into(), place: None });
             } else {
-                output.sources.push(row as u32);
-                output.slices.extend([OF_SOURCE, 0, OF_SOURCE, 0]);
+                output.rows.push(row as u32);
+                output.slices.extend([OF_ROW, 0, OF_ROW, 0]);
             }
+        }
+        Ok(())
+    }));
+    native
+}
+
+/// Gives `a` a header, deletes the key `b`, and refuses a place of anything else.
+fn speaking() -> Native {
+    let mut native = Native::new(World::Transform, &[]);
+    native.process = Some(Arc::new(|_, events: &Events, output: &mut Output| {
+        for row in 0..events.len() as u32 {
+            let block: &[u8] = if events.key(row as usize) == b"a" { b"Currency: EUR\r\n" } else { b"" };
+            match events.key(row as usize) {
+                b"a" => push(output, events.data.len(), row, 0, b"said"),
+                b"b" => {
+                    output.deletes.push(output.rows.len() as u32);
+                    push(output, events.data.len(), row, 0, b"");
+                }
+                _ => {
+                    let place = Some("/a~1b/0".to_owned());
+                    output.rejects.push(Reject { row, code: "no".into(), detail: "not that".into(), place });
+                    continue;
+                }
+            }
+            output.headers.extend_from_slice(block);
+            output.header_ends.push(output.headers.len() as u32);
         }
         Ok(())
     }));
@@ -239,18 +275,18 @@ fn a_gap_is_recorded_so() {
 /// another one than its own halts.
 #[test]
 fn whatever_shapes_the_state_makes_another_layout() {
-    let base = || Setup::new(vec![rule(&[(Operator::Count, None)])]).window(SLIDING, 0, 0);
+    let base = || Setup::new(vec![rule(&[(Function::Count, None)])]).window(SLIDING, 0, 0);
     let mut newer = base();
-    newer.guests[0].descriptor.state_version = 2;
+    newer.guests[0].descriptor.identity.state_version = 2;
     let other = |kind| base().window(kind, 0, 0);
-    let aggregates = |all: &[(Operator, Option<&str>)]| Setup::new(vec![rule(all)]).window(SLIDING, 0, 0);
+    let aggregates = |all: &[(Function, Option<&str>)]| Setup::new(vec![rule(all)]).window(SLIDING, 0, 0);
     let mut wider = base();
     wider.guests[0].plan.aggregates = vec![Aggregate { limit: 4, field: Some("s".into()), ..distinct() }];
     let mut narrower = base();
     narrower.guests[0].plan.aggregates = vec![Aggregate { limit: 3, field: Some("s".into()), ..distinct() }];
-    let mut renamed = aggregates(&[(Operator::Max, Some("i"))]);
+    let mut renamed = aggregates(&[(Function::Max, Some("i"))]);
     renamed.guests[0].plan.aggregates[0].name = "b".into();
-    let mut derived = aggregates(&[(Operator::Max, Some("d"))]);
+    let mut derived = aggregates(&[(Function::Max, Some("d"))]);
     derived.guests[0].plan.derived = vec![Field { name: "d".into(), kind: Kind::Integer, required: false }];
     let setups = [
         base(),
@@ -259,16 +295,16 @@ fn whatever_shapes_the_state_makes_another_layout() {
         other(WindowKind::Global),
         other(WindowKind::Sliding { size: Span(50), every: Span(10) }),
         other(WindowKind::Sliding { size: Span(40), every: Span(20) }),
-        aggregates(&[(Operator::Sum, Some("i"))]),
-        aggregates(&[(Operator::Sum, Some("n"))]),
-        aggregates(&[(Operator::Count, None), (Operator::Count, None)]),
+        aggregates(&[(Function::Sum, Some("i"))]),
+        aggregates(&[(Function::Sum, Some("n"))]),
+        aggregates(&[(Function::Count, None), (Function::Count, None)]),
         wider,
         narrower,
         // The same bytes, and another meaning.
-        aggregates(&[(Operator::Count, Some("i"))]),
-        aggregates(&[(Operator::Min, Some("i"))]),
-        aggregates(&[(Operator::Max, Some("i"))]),
-        aggregates(&[(Operator::Max, Some("j"))]),
+        aggregates(&[(Function::Count, Some("i"))]),
+        aggregates(&[(Function::Min, Some("i"))]),
+        aggregates(&[(Function::Max, Some("i"))]),
+        aggregates(&[(Function::Max, Some("j"))]),
         renamed,
         derived,
         Setup::new(vec![fold()]).window(SLIDING, 0, 0),
@@ -284,7 +320,7 @@ fn whatever_shapes_the_state_makes_another_layout() {
     // What does not shape it may change under the state.
     let same = [
         base().window(SLIDING, 90, 70),
-        Setup::new(vec![forward(), rule(&[(Operator::Count, None)])]).window(SLIDING, 0, 0),
+        Setup::new(vec![forward(), rule(&[(Function::Count, None)])]).window(SLIDING, 0, 0),
     ];
     same.iter().for_each(|setup| assert_eq!(layout(setup), layout(&base())));
 }
@@ -296,7 +332,7 @@ fn layouts_are_spelled_so() {
     for (name, setup) in states() {
         spell(name, &setup, &mut got);
     }
-    let mut derived = Setup::new(vec![rule(&[(Operator::TopK, Some("d"))])]).window(WindowKind::Global, 0, 0);
+    let mut derived = Setup::new(vec![rule(&[(Function::TopK, Some("d"))])]).window(WindowKind::Global, 0, 0);
     derived.guests[0].plan.derived = vec![Field { name: "d".into(), kind: Kind::Boolean, required: false }];
     spell("derived", &derived, &mut got);
     check("layouts", &got, include_str!("golden/layouts.txt"));
@@ -311,5 +347,5 @@ fn spell(name: &str, setup: &Setup, out: &mut String) {
 }
 
 fn distinct() -> Aggregate {
-    Aggregate { name: "a".into(), operator: Operator::Distinct, field: None, limit: 0 }
+    Aggregate { name: "a".into(), function: Function::Distinct, field: None, limit: 0 }
 }

@@ -73,7 +73,7 @@ fn a_unit_that_becomes_too_large_is_cut_and_an_event_that_is_too_large_alone_is_
 fn panes_of_which_too_much_is_made_are_judged_in_parts() {
     let (most, panes) = (Arc::new(AtomicUsize::new(0)), 120);
     let mut native = Native::new(World::WindowRule, &[]);
-    native.plan.aggregates = vec![Aggregate { name: "n".into(), operator: Operator::Count, field: None, limit: 0 }];
+    native.plan.aggregates = vec![Aggregate { name: "n".into(), function: Function::Count, field: None, limit: 0 }];
     let calls = Arc::clone(&most);
     native.evaluate = Some(Arc::new(move |panes: &Panes, _: &States, output: &mut Output| {
         calls.fetch_add(panes.len(), Ordering::Relaxed);

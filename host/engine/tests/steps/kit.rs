@@ -2,6 +2,7 @@
 //!
 //! Also part of `tests/fuzz`, so there is no test framework in here.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -22,13 +23,13 @@ type Process = Arc<dyn Fn(Metering, &Events, &mut Output) -> Result<(), Fault> +
 type Evaluate = Arc<dyn Fn(&Panes, &States, &mut Output) -> Result<(), Fault> + Send + Sync>;
 type Extract = Arc<dyn Fn(&Events, &mut Samples) -> Result<(), Fault> + Send + Sync>;
 type Reduce = Arc<dyn Fn(&Events, &Groups, &mut Reduced) -> Result<(), Fault> + Send + Sync>;
-type Fold = Arc<dyn Fn(&Events, &Groups, &mut States) -> Result<(), Fault> + Send + Sync>;
+type Fold = Arc<dyn Fn(&Events, &Groups, &mut Folded) -> Result<(), Fault> + Send + Sync>;
 
 /// A guest in native code.
 #[derive(Clone)]
 pub(crate) struct Native {
     pub(crate) descriptor: Descriptor,
-    pub(crate) plan: RulePlan,
+    pub(crate) plan: Aggregation,
     pub(crate) process: Option<Process>,
     pub(crate) extract: Option<Extract>,
     /// `evaluate` and `finish`.
@@ -42,18 +43,27 @@ impl Native {
         let field = |&(name, kind, required): &(&str, Kind, bool)| Field { name: name.into(), kind, required };
         Native {
             descriptor: Descriptor {
-                world,
-                name: "native".into(),
-                version: "1.0.0".into(),
-                state_version: 1,
-                config_schema: None,
-                fields: fields.iter().map(field).collect(),
-                payload: false,
-                headers: false,
-                ports: vec!["main".into(), "side".into()],
-                attributes: Vec::new(),
+                identity: Identity {
+                    world,
+                    name: "native".into(),
+                    version: "1.0.0".into(),
+                    state_version: 1,
+                    config_schema: None,
+                    attributes: Vec::new(),
+                    migrates: false,
+                    erases: false,
+                },
+                shape: Shape {
+                    fields: fields.iter().map(field).collect(),
+                    lanes: Vec::new(),
+                    payload: false,
+                    headers: false,
+                    ports: vec!["main".into(), "side".into()],
+                    counters: vec!["seen".into()],
+                    attributes: Vec::new(),
+                },
             },
-            plan: RulePlan::default(),
+            plan: Aggregation::default(),
             process: None,
             extract: None,
             evaluate: None,
@@ -74,7 +84,7 @@ impl Guest for Native {
         *output = Output::default();
         self.process.as_ref().unwrap()(metering, events, output)
     }
-    fn plan(&mut self) -> Result<RulePlan, Fault> {
+    fn aggregates(&mut self) -> Result<Aggregation, Fault> {
         Ok(self.plan.clone())
     }
     fn extract(&mut self, _: Metering, events: &mut Events, samples: &mut Samples) -> Result<(), Fault> {
@@ -98,9 +108,9 @@ impl Guest for Native {
         _: Metering,
         events: &mut Events,
         groups: &mut Groups,
-        states: &mut States,
+        folded: &mut Folded,
     ) -> Result<(), Fault> {
-        self.fold.as_ref().unwrap()(events, groups, states)
+        self.fold.as_ref().unwrap()(events, groups, folded)
     }
     fn merge(&mut self, _: Metering, left: &mut States, right: &mut States, states: &mut States) -> Result<(), Fault> {
         (0..left.ends.len()).for_each(|row| states.push(&[left.get(row), right.get(row)].concat()));
@@ -118,12 +128,17 @@ impl Guest for Native {
     }
 }
 
-/// Appends a record with the source's key and a payload of its own; `input` is the length of the input arena.
+/// A condition of integers.
+pub(crate) fn at_least(aggregate: u32, least: i64) -> Condition {
+    Condition { aggregate, bound: Bound::AtLeastInteger(least) }
+}
+
+/// Appends a record with the row's key and a payload of its own; `input` is the length of the input arena.
 pub(crate) fn push(output: &mut Output, input: usize, source: u32, port: u8, payload: &[u8]) {
-    output.sources.push(source);
+    output.rows.push(source);
     output.ports.push(port);
     let at = (input + output.data.len()) as u32;
-    output.slices.extend([OF_SOURCE, 0, at, payload.len() as u32]);
+    output.slices.extend([OF_ROW, 0, at, payload.len() as u32]);
     output.data.extend_from_slice(payload);
 }
 
@@ -158,7 +173,7 @@ impl Setup {
         let last = self.guests.len() - 1;
         let from = |idx: usize| self.from.get(idx).copied().unwrap_or_else(|| idx.checked_sub(1));
         let is_windowed =
-            |idx: usize| matches!(self.guests[idx].descriptor.world, World::WindowRule | World::WindowFold);
+            |idx: usize| matches!(self.guests[idx].descriptor.identity.world, World::WindowRule | World::WindowFold);
         let stage = |idx: usize| Stage {
             name: format!("s{idx}"),
             from: from(idx),
@@ -229,6 +244,8 @@ pub(crate) struct Outcome {
     /// Headers of each record.
     pub(crate) headers: Vec<String>,
     pub(crate) totals: Totals,
+    /// What the modules have counted, by the names of markers.
+    pub(crate) counters: BTreeMap<String, i128>,
     pub(crate) epochs: usize,
     pub(crate) deltas: Vec<Vec<u8>>,
 }
@@ -325,6 +342,9 @@ fn cut(engine: &mut Engine, effects: &mut Effects, setup: &Setup, outcome: &mut 
         outcome.headers.push(text(&row.headers));
     }
     outcome.totals.add(&effects.totals);
+    for (name, count) in engine.counted(&effects.counters) {
+        *outcome.counters.entry(name).or_default() += count;
+    }
     effects.clear();
     let mut delta = Vec::new();
     let position = engine.cut(&mut delta);

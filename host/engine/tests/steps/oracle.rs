@@ -11,7 +11,7 @@ use pelton_engine::event::Kind;
 use pelton_engine::guest::*;
 use pelton_engine::plan::WindowKind;
 
-use crate::kit::{Cuts, NOW, Native, Setup, drive, push};
+use crate::kit::{Cuts, NOW, Native, Setup, at_least, drive, push};
 
 /// One event of a test; `None` fields are missing.
 #[derive(Clone, Debug)]
@@ -82,17 +82,17 @@ fn pane_text(
 const TOP: u32 = 2;
 const DISTINCT: u32 = 3;
 
-/// A rule over every operator that writes its panes out, twice where the count is even.
+/// A rule over every function that writes its panes out, twice where the count is even.
 pub(crate) fn rule(least: (i64, i64, i64)) -> Native {
     let fields = [("v", Kind::Integer, false), ("x", Kind::Number, false), ("s", Kind::Text, false)];
     let mut native = Native::new(World::WindowRule, &fields);
-    let aggregate = |operator, field: Option<&str>, limit| Aggregate {
-        name: format!("{operator:?} {field:?}"),
-        operator,
+    let aggregate = |function, field: Option<&str>, limit| Aggregate {
+        name: format!("{function:?} {field:?}"),
+        function,
         field: field.map(String::from),
         limit,
     };
-    use Operator::*;
+    use Function::*;
     native.plan.aggregates = vec![
         aggregate(Count, None, 0),
         aggregate(Count, Some("s"), 0),
@@ -107,10 +107,11 @@ pub(crate) fn rule(least: (i64, i64, i64)) -> Native {
         aggregate(Distinct, Some("x"), 1000),
         aggregate(TopK, Some("s"), TOP),
     ];
-    native.plan.at_least = vec![(0, least.0), (8, least.1)];
+    let mut all_of = vec![at_least(0, least.0), at_least(8, least.1)];
     if least.2 != i64::MIN {
-        native.plan.at_least.push((3, least.2));
+        all_of.push(at_least(3, least.2));
     }
+    native.plan.thresholds = vec![all_of];
     native.evaluate = Some(Arc::new(|panes: &Panes, _: &States, output: &mut Output| {
         for row in 0..panes.len() {
             let mut values = String::new();
@@ -142,8 +143,8 @@ pub(crate) fn rule(least: (i64, i64, i64)) -> Native {
 fn write_pane(panes: &Panes, row: usize, values: &str, output: &mut Output, twice: bool) {
     let key = String::from_utf8_lossy(panes.keys.get(row)).into_owned();
     let (start, end, number, firing) =
-        (panes.starts[row], panes.ends[row], panes.numbers[row], panes.firings[row].name());
-    let text = pane_text(&key, start, end, number, firing, panes.finals[row], panes.watermarks[row], values);
+        (panes.starts[row], panes.ends[row], panes.indexes[row], panes.timings[row].name());
+    let text = pane_text(&key, start, end, number, firing, panes.lasts[row], panes.watermarks[row], values);
     for _ in 0..=u8::from(twice) {
         push(output, panes.keys.data.len(), row as u32, 0, text.as_bytes());
     }
@@ -152,7 +153,7 @@ fn write_pane(panes: &Panes, row: usize, values: &str, output: &mut Output, twic
 /// A fold that keeps every value in order: `v;v;v;`. Value 13 traps.
 fn fold() -> Native {
     let mut native = Native::new(World::WindowFold, &[("v", Kind::Integer, false)]);
-    native.fold = Some(Arc::new(|events, groups, states| {
+    native.fold = Some(Arc::new(|events, groups, folded| {
         let pelton_engine::event::Values::Integers(values) = &events.columns[0].values else { unreachable!() };
         if values.contains(&13) {
             return Err(Fault::Trap("13".into()));
@@ -164,7 +165,7 @@ fn fold() -> Native {
                 state.extend_from_slice(format!("{};", values[member as usize]).as_bytes());
             }
             first = end;
-            states.push(&state);
+            folded.states.push(&state);
         }
         Ok(())
     }));

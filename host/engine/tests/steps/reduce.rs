@@ -99,7 +99,12 @@ fn reducer() -> Native {
                 handler(&mut state, &mut all);
                 records.insert(source, std::mem::take(&mut all.records));
                 if std::mem::take(&mut all.reject) {
-                    reduced.output.rejects.push(Reject { source, code: "no".into(), detail: "asked to".into() });
+                    reduced.output.rejects.push(Reject {
+                        row: source,
+                        code: "no".into(),
+                        detail: "asked to".into(),
+                        place: None,
+                    });
                 }
             };
             for &row in &groups.members[member..groups.member_ends[group] as usize] {

@@ -26,9 +26,9 @@ fn splitter() -> Native {
     let mut native = Native::new(World::Transform, &[("op", Kind::Text, true)]);
     native.process = Some(Arc::new(|_, events: &Events, output: &mut Output| {
         for (row, op) in ops(events) {
-            output.sources.push(row);
+            output.rows.push(row);
             output.ports.push(0);
-            output.slices.extend([OF_SOURCE, 0, OF_SOURCE, 0]);
+            output.slices.extend([OF_ROW, 0, OF_ROW, 0]);
             if op.contains("side") {
                 push(output, events.data.len(), row, 1, b"side");
             }
@@ -54,7 +54,7 @@ fn panes(panes: &Panes, _: &States, output: &mut Output) -> Result<(), Fault> {
 
 fn counting_rule() -> Native {
     let mut native = Native::new(World::WindowRule, &[]);
-    native.plan.aggregates = vec![Aggregate { name: "count".into(), operator: Operator::Count, field: None, limit: 0 }];
+    native.plan.aggregates = vec![Aggregate { name: "count".into(), function: Function::Count, field: None, limit: 0 }];
     native.evaluate = Some(Arc::new(|all: &Panes, states: &States, output: &mut Output| {
         let AggregateData::Integers(counts) = &all.values[0].data else { unreachable!() };
         for (row, count) in counts.iter().enumerate() {
@@ -71,7 +71,7 @@ fn counting_rule() -> Native {
 fn append(output: &mut Output, input: usize, more: &Output) -> Result<(), Fault> {
     let mut all: Vec<(u32, u8, Vec<u8>)> = Vec::new();
     for part in [&*output, more] {
-        for (idx, &source) in part.sources.iter().enumerate() {
+        for (idx, &source) in part.rows.iter().enumerate() {
             let (start, len) = (part.slices[4 * idx + 2] as usize - input, part.slices[4 * idx + 3] as usize);
             all.push((source, part.ports[idx], part.data[start..start + len].to_vec()));
         }
@@ -84,10 +84,10 @@ fn append(output: &mut Output, input: usize, more: &Output) -> Result<(), Fault>
 
 fn counting_fold() -> Native {
     let mut native = Native::new(World::WindowFold, &[]);
-    native.fold = Some(Arc::new(|_, groups: &Groups, states: &mut States| {
+    native.fold = Some(Arc::new(|_, groups: &Groups, folded: &mut Folded| {
         let mut start = 0;
         for (group, &end) in groups.member_ends.iter().enumerate() {
-            states.push(&[groups.states.get(group), &vec![b'+'; (end - start) as usize]].concat());
+            folded.states.push(&[groups.states.get(group), &vec![b'+'; (end - start) as usize]].concat());
             start = end;
         }
         Ok(())
@@ -160,7 +160,7 @@ fn a_pane_with_a_record_that_is_too_large_is_one_letter() {
         let events = ["a", "big", "c"].map(|key| event(key, 0, ""));
         let outcome = same_however_cut(&setup, &events);
         let pane = format!(
-            r#"{{"firing":"on-time","key":"big","pane":0,"window_end":{},"window_start":{NOW}}}"#,
+            r#"{{"key":"big","pane_index":0,"pane_timing":"on-time","window_end":{},"window_start":{NOW}}}"#,
             NOW + WINDOW
         );
         let letter = format!("dlq.s0.record-size {pane}");
@@ -302,7 +302,7 @@ fn a_letter_of_a_pane_with_a_long_key_fits() {
     let events = [event(&"k".repeat(500_000), 0, ""), event(&"\\u0001".repeat(1000), 0, "")];
     let outcome = drive(&setup, &events, &Cuts::default()).unwrap();
     for (row, headers) in outcome.rows.iter().zip(&outcome.headers) {
-        assert!(row.starts_with("dlq.s0.trap {\"firing\":\"on-time\",\"key\":\""), "{row}");
+        assert!(row.starts_with("dlq.s0.trap {\"key\":\""), "{row}");
         assert!(row.len() + headers.len() < RECORD_BYTES, "{} bytes", row.len());
     }
     assert_eq!(outcome.rows.len(), 2);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use pelton_engine::event::{Kind, Values};
-use pelton_engine::guest::{OF_SOURCE, World};
+use pelton_engine::guest::{OF_ROW, World};
 use pelton_engine::plan::WindowKind;
 use pelton_engine::time::Span;
 
@@ -124,9 +124,9 @@ fn only_a() -> Native {
     native.process = Some(Arc::new(|_, events, output| {
         let Values::Text(ops) = &events.columns[0].values else { unreachable!("the field is text") };
         for row in (0..events.len()).filter(|&row| ops.get(row) == b"a") {
-            output.sources.push(row as u32);
+            output.rows.push(row as u32);
             output.ports.push(0);
-            output.slices.extend([OF_SOURCE, 0, OF_SOURCE, 0]);
+            output.slices.extend([OF_ROW, 0, OF_ROW, 0]);
         }
         Ok(())
     }));

@@ -7,10 +7,10 @@ use pelton_engine::guest::*;
 use pelton_engine::plan::FieldRead;
 use pelton_engine::step::{Trial, try_rule};
 
-use crate::kit::Native;
+use crate::kit::{Native, at_least};
 
-fn aggregate(name: &str, operator: Operator, field: Option<&str>) -> Aggregate {
-    Aggregate { name: name.into(), operator, field: field.map(str::to_owned), limit: 3 }
+fn aggregate(name: &str, function: Function, field: Option<&str>) -> Aggregate {
+    Aggregate { name: name.into(), function, field: field.map(str::to_owned), limit: 3 }
 }
 
 fn fields() -> Vec<FieldRead> {
@@ -19,24 +19,24 @@ fn fields() -> Vec<FieldRead> {
     vec![field("i", Kind::Integer), field("n", Kind::Number), field("s", Kind::Text)]
 }
 
-/// Every operator over every kind that it takes, and a threshold on the count.
-fn plan() -> RulePlan {
-    RulePlan {
+/// Every function over every kind that it takes, and a threshold on the count.
+fn plan() -> Aggregation {
+    Aggregation {
         aggregates: vec![
-            aggregate("count", Operator::Count, None),
-            aggregate("sum", Operator::Sum, Some("i")),
-            aggregate("smallest", Operator::Min, Some("n")),
-            aggregate("largest", Operator::Max, Some("derived")),
-            aggregate("different", Operator::Distinct, Some("s")),
-            aggregate("top", Operator::TopK, Some("s")),
+            aggregate("count", Function::Count, None),
+            aggregate("sum", Function::Sum, Some("i")),
+            aggregate("smallest", Function::Min, Some("n")),
+            aggregate("largest", Function::Max, Some("derived")),
+            aggregate("different", Function::Distinct, Some("s")),
+            aggregate("top", Function::TopK, Some("s")),
         ],
         derived: vec![Field { name: "derived".into(), kind: Kind::Number, required: true }],
-        at_least: vec![(0, 5), (0, 100)],
+        thresholds: vec![vec![at_least(0, 5), at_least(0, 100)]],
         filters: false,
     }
 }
 
-fn rule(plan: RulePlan, evaluate: impl Fn(&Panes) -> Result<(), Fault> + Send + Sync + 'static) -> Native {
+fn rule(plan: Aggregation, evaluate: impl Fn(&Panes) -> Result<(), Fault> + Send + Sync + 'static) -> Native {
     let mut guest = Native::new(World::WindowRule, &[("i", Kind::Integer, true)]);
     guest.plan = plan;
     guest.evaluate = Some(Arc::new(move |panes, _, _| evaluate(panes)));
@@ -80,15 +80,15 @@ fn only_what_cannot_be_right_is_wrong() {
 
 #[test]
 fn a_plan_that_does_not_hold_together_is_wrong() {
-    for (aggregates, at_least, expected) in [
-        (vec![aggregate("x", Operator::Sum, Some("none"))], vec![], "neither declared nor derived"),
-        (vec![aggregate("x", Operator::Sum, Some("s"))], vec![], "needs a number"),
-        (vec![aggregate("x", Operator::Count, None)], vec![(1, 1)], "threshold on aggregate 1"),
+    for (aggregates, thresholds, expected) in [
+        (vec![aggregate("x", Function::Sum, Some("none"))], vec![], "neither declared nor derived"),
+        (vec![aggregate("x", Function::Sum, Some("s"))], vec![], "needs a number"),
+        (vec![aggregate("x", Function::Count, None)], vec![vec![at_least(1, 1)]], "threshold on aggregate 1"),
     ] {
-        let mut guest = rule(RulePlan { aggregates, at_least, ..RulePlan::default() }, |_| Ok(()));
+        let mut guest = rule(Aggregation { aggregates, thresholds, ..Aggregation::default() }, |_| Ok(()));
         let Err(Trial::Wrong(said)) = try_rule(&mut guest, &fields()) else { panic!("taken: {expected}") };
         assert!(said.contains(expected), "{said}");
     }
-    let mut nothing = rule(RulePlan::default(), |_| Ok(()));
+    let mut nothing = rule(Aggregation::default(), |_| Ok(()));
     assert_eq!(try_rule(&mut nothing, &[]), Ok(()));
 }

@@ -117,11 +117,11 @@ fn the_pane_contract() {
     let events: Vec<String> = [1, 12, 2].into_iter().map(|time| sample(time).json()).collect();
     let outcome = drive(&setup, &events, &Cuts::default()).unwrap();
     let (start, end) = (NOW, NOW + 10);
-    let base = format!("p/0/s0/key1/{start}");
+    let base = format!("p/0/s0/key1/{start}/{end}");
     let head = |number: u32, firing: &str, watermark: i64| {
         format!(
             "Pelton-Id: {base}/{number}/0\r\nPelton-Key: key1\r\nPelton-Window-Start: {start}\r\nPelton-Window-End: {end}\r\n\
-             Pelton-Pane: {number}\r\nPelton-Firing: {firing}\r\nPelton-Final: false\r\nPelton-Watermark: {watermark}\r\n"
+             Pelton-Pane: {number}\r\nPelton-Pane-Timing: {firing}\r\nPelton-Final: false\r\nPelton-Watermark: {watermark}\r\n"
         )
     };
     assert_eq!(outcome.headers[0], head(0, "on-time", NOW + 12));

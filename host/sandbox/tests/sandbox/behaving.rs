@@ -2,7 +2,7 @@
 
 use pelton_engine::event::{Column, Events, Kind, TextColumn, Values};
 use pelton_engine::guest::{
-    AggregateColumn, AggregateData, Fault, Firing, Metering, OF_SOURCE, Operator, Output, Panes, World,
+    AggregateColumn, AggregateData, Fault, Function, Metering, OF_ROW, Output, Panes, Timing, World,
 };
 use pelton_sandbox::{Limits, Options, Refusal, Sandbox};
 
@@ -11,15 +11,15 @@ use crate::{events, guest, load, wasm};
 #[test]
 fn echo_forwards_every_event_untouched() {
     let mut guest = guest("examples/echo");
-    assert_eq!(guest.descriptor().world, World::Transform);
+    assert_eq!(guest.descriptor().identity.world, World::Transform);
     let mut batch = events(&["a", "bb", "ccc"]);
     let before = batch.clone();
     let mut output = Output::default();
     for metering in [Metering::Deadline, Metering::Fuel, Metering::Deadline] {
         guest.process(metering, &mut batch, &mut output).unwrap();
         assert_eq!(batch, before);
-        assert_eq!(output.sources, [0, 1, 2]);
-        assert!(output.slices.chunks(4).all(|slice| slice[0] == OF_SOURCE && slice[2] == OF_SOURCE));
+        assert_eq!(output.rows, [0, 1, 2]);
+        assert!(output.slices.chunks(4).all(|slice| slice[0] == OF_ROW && slice[2] == OF_ROW));
     }
 }
 
@@ -52,9 +52,9 @@ fn panes(rows: &[(&str, i64, i64, i64)]) -> Panes {
         panes.keys.push(user.as_bytes());
         panes.starts.push(0);
         panes.ends.push(3_600_000);
-        panes.firings.push(Firing::OnTime);
-        panes.numbers.push(0);
-        panes.finals.push(true);
+        panes.timings.push(Timing::OnTime);
+        panes.indexes.push(0);
+        panes.lasts.push(true);
         panes.watermarks.push(3_600_000);
         plays.push(*count);
         played.push(*milliseconds);
@@ -67,23 +67,23 @@ fn panes(rows: &[(&str, i64, i64, i64)]) -> Panes {
 #[test]
 fn fraud_plans_and_judges() {
     let mut guest = guest("fraud");
-    assert_eq!(guest.descriptor().world, World::WindowRule);
-    let plan = guest.plan().unwrap();
-    assert_eq!(plan.aggregates[0].operator, Operator::Count);
+    assert_eq!(guest.descriptor().identity.world, World::WindowRule);
+    let plan = guest.aggregates().unwrap();
+    assert_eq!(plan.aggregates[0].function, Function::Count);
     assert!(!plan.extracts());
     let mut panes = panes(&[("ann", 5, 900_000, 5), ("bot", 500, 500 * 31_000, 3), ("café", 300, 300 * 200_000, 290)]);
     let before = panes.clone();
     let mut output = Output::default();
     guest.evaluate(Metering::Deadline, &mut panes, &mut output).unwrap();
     assert_eq!(panes, before);
-    assert_eq!(output.sources, [1]);
+    assert_eq!(output.rows, [1]);
     let [key, _, offset, bytes] = output.slices[..] else { panic!("one record") };
-    assert_eq!(key, OF_SOURCE);
+    assert_eq!(key, OF_ROW);
     let start = offset as usize - panes.keys.data.len();
     let alert = str::from_utf8(&output.data[start..start + bytes as usize]).unwrap();
     assert!(alert.contains("\"user\":\"bot\""), "{alert}");
     guest.evaluate(Metering::Fuel, &mut panes, &mut output).unwrap();
-    assert_eq!(output.sources, [1]);
+    assert_eq!(output.rows, [1]);
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_refused_configuration_says_why() {
 #[test]
 fn schema_check_loads_within_the_shape_limits() {
     let module = load("schema_check");
-    assert_eq!(module.descriptor().world, World::Transform);
+    assert_eq!(module.identity().world, World::Transform);
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn pooled_instances_behave_the_same() {
     let mut guest = module.instantiate("null", &Limits::default()).unwrap();
     let mut output = Output::default();
     guest.process(Metering::Deadline, &mut events(&["a"]), &mut output).unwrap();
-    assert_eq!(output.sources, [0]);
+    assert_eq!(output.rows, [0]);
 }
 
 #[test]

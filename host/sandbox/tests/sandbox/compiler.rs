@@ -56,7 +56,7 @@ fn a_child_answers_as_this_process_would() {
     let limits = Limits::default();
     for name in ["examples/echo", "fraud"] {
         let (ours, theirs) = (here.load(wasm(name), &limits).unwrap(), there.load(wasm(name), &limits).unwrap());
-        assert_eq!((ours.descriptor(), ours.digest()), (theirs.descriptor(), theirs.digest()));
+        assert_eq!((ours.identity(), ours.digest()), (theirs.identity(), theirs.digest()));
     }
     let mut damaged = wasm("examples/echo");
     damaged.truncate(1000);

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use pelton_engine::event::Events;
 use pelton_engine::guest::{
-    AggregateColumn, AggregateData, Fault, Firing, Groups, Guest, Metering, Output, Panes, Reduced,
+    AggregateColumn, AggregateData, Fault, Groups, Guest, Metering, Output, Panes, Reduced, Timing,
 };
 use pelton_sandbox::{Limits, Module, Options, Sandbox};
 
@@ -74,9 +74,9 @@ fn fraud_judges_the_same_panes_in_the_same_way() {
             keys: texts(&users.iter().map(|user| user.as_bytes()).collect::<Vec<_>>()),
             starts: vec![0; rows],
             ends: vec![3_600_000; rows],
-            firings: vec![Firing::OnTime; rows],
-            numbers: vec![0; rows],
-            finals: vec![true; rows],
+            timings: vec![Timing::OnTime; rows],
+            indexes: vec![0; rows],
+            lasts: vec![true; rows],
             watermarks: vec![3_600_000; rows],
             values: [500, 500 * 31_000, 3]
                 .map(|value| AggregateColumn::new(AggregateData::Integers(vec![value; rows])))
@@ -84,7 +84,7 @@ fn fraud_judges_the_same_panes_in_the_same_way() {
         };
         let mut output = Output::default();
         guest.evaluate(metering, &mut panes, &mut output)?;
-        assert_eq!(output.sources.len(), rows, "each of them is suspected");
+        assert_eq!(output.rows.len(), rows, "each of them is suspected");
         Ok(output)
     };
     let users: Vec<String> = (0..50).map(|user| format!("bot\"{user}")).collect();
@@ -134,7 +134,7 @@ fn a_reducer_makes_the_same_states_and_timers() {
         };
         let mut reduced = Reduced::default();
         guest.reduce(metering, &mut batch, &mut groups, &mut reduced)?;
-        assert_eq!(reduced.output.sources.len(), ROWS as usize);
+        assert_eq!(reduced.output.rows.len(), ROWS as usize);
         Ok(reduced)
     };
     check("examples/running_count", "null", reduce, reduce);

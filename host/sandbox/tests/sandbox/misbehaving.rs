@@ -13,7 +13,7 @@ use crate::{events, guest, load};
 /// Events whose field `act` has these values, for the modules that read it.
 fn acts(guest: &dyn Guest, acts: &[&str]) -> Events {
     let mut events = events(acts);
-    if !guest.descriptor().fields.is_empty() {
+    if !guest.descriptor().shape.fields.is_empty() {
         let mut texts = TextColumn::default();
         acts.iter().for_each(|act| texts.push(act.as_bytes()));
         events.columns.push(Column { missing: Vec::new(), values: Values::Text(texts) });
@@ -41,12 +41,12 @@ fn check_within(name: &str, metering: Metering, limits: &Limits, expected: impl 
         let fault = guest.process(metering, &mut bad, &mut Output::default()).expect_err("it misbehaves");
         assert!(expected(&fault), "round {round}: {fault:?}");
         assert_eq!(bad, before, "the events come back also after a fault");
-        if guest.descriptor().fields.is_empty() {
+        if guest.descriptor().shape.fields.is_empty() {
             continue; // It knows no good events.
         }
         let mut output = Output::default();
         guest.process(metering, &mut acts(&*guest, &["fine", "good"]), &mut output).expect("a fresh instance");
-        assert_eq!(output.sources, [0, 1]);
+        assert_eq!(output.rows, [0, 1]);
     }
 }
 
@@ -106,7 +106,7 @@ fn replies_are_bounded() {
 fn broken_replies() {
     check("answers_out_of_order", Metering::Deadline, contract("comes from row 0 after row 1"));
     check("bad_offsets", Metering::Deadline, contract("record 0 has slices"));
-    check("source_out_of_range", Metering::Deadline, contract("record 0 comes from row 9 of 2"));
+    check("row_out_of_range", Metering::Deadline, contract("record 0 comes from row 9 of 2"));
     check("unknown_port", Metering::Deadline, contract("record on port 9, module has 1 ports"));
     check("invalid_utf8", Metering::Deadline, contract("reply cannot be read"));
     check("invalid_utf8_log", Metering::Deadline, contract("utf-8"));
@@ -123,7 +123,7 @@ fn a_log_flood_is_neither_written_nor_fatal() {
     let mut guest = load("examples/log_flood").instantiate("null", &patient()).unwrap();
     let mut output = Output::default();
     guest.process(Metering::Deadline, &mut acts(&*guest, &["misbehave"]), &mut output).unwrap();
-    assert_eq!(output.sources, [0]);
+    assert_eq!(output.rows, [0]);
 }
 
 #[test]

@@ -19,6 +19,7 @@ use crate::unit::{
 };
 use crate::watermark::Watermark;
 
+use super::panes::add_all;
 use super::run::{self, Run};
 use super::{Attempt, Due, Operator, StageModule};
 use kept::Kept;
@@ -137,6 +138,8 @@ impl Reducer {
                 output: context.route(self.module.stage, record.port)?,
                 key: record.key.as_deref().unwrap_or_else(|| flow.decoded.keys.get(at)),
                 payload: record.payload.as_deref().unwrap_or_else(|| flow.payload(at, batch, &unit.events)),
+                headers: &record.headers,
+                is_delete: record.is_delete,
                 cause: Cause::Event { sequence, nth, time },
             })
         })
@@ -147,14 +150,14 @@ impl Reducer {
         let flow = unit.flow(self.module.inlet);
         let StageModule { guest, digest, stage, name, columns, held, events, .. } = &mut self.module;
         let (stage, digest) = (*stage, *digest);
-        let descriptor = guest.descriptor().clone();
+        let shape = guest.descriptor().shape.clone();
         let (entries, state_max) = (self.kept.entries(), self.state_max);
         let outcome = std::cell::RefCell::new(Outcome { held: *held, ..Outcome::default() });
         let judgement = judge(
             name,
             rows,
             &mut |metering, rows| {
-                flow.fill(rows, &descriptor, columns, batch, &unit.events, events);
+                flow.fill(rows, &shape, columns, batch, &unit.events, events);
                 let (mut groups, keys) =
                     group(entries, &outcome.borrow().overlay, rows, |row| flow.decoded.keys.get(row as usize));
                 let reduced = call(guest.as_mut(), metering, events, &mut groups, state_max)?;
@@ -226,6 +229,8 @@ impl Reducer {
                 output: context.route(self.module.stage, record.port)?,
                 key: record.key.as_deref().unwrap_or(key),
                 payload: record.payload.as_deref().unwrap_or_default(),
+                headers: &record.headers,
+                is_delete: record.is_delete,
                 cause: Cause::Timer { key, at, sequence, nth, time: record.time.unwrap_or(at) },
             })
         })
@@ -415,6 +420,7 @@ impl Operator for Reducer {
         effects: &mut Effects,
     ) -> Fate {
         self.outgoing(context, unit, batch, row, &self.attempted).for_each(|record| record.push(context, effects));
+        self.attempted.additions.get(&row).into_iter().for_each(|all| add_all(self.module.stage, all, effects));
         Fate::Processed
     }
 
@@ -458,6 +464,7 @@ impl Operator for Reducer {
                 } else {
                     let records = outcome.records.get(&idx).map_or(&[][..], Vec::as_slice);
                     self.fired(context, &firing, records).for_each(|record| record.push(context, effects));
+                    outcome.additions.get(&idx).into_iter().for_each(|all| add_all(self.module.stage, all, effects));
                 }
                 let mut entry = outcome.overlay.remove(key).unwrap_or_else(|| self.kept.without_timers(key, timers));
                 if watermark == EventTime::MAX {

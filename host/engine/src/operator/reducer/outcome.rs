@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use crate::codes::Code;
 use crate::effects::Room;
 use crate::event::Events;
-use crate::guest::{Change, Fault, Groups, Guest, Metering, OF_SOURCE, Reduced, Reject};
+use crate::guest::{Addition, Change, Fault, Groups, Guest, Metering, OF_ROW, Reduced, Reject};
 use crate::unit::{Held, Letter, Refusal, state_size};
 
 use super::kept::Entries;
@@ -17,6 +17,8 @@ pub(super) struct Emitted {
     pub(super) key: Option<Vec<u8>>,
     pub(super) payload: Option<Vec<u8>>,
     pub(super) time: Option<i64>,
+    pub(super) headers: Vec<u8>,
+    pub(super) is_delete: bool,
 }
 
 /// What a run brings about, before it is kept.
@@ -25,6 +27,8 @@ pub(super) struct Outcome {
     pub(super) overlay: Entries,
     /// Records per flow row, or per timer group.
     pub(super) records: BTreeMap<u32, Vec<Emitted>>,
+    /// What the module counts, by the same rows and groups.
+    pub(super) additions: BTreeMap<u32, Vec<Addition>>,
     /// Why rows, or timer groups, end as dead letters: the first reason of each. Nothing else is kept of these.
     pub(super) refused: BTreeMap<u32, Letter>,
     pub(super) earliest_timer: Option<i64>,
@@ -35,7 +39,7 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
-    /// Takes one call's reply; `row_of` gives the row of a source below the number of rows.
+    /// Takes one call's reply; `row_of` gives the row of the flow, or the timer group.
     pub(super) fn take(
         &mut self,
         entries: &Entries,
@@ -69,18 +73,23 @@ impl Outcome {
                 Some(offset) => output.data[offset..offset + len].to_vec(),
             }
         };
-        for (idx, &source) in output.sources.iter().enumerate() {
+        for (idx, &of) in output.rows.iter().enumerate() {
             let at = &output.slices[4 * idx..4 * idx + 4];
             let record = Emitted {
                 port: output.ports.get(idx).copied().unwrap_or(0),
-                key: (at[0] != OF_SOURCE).then(|| slice(at[0], at[1])),
-                payload: (at[2] != OF_SOURCE).then(|| slice(at[2], at[3])),
+                key: (at[0] != OF_ROW).then(|| slice(at[0], at[1])),
+                payload: (at[2] != OF_ROW).then(|| slice(at[2], at[3])),
                 time: output.timestamps.get(idx).copied(),
+                headers: output.headers_of(idx).to_vec(),
+                is_delete: output.deletes(idx),
             };
-            self.records.entry(row_of(source)).or_default().push(record);
+            self.records.entry(row_of(of)).or_default().push(record);
+        }
+        for addition in &output.additions {
+            self.additions.entry(row_of(addition.row)).or_default().push(*addition);
         }
         for reject in &output.rejects {
-            self.refused.entry(row_of(reject.source)).or_insert_with(|| letter_of(reject));
+            self.refused.entry(row_of(reject.row)).or_insert_with(|| letter_of(reject));
         }
         let states = self.held.add(keys.len() + reduced.timers.len(), reduced.states.data.len());
         if states.is_break() { states } else { self.held.add_output(output) }

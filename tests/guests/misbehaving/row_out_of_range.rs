@@ -6,4 +6,4 @@ fn process(events: &raw::Events) -> raw::Output {
     pelton_test_guests::forward(vec![events.timestamps.len() as u32 + 7])
 }
 
-pelton_test_guests::raw_transform!("source-out-of-range", process);
+pelton_test_guests::raw_transform!("row-out-of-range", process);
