@@ -286,7 +286,7 @@ fn a_silent_source_closes_its_window_once_and_writes_nothing_else() {
     let (scene, broker) = (Scene::new(), Broker::start());
     let text = format!(
         "name = \"zoo\"\n[source]\nstream = \"ZOO\"\nsubject = \"zoo\"\nkey = \"user\"\n\
-         time = {{ field = \"ts\", unit = \"ms\" }}\nwatermark = {{ delay = \"0s\", idle = \"1s\" }}\n[source.create]\n\
+         time = {{ field = \"ts\", unit = \"ms\" }}\nwatermark = {{ delay = \"0s\", idle_timeout = \"1s\" }}\n[source.create]\n\
          [[stage]]\nname = \"guest\"\nmodule = \"{}\"\nwindow = {{ kind = \"tumbling\", size = \"10s\" }}\n[output.seen]\n",
         module("count_rule").display()
     );

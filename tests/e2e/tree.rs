@@ -13,7 +13,7 @@ const EVENTS: u64 = 6000;
 /// Name, module, window, output.
 const STAGES: [(&str, &str, &str); 4] = [
     ("hours", "count_rule", "window = { kind = \"tumbling\", size = \"1h\" }\n"),
-    ("quarters", "count_rule", "window = { kind = \"sliding\", size = \"1h\", every = \"15m\" }\n"),
+    ("quarters", "count_rule", "window = { kind = \"sliding\", size = \"1h\", slide = \"15m\" }\n"),
     ("means", "mean_fold", "window = { kind = \"tumbling\", size = \"30m\" }\n"),
     ("counts", "running_count", ""),
 ];

@@ -96,7 +96,7 @@ impl Plan {
     /// first in byte order are given.
     ///
     /// The counts are exact as long as no slice has more than max(1024, 8 · `limit`) different values of a key; a sliding
-    /// window has a slice per `every`, any other window is one. Beyond, a count is never too low and too high by at most its
+    /// window has a slice per `slide`, any other window is one. Beyond, a count is never too low and too high by at most its
     /// `error`, and of n events no error, and no count of a value that is left out for want of room, is above
     /// n / max(1024, 8 · `limit`).
     #[must_use]

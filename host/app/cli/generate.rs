@@ -27,7 +27,7 @@ of 31 seconds every 31 seconds, 116 an hour. 90 % of the events arrive within 5 
 and the share --late after every window has closed.
 
 --truth writes who the farms are and every alert that the default rule must raise, computed apart from the engine. It \
-depends on delay, lateness, window and partitions: from --pipeline, or from the flags of the truth.
+depends on delay, allowed lateness, window and partitions: from --pipeline, or from the flags of the truth.
 
 Examples:
   pelton generate plays > plays.jsonl
@@ -118,13 +118,13 @@ struct LawArgs {
     delay: i64,
     /// How long a window takes corrections
     #[arg(long, value_name = "SPAN", default_value = "10m", value_parser = parse_span)]
-    lateness: i64,
+    allowed_lateness: i64,
     /// Length of the window
     #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = parse_span)]
     window: i64,
     /// How often a window starts
     #[arg(long, value_name = "SPAN", default_value = "5m", value_parser = parse_span)]
-    every: i64,
+    slide: i64,
 }
 
 pub(super) async fn run(command: GenerateCommand) -> Result<(), Failure> {
@@ -172,7 +172,7 @@ impl PlaysArgs {
             farm_time: (self.farm_hours * 3_600_000.0) as i64,
             late: self.late,
             // The events around it are up to ten minutes late themselves.
-            too_late: law.size.saturating_add(law.lateness).saturating_add(law.delay).saturating_add(600_000),
+            too_late: law.size.saturating_add(law.allowed_lateness).saturating_add(law.delay).saturating_add(600_000),
             bad: self.bad,
         }
     }
@@ -183,15 +183,15 @@ impl LawArgs {
         let law = Law {
             partitions: self.partitions,
             delay: self.delay,
-            lateness: self.lateness,
+            allowed_lateness: self.allowed_lateness,
             size: self.window,
-            every: self.every,
+            slide: self.slide,
         };
-        if law.every < 1 || law.size % law.every != 0 || law.size < 1 {
-            return Err(Failure::usage("--every does not divide --window"));
+        if law.slide < 1 || law.size % law.slide != 0 || law.size < 1 {
+            return Err(Failure::usage("--slide does not divide --window"));
         }
-        if law.size / law.every > SLICES_MAX {
-            return Err(Failure::usage(format!("--every is less than one part in {SLICES_MAX} of --window")));
+        if law.size / law.slide > SLICES_MAX {
+            return Err(Failure::usage(format!("--slide is less than one part in {SLICES_MAX} of --window")));
         }
         Ok(law)
     }
@@ -203,17 +203,17 @@ fn law_of(plan: &Plan) -> Result<Law, Failure> {
     let Some(window) = window else {
         return Err(Failure::usage(format!("pipeline `{}` has no window: there is no truth about it", plan.name)));
     };
-    let (size, every) = match window.kind {
+    let (size, slide) = match window.kind {
         WindowKind::Tumbling { size } => (size, size),
-        WindowKind::Sliding { size, every } => (size, every),
+        WindowKind::Sliding { size, slide } => (size, slide),
         WindowKind::Global => return Err(Failure::usage("there is no truth about a global window")),
     };
     Ok(Law {
         partitions: plan.source.partitions,
         delay: plan.source.watermark.delay.0,
-        lateness: window.lateness.0,
+        allowed_lateness: window.allowed_lateness.0,
         size: size.0,
-        every: every.0,
+        slide: slide.0,
     })
 }
 

@@ -4,7 +4,7 @@
 //! window is looked at by itself. The law, per partition and in order of arrival:
 //!
 //! - the watermark before an event is the largest event time among earlier good events, minus `delay`;
-//! - a window takes an event while `end + lateness` is after the watermark; an event that no window takes is late;
+//! - a window takes an event while `end + allowed_lateness` is after the watermark; an event that no window takes is late;
 //! - a window fires once when the watermark reaches its end, then once for every event it still takes (a correction);
 //! - what has not fired when the input ends fires then.
 
@@ -20,9 +20,9 @@ use super::render::{Play, user_name};
 pub(crate) struct Law {
     pub(crate) partitions: u32,
     pub(crate) delay: i64,
-    pub(crate) lateness: i64,
+    pub(crate) allowed_lateness: i64,
     pub(crate) size: i64,
-    pub(crate) every: i64,
+    pub(crate) slide: i64,
 }
 
 /// The rule's default thresholds, stated here a second time.
@@ -96,7 +96,7 @@ pub(crate) fn judge(plays: &Plays, law: &Law) -> Verdict {
         let newest = &mut newest[partition(&user_name(play.user), law.partitions) as usize];
         let watermark = newest.map_or(i64::MIN, |ts| ts - law.delay);
         *newest = Some(newest.map_or(play.ts, |ts| ts.max(play.ts)));
-        if windows(play.ts, law).all(|start| start + law.size + law.lateness <= watermark) {
+        if windows(play.ts, law).all(|start| start + law.size + law.allowed_lateness <= watermark) {
             late_rows += 1;
         } else if suspect(play.user) {
             let ms_played = i64::from(play.ms_played);
@@ -120,9 +120,9 @@ fn good(plays: &Plays) -> impl Iterator<Item = &Play> {
 
 /// Starts of the windows that contain `ts`.
 fn windows(ts: i64, law: &Law) -> impl Iterator<Item = i64> + use<> {
-    let last = ts.div_euclid(law.every) * law.every;
-    let (size, every) = (law.size, law.every);
-    (0..).map(move |idx| last - idx * every).take_while(move |start| start + size > ts)
+    let last = ts.div_euclid(law.slide) * law.slide;
+    let (size, slide) = (law.size, law.slide);
+    (0..).map(move |idx| last - idx * slide).take_while(move |start| start + size > ts)
 }
 
 /// The partition that JetStream's `partition(n, token)` chooses: 32-bit FNV-1a, modulo n.
@@ -138,8 +138,10 @@ fn account(user: &str, seen: &[Seen], last_watermark: i64, law: &Law, alerts: &m
     starts.dedup();
     for start in starts {
         let end = start + law.size;
-        let taken: Vec<&Seen> =
-            seen.iter().filter(|one| (start..end).contains(&one.ts) && one.watermark < end + law.lateness).collect();
+        let taken: Vec<&Seen> = seen
+            .iter()
+            .filter(|one| (start..end).contains(&one.ts) && one.watermark < end + law.allowed_lateness)
+            .collect();
         let on_time = taken.iter().take_while(|one| one.watermark < end).count();
         let mut revision = 0;
         let mut fire = |count: usize, firing: Firing| {
@@ -192,7 +194,7 @@ mod tests {
 
     const MINUTE: i64 = 60_000;
     const LAW: Law =
-        Law { partitions: 1, delay: 2 * MINUTE, lateness: 10 * MINUTE, size: 60 * MINUTE, every: 5 * MINUTE };
+        Law { partitions: 1, delay: 2 * MINUTE, allowed_lateness: 10 * MINUTE, size: 60 * MINUTE, slide: 5 * MINUTE };
 
     fn play(user: u32, ts: i64) -> Play {
         Play { arrival: 0, ts, user, track: 1, ms_played: 31_000, salt: 0, bad: None }
@@ -209,7 +211,7 @@ mod tests {
         let mut plays: Vec<Play> = (0..101).map(|idx| play(7, start + idx * 30_000)).collect();
         plays.push(play(8, start + 62 * MINUTE)); // watermark: exactly the end
         plays.push(play(7, start + MINUTE)); // correction
-        plays.push(play(8, start + 72 * MINUTE)); // watermark: end + lateness
+        plays.push(play(8, start + 72 * MINUTE)); // watermark: end + allowed_lateness
         plays.push(play(7, start + MINUTE)); // dropped from this window
         let found: Vec<Alert> = verdict(plays).alerts.into_iter().filter(|alert| alert.window_start == start).collect();
         let shown: Vec<(u32, i64, Firing)> = found.iter().map(|one| (one.revision, one.plays, one.firing)).collect();

@@ -20,7 +20,7 @@ fn spec() -> Spec {
     }
 }
 
-const LAW: Law = Law { partitions: 1, delay: 120_000, lateness: 600_000, size: HOUR_MS, every: 300_000 };
+const LAW: Law = Law { partitions: 1, delay: 120_000, allowed_lateness: 600_000, size: HOUR_MS, slide: 300_000 };
 
 #[test]
 fn the_same_seed_gives_the_same_records() {

@@ -121,8 +121,8 @@ pub(crate) fn run(mut options: FileOptions) -> Result<(), Failure> {
         }
         Target::Stdout => Sink::stdout(&plan, options.envelope, &files)?,
     };
-    if plan.source.watermark.idle.is_some() && inputs.are_files() {
-        info!("`watermark.idle` does not apply: files are never silent");
+    if plan.source.watermark.idle_timeout.is_some() && inputs.are_files() {
+        info!("`watermark.idle_timeout` does not apply: files are never silent");
     }
     let before = progress.summary.totals.received;
     let meter = Meter::new(inputs.bytes(), before);
@@ -216,8 +216,8 @@ impl Work {
                 info!("stopped; run the same command again to go on");
                 return Ok(());
             }
-            let idle = self.plan.source.watermark.idle;
-            match reader.recv_timeout(Silence::patience(idle)) {
+            let idle_timeout = self.plan.source.watermark.idle_timeout;
+            match reader.recv_timeout(Silence::patience(idle_timeout)) {
                 Ok(Read::Begun { lives }) => {
                     let input = &progress.input;
                     self.places.begin(input.lines_before(), self.inputs.list[input.file()].name());
@@ -269,7 +269,7 @@ impl Work {
 
     /// Where the watermark stands by now, when an input that lives is silent and something is due by then.
     fn due_in_silence(&self) -> Option<EventTime> {
-        let silent = self.silence.lasts(self.plan.source.watermark.idle)?;
+        let silent = self.silence.lasts(self.plan.source.watermark.idle_timeout)?;
         self.engine.due_in_silence(silent).filter(|_| self.engine.watermark() != EventTime::MAX)
     }
 

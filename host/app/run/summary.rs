@@ -151,7 +151,7 @@ mod tests {
         use pelton_engine::time::Span;
         let (stream, subject) = (String::new(), String::new());
         let time = Time { field: vec!["ts".into()], unit: TimeUnit::Millis };
-        let watermark = Watermark { delay: Span(0), idle: None, max_future: Span(0), max_past: Span(0) };
+        let watermark = Watermark { delay: Span(0), idle_timeout: None, max_future: Span(0), max_past: Span(0) };
         let key = Key::Field(vec!["user".into(), "id".into()]);
         let source = Source { stream, subject, partitions: 1, create: None, key, time, watermark, fields: Vec::new() };
         Plan { name: "p".into(), source, stages: Vec::new(), outputs: Vec::new(), limits: Limits::default() }

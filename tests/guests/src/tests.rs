@@ -275,11 +275,11 @@ fn a_missing_value_reaches_no_threshold_in_the_kit_either() {
 #[test]
 fn windows_that_the_host_refuses_are_refused() {
     let run: Run = testing::run_window_rule::<count_rule::Count>;
-    let window = r#"{"window":{"size_ms":100,"every_ms":30}}
+    let window = r#"{"window":{"size_ms":100,"slide_ms":30}}
                     {"key":"a","time":0,"event":{}}"#;
     assert_eq!(
         run("", window).unwrap_err(),
-        "`every_ms` is 30 and `size_ms` is 100, wanted one that divides the other"
+        "`slide_ms` is 30 and `size_ms` is 100, wanted one that divides the other"
     );
     let global = r#"{"window":{"global":true}}
                     {"key":"a","time":0,"event":{}}"#;
@@ -334,7 +334,7 @@ fn count_long_plays_filters() {
 
 #[test]
 fn count_rule_slides_and_has_a_threshold() {
-    let input = r#"{"window":{"size_ms":100,"every_ms":50}}
+    let input = r#"{"window":{"size_ms":100,"slide_ms":50}}
         {"key":"a","time":10,"event":{}}
         {"key":"a","time":60,"event":{}}
         {"key":"b","time":70,"event":{}}"#;

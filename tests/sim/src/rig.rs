@@ -35,7 +35,7 @@ pub struct Setup {
     /// Length of tumbling windows.
     pub window_ms: i64,
     pub epoch_events: u32,
-    pub idle: Option<Span>,
+    pub idle_timeout: Option<Span>,
     pub room: Room,
     pub config: Config,
     pub weakness: Weakness,
@@ -50,7 +50,7 @@ impl Setup {
             partitions: 1,
             window_ms: 1_000,
             epoch_events: 16,
-            idle: None,
+            idle_timeout: None,
             room: Room::default(),
             config: Config { mutants: weakness.protocol, ..Config::new(0, 0) },
             weakness: *weakness,
@@ -61,10 +61,10 @@ impl Setup {
     #[must_use]
     pub fn scenario(&self) -> Scenario {
         let size = Span(self.window_ms);
-        let window = Some(Window { kind: WindowKind::Tumbling { size }, lateness: Span(0) });
+        let window = Some(Window { kind: WindowKind::Tumbling { size }, allowed_lateness: Span(0) });
         let limits = Limits { epoch_events: self.epoch_events, ..Limits::default() };
         let mut plan = scenario::plan(&self.worlds, window, self.partitions, limits);
-        plan.source.watermark.idle = self.idle;
+        plan.source.watermark.idle_timeout = self.idle_timeout;
         Scenario {
             plan: Arc::new(plan),
             worlds: self.worlds.clone(),

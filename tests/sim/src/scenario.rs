@@ -139,7 +139,7 @@ impl Scenario {
             51..=53 => Disaster::LogExpired,
             _ => Disaster::None,
         };
-        plan.source.watermark.idle = rng.chance(333).then(|| Span(rng.range(200, 2_000) as i64));
+        plan.source.watermark.idle_timeout = rng.chance(333).then(|| Span(rng.range(200, 2_000) as i64));
         let mut config = Config::new(0, 0);
         (config.idle_check_ms, config.renew_ms, config.retry_ms) = (1_500, 700, 50);
         (config.answer_ms, config.sync_ms) = (1_500, 300);
@@ -261,10 +261,10 @@ fn shape(rng: &mut Rng, seed: u64) -> (Vec<World>, Window) {
     let size = Span(1_000);
     let kind = match rng.below(3) {
         0 => WindowKind::Tumbling { size },
-        1 => WindowKind::Sliding { size, every: Span(250) },
-        _ => WindowKind::Sliding { size: Span(2_000), every: size },
+        1 => WindowKind::Sliding { size, slide: Span(250) },
+        _ => WindowKind::Sliding { size: Span(2_000), slide: size },
     };
-    let window = Window { kind, lateness: Span(if rng.chance(500) { 0 } else { 600 }) };
+    let window = Window { kind, allowed_lateness: Span(if rng.chance(500) { 0 } else { 600 }) };
     let tail = match rng.below(10) {
         0..=3 => Some(World::Reducer),
         4..=6 => Some(World::WindowRule),
@@ -323,7 +323,7 @@ pub fn plan(worlds: &[World], window: Option<Window>, partitions: u32, limits: L
 }
 
 fn watermark() -> Watermark {
-    Watermark { delay: Span(200), idle: None, max_future: Span(3_600_000), max_past: Span(86_400_000) }
+    Watermark { delay: Span(200), idle_timeout: None, max_future: Span(3_600_000), max_past: Span(86_400_000) }
 }
 
 /// Events out of order, late, malformed and refused among good ones, in bursts.

@@ -63,7 +63,7 @@ pub(super) struct PaneHead {
 #[serde(deny_unknown_fields)]
 pub(super) struct Window {
     pub(super) size_ms: Option<i64>,
-    pub(super) every_ms: Option<i64>,
+    pub(super) slide_ms: Option<i64>,
     #[serde(default)]
     pub(super) global: bool,
 }

@@ -3,7 +3,7 @@
 //! Input lines:
 //! - `{"key":"u1","time":1000,"event":{"track_id":"t1"}}` an event; `"raw":"text"` instead of `"event"` for a payload
 //!   that is not JSON; `"headers":{"a":"b"}` as well. Without `key` it is `""`, without `time` 0.
-//! - `{"window":{"size_ms":3600000,"every_ms":300000}}` for window worlds with events, or `{"window":{"global":true}}`.
+//! - `{"window":{"size_ms":3600000,"slide_ms":300000}}` for window worlds with events, or `{"window":{"global":true}}`.
 //! - `{"pane":{"key":"u1","start":0,"end":3600000,"number":1,"firing":"late"},"values":{"plays":120}}` for window
 //!   rules: a pane as it is. An aggregate that has seen nothing is `null`, an integer sum beyond 64 bits is clipped, a
 //!   top-k is `[["item",3],…]`, with a third number for its error. `"final"` is true and `"watermark"` is the end unless
@@ -21,7 +21,7 @@
 //!
 //! The kit computes what the host computes: the aggregates are the same code, and reducers see events and timers in the
 //! same order. What it does not do: events are never late for a window. Each window fires once, at the end, with all its
-//! events; corrections can be tried as panes. `watermark.idle`, limits and routing between stages are not there either.
+//! events; corrections can be tried as panes. `watermark.idle_timeout`, limits and routing between stages are not there either.
 //!
 //! A case is a folder with `config.json` (optional), `input.jsonl` and `expected.jsonl`:
 //!

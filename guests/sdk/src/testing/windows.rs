@@ -28,7 +28,7 @@ type SliceOf = (Vec<u8>, i64);
 pub(super) enum Slicing {
     Sliding {
         size: i64,
-        every: i64,
+        slide: i64,
     },
     /// One slice and one window that closes at the end of the input.
     Global,
@@ -63,23 +63,23 @@ impl Slicing {
             .window
             .ok_or("events need a line `{\"window\":{\"size_ms\":…}}` or `{\"window\":{\"global\":true}}`")?;
         let Some(size) = window.size_ms else {
-            let is_global = window.global && window.every_ms.is_none();
+            let is_global = window.global && window.slide_ms.is_none();
             return if is_global { Ok(Slicing::Global) } else { Err("the window has no `size_ms`".to_owned()) };
         };
-        let every = window.every_ms.unwrap_or(size);
+        let slide = window.slide_ms.unwrap_or(size);
         if window.global {
             return Err("a global window has no `size_ms`".to_owned());
         }
-        if every < 1 || size < every || size % every != 0 {
-            return Err(format!("`every_ms` is {every} and `size_ms` is {size}, wanted one that divides the other"));
+        if slide < 1 || size < slide || size % slide != 0 {
+            return Err(format!("`slide_ms` is {slide} and `size_ms` is {size}, wanted one that divides the other"));
         }
-        Ok(Slicing::Sliding { size, every })
+        Ok(Slicing::Sliding { size, slide })
     }
 
     /// Start of the slice at `time`.
     fn slice(self, time: i64) -> i64 {
         match self {
-            Slicing::Sliding { every, .. } => time.div_euclid(every) * every,
+            Slicing::Sliding { slide, .. } => time.div_euclid(slide) * slide,
             Slicing::Global => i64::MIN,
         }
     }
@@ -92,8 +92,8 @@ impl Slicing {
                 Slicing::Global => {
                     windows.insert(WindowOf { end: i64::MAX, key: key.clone(), start: i64::MIN });
                 }
-                Slicing::Sliding { size, every } => {
-                    windows.extend((slice + every..=slice + size).step_by(every as usize).map(|end| WindowOf {
+                Slicing::Sliding { size, slide } => {
+                    windows.extend((slice + slide..=slice + size).step_by(slide as usize).map(|end| WindowOf {
                         end,
                         key: key.clone(),
                         start: end - size,

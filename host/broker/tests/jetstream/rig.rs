@@ -119,7 +119,7 @@ pub(crate) fn plan(partitions: u32) -> Plan {
             time: Time { field: vec!["ts".to_string()], unit: TimeUnit::Millis },
             watermark: Watermark {
                 delay: Span::from_secs(1),
-                idle: None,
+                idle_timeout: None,
                 max_future: Span::from_secs(60),
                 max_past: Span::from_secs(86_400),
             },

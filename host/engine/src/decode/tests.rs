@@ -21,7 +21,7 @@ fn source(unit: TimeUnit) -> Source {
         time: Time { field: vec!["t".into()], unit },
         watermark: Watermark {
             delay: Span(0),
-            idle: None,
+            idle_timeout: None,
             max_future: Span::from_secs(300),
             max_past: Span::from_secs(20 * 366 * 86_400),
         },

@@ -500,15 +500,15 @@ impl Partition {
         self.pump(now);
     }
 
-    /// Lets event time go on when the source is silent, but only to where something is due: a commit that shows
-    /// nothing new would be one more every few milliseconds, for ever.
+    /// Advances the watermark when the source is silent, but only to where something is due: a commit that shows
+    /// nothing new would be one more every few milliseconds, forever.
     fn tick_idle(&mut self, now: u64) {
-        let idle = self.plan.source.watermark.idle;
+        let idle_timeout = self.plan.source.watermark.idle_timeout;
         let Phase::Running(running) = &mut self.phase else { return };
-        let (Some(idle), Some(since)) = (idle, running.silence.since) else { return };
+        let (Some(idle_timeout), Some(since)) = (idle_timeout, running.silence.since) else { return };
         let here = now.saturating_sub(since);
         let is_quiet = running.is_drained() && running.opened_at.is_none() && running.sealed.is_none();
-        if (here as i64) < idle.0 || !is_quiet || running.engine.watermark() == EventTime::MAX {
+        if (here as i64) < idle_timeout.0 || !is_quiet || running.engine.watermark() == EventTime::MAX {
             return;
         }
         let silent = Span(i64::try_from(running.silence.before.saturating_add(here)).unwrap_or(i64::MAX));

@@ -116,8 +116,8 @@ pub enum TimeUnit {
 pub struct Watermark {
     /// Bounded out-of-orderness: how far the watermark stays behind the newest event.
     pub delay: Span,
-    /// After this long without an event, time goes on at the pace of the clock.
-    pub idle: Option<Span>,
+    /// After this long without an event, the watermark advances with the wall clock.
+    pub idle_timeout: Option<Span>,
     /// An event further ahead of its arrival than this is a dead letter and moves nothing.
     pub max_future: Span,
     /// An event further behind its arrival than this is a dead letter (seconds taken for milliseconds).
@@ -143,19 +143,19 @@ pub struct Stage {
 pub struct Window {
     pub kind: WindowKind,
     /// How long after its end a window still takes events, each firing a correction.
-    pub lateness: Span,
+    pub allowed_lateness: Span,
 }
 
-/// The shape of windows. Starts are multiples of `size` or `every` since the Unix epoch.
+/// The shape of windows. Starts are multiples of `size` or `slide` since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WindowKind {
     Tumbling {
         size: Span,
     },
-    /// `every` divides `size`.
+    /// `slide` divides `size`.
     Sliding {
         size: Span,
-        every: Span,
+        slide: Span,
     },
     /// One window that ends with the input.
     Global,

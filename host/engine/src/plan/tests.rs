@@ -131,11 +131,11 @@ fn the_fraud_pipeline() {
     let create = CreateStream { ingest: None, max_age: Some(Span::from_secs(7 * 86_400)), max_bytes: None };
     assert_eq!(source.create, Some(create));
     assert_eq!(source.watermark.delay, Span::from_secs(120));
-    assert_eq!(source.watermark.idle, Some(Span::from_secs(30)));
+    assert_eq!(source.watermark.idle_timeout, Some(Span::from_secs(30)));
     assert_eq!(plan.stages[0].window, None);
     assert!(plan.stages[0].config.starts_with(r#"{"schema":{"properties":{"app":{"type":"string"},"country":"#));
-    let kind = WindowKind::Sliding { size: Span::from_secs(3600), every: Span::from_secs(300) };
-    assert_eq!(plan.stages[1].window, Some(Window { kind, lateness: Span::from_secs(600) }));
+    let kind = WindowKind::Sliding { size: Span::from_secs(3600), slide: Span::from_secs(300) };
+    assert_eq!(plan.stages[1].window, Some(Window { kind, allowed_lateness: Span::from_secs(600) }));
     let publish = Publish { subject: "fraud.alerts.{key}".to_owned(), stream: "FRAUD_ALERTS".to_owned() };
     assert_eq!(plan.outputs, [Output { name: "alerts".to_owned(), stage: 1, port: 0, publish: Some(publish) }]);
     assert_eq!(plan.limits, Limits::default());

@@ -59,7 +59,7 @@ fn check(name: &str, got: &str, expected: &str) {
     }
 }
 
-const SLIDING: WindowKind = WindowKind::Sliding { size: Span(40), every: Span(10) };
+const SLIDING: WindowKind = WindowKind::Sliding { size: Span(40), slide: Span(10) };
 const TUMBLING: WindowKind = WindowKind::Tumbling { size: Span(10) };
 
 fn rule(aggregates: &[(Operator, Option<&str>)]) -> Native {
@@ -257,8 +257,8 @@ fn whatever_shapes_the_state_makes_another_layout() {
         newer,
         other(TUMBLING),
         other(WindowKind::Global),
-        other(WindowKind::Sliding { size: Span(50), every: Span(10) }),
-        other(WindowKind::Sliding { size: Span(40), every: Span(20) }),
+        other(WindowKind::Sliding { size: Span(50), slide: Span(10) }),
+        other(WindowKind::Sliding { size: Span(40), slide: Span(20) }),
         aggregates(&[(Operator::Sum, Some("i"))]),
         aggregates(&[(Operator::Sum, Some("n"))]),
         aggregates(&[(Operator::Count, None), (Operator::Count, None)]),

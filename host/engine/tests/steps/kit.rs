@@ -147,8 +147,8 @@ impl Setup {
         Setup { guests, from: Vec::new(), window: None, delay: 0, room: Room::default(), limits, hash_key: None }
     }
 
-    pub(crate) fn window(mut self, kind: WindowKind, lateness: i64, delay: i64) -> Setup {
-        self.window = Some(Window { kind, lateness: Span(lateness) });
+    pub(crate) fn window(mut self, kind: WindowKind, allowed_lateness: i64, delay: i64) -> Setup {
+        self.window = Some(Window { kind, allowed_lateness: Span(allowed_lateness) });
         self.delay = delay;
         self
     }
@@ -182,7 +182,12 @@ impl Setup {
                 create: None,
                 key: Key::Field(vec!["k".into()]),
                 time: Time { field: vec!["t".into()], unit: TimeUnit::Millis },
-                watermark: Watermark { delay: Span(self.delay), idle: None, max_future: century, max_past: century },
+                watermark: Watermark {
+                    delay: Span(self.delay),
+                    idle_timeout: None,
+                    max_future: century,
+                    max_past: century,
+                },
                 fields: Vec::new(),
             },
             stages: (0..=last).map(stage).collect(),
