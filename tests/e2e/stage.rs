@@ -60,18 +60,18 @@ impl Stage {
         calm
     }
 
-    /// Asserts that the public stream, which the broker fills by itself, gets exactly the alerts.
-    pub(crate) fn assert_public(&self, dump: &Dump) {
+    /// Asserts that the output stream, which the broker fills by itself, gets exactly the alerts.
+    pub(crate) fn assert_output_stream(&self, dump: &Dump) {
         let count = dump.count("out.");
-        until("all alerts in the public stream", || (count as u64 <= self.broker.held("FRAUD_ALERTS")).then_some(()));
-        let public = self.broker.messages("FRAUD_ALERTS");
-        assert_eq!(public.len(), count, "alerts in the public stream");
-        assert_eq!(alerts(public.iter().map(|message| &message.payload[..])), dump.alerts());
+        until("all alerts in the output stream", || (count as u64 <= self.broker.held("FRAUD_ALERTS")).then_some(()));
+        let copied = self.broker.messages("FRAUD_ALERTS");
+        assert_eq!(copied.len(), count, "alerts in the output stream");
+        assert_eq!(alerts(copied.iter().map(|message| &message.payload[..])), dump.alerts());
     }
 
     /// Forgets all results, keeps the input.
     fn renew(&self) {
-        finish(&mut self.broker.pelton(&["down", &self.pipeline, "--yes", "--public"])).code(0);
+        finish(&mut self.broker.pelton(&["down", &self.pipeline, "--yes", "--outputs"])).code(0);
         self.broker.up(&self.pipeline);
     }
 }
@@ -185,7 +185,7 @@ impl<'a> Rounds<'a> {
         dump.assert_chain(self.stage.events);
         dump.assert_same(self.calm);
         dump.assert_holds(&self.seen);
-        self.stage.assert_public(&dump);
+        self.stage.assert_output_stream(&dump);
         self.epochs += dump.epochs();
         self.round += 1;
         self.seen.clear();

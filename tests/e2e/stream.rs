@@ -215,7 +215,7 @@ fn chaos_a_host_that_slept_longer_than_its_lease_changes_nothing() {
     let dump = Dump::read(&stage.broker, "fraud");
     dump.assert_chain(stage.events);
     dump.assert_same(&calm);
-    stage.assert_public(&dump);
+    stage.assert_output_stream(&dump);
     let epochs = dump.epochs();
     Blows::default().tell(&format!("epochs={epochs}; a host slept from event {asleep} on, longer than its lease"));
 }

@@ -138,7 +138,7 @@ fn what_a_pipeline_file_says_is_cleaned() {
         ("field", format!("{head}[source.fields]\n\"{text}\" = \"/{text}~2\"\n{stage}")),
         ("module", format!("{head}[[stage]]\nname = \"h\"\nmodule = \"{text}.wasm\"\n[output.out]\n")),
         ("output", format!("{head}{stage}from = \"h.{text}\"\n")),
-        ("publish", format!("{head}{stage}publish = \"{text}\"\n")),
+        ("subject", format!("{head}{stage}subject = \"{text}\"\n")),
         ("raw", format!("{head}x = \"\u{202e}\u{200b}\u{2066}\" garbage\n")),
     ] {
         let path = scene.write("p.toml", file);

@@ -1,7 +1,7 @@
 //! What the results of a file run depend on besides its input, so that a run is not resumed with something else.
 //!
 //! Comments, white space and the order of keys do not count, nor does what changes no result: where modules lie, the
-//! streams and public subjects, and the limits that only stop a run or cut its epochs.
+//! streams and subjects, and the limits that only stop a run or cut its epochs.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;

@@ -83,7 +83,7 @@ pub async fn check(broker: &Broker, plan: &Plan, options: &ProvisionOptions) -> 
             Role::Input => input::check(broker, plan, &info, &account, &mut checked).await.map_err(fail)?,
             Role::Log => log(&info, &mut checked),
             Role::Leases => leases(&info, &mut checked),
-            Role::Snapshots | Role::Public => {}
+            Role::Snapshots | Role::Output => {}
         }
     }
     Ok(checked)

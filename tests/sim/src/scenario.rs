@@ -298,11 +298,11 @@ pub fn plan(worlds: &[World], window: Option<Window>, partitions: u32, limits: L
         config: "{}".into(),
         window: matches!(world, World::WindowRule | World::WindowFold).then(|| window.expect("the shape has a window")),
     };
-    let mut outputs = vec![Output { name: "main".into(), stage: worlds.len() - 1, port: 0, publish: None }];
+    let mut outputs = vec![Output { name: "main".into(), stage: worlds.len() - 1, port: 0, stream: None }];
     let others = head.map_or(0, |head| head + 1)..worlds.len() - 1;
-    outputs.extend(others.map(|stage| Output { name: worlds[stage].name().into(), stage, port: 0, publish: None }));
+    outputs.extend(others.map(|stage| Output { name: worlds[stage].name().into(), stage, port: 0, stream: None }));
     if worlds[0] == World::Transform {
-        outputs.push(Output { name: "side".into(), stage: 0, port: 1, publish: None });
+        outputs.push(Output { name: "side".into(), stage: 0, port: 1, stream: None });
     }
     Plan {
         name: "sim".into(),

@@ -10,7 +10,7 @@ use pelton_broker::testing::Server;
 use pelton_broker::{Broker, Log, LogOptions, Producer, ProvisionOptions, Target, up};
 use pelton_engine::epoch::{Epoch, Marker, MarkerFields, Position, Records, StreamIdentity};
 use pelton_engine::log::{Fence, Fetched, Hole, Published, Request, Response, StoredMarker, Survey};
-use pelton_engine::plan::{CreateStream, Key, Limits, Output, Plan, Publish, Source, Time, TimeUnit, Watermark};
+use pelton_engine::plan::{CreateStream, Key, Limits, Output, OutputStream, Plan, Source, Time, TimeUnit, Watermark};
 use pelton_engine::time::Span;
 
 pub(crate) struct Rig {
@@ -130,7 +130,7 @@ pub(crate) fn plan(partitions: u32) -> Plan {
             name: "alerts".to_string(),
             stage: 0,
             port: 0,
-            publish: Some(Publish { subject: "fraud.alerts.{key}".to_string(), stream: "ALERTS".to_string() }),
+            stream: Some(OutputStream { subject: "fraud.alerts.{key}".to_string(), name: "ALERTS".to_string() }),
         }],
         limits: Limits::default(),
     }

@@ -47,7 +47,7 @@ impl Draft {
         let last = self.stages.len() - 1;
         let output = |output: DraftOutput| {
             let stage = output.from.map_or(last, |from| from.stage);
-            Output { name: output.name, stage, port: 0, publish: output.publish }
+            Output { name: output.name, stage, port: 0, stream: output.stream }
         };
         Plan {
             name: self.name,
@@ -191,7 +191,7 @@ fn outputs(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) -
             problems.push(Problem::new(code::BAD_PORT, place, message).with_hint(hint));
             continue;
         }
-        outputs.push(Output { name: output.name.clone(), stage, port, publish: output.publish.clone() });
+        outputs.push(Output { name: output.name.clone(), stage, port, stream: output.stream.clone() });
     }
     for (idx, stage) in draft.stages.iter().enumerate().filter(|(idx, _)| reader_of(draft, *idx).is_none()) {
         let takes = |output: &DraftOutput| output.from.as_ref().map_or(last, |from| from.stage) == idx;

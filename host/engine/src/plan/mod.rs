@@ -17,6 +17,7 @@ mod tests;
 
 pub use draft::{Draft, DraftStage};
 pub use lower::parse;
+pub use raw::size_parse;
 
 use crate::event::Kind;
 use crate::time::Span;
@@ -173,15 +174,16 @@ pub struct Output {
     pub stage: usize,
     /// Port of that stage.
     pub port: u8,
-    /// Public subject, perhaps with `{key}`; the pipeline stream is sourced into a stream of this output.
-    pub publish: Option<Publish>,
+    /// Where the server copies the output to from the pipeline stream.
+    pub stream: Option<OutputStream>,
 }
 
-/// A public stream fed from the pipeline stream by the server.
+/// An output stream, which the server fills from the pipeline stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Publish {
+pub struct OutputStream {
+    /// Optionally with `{key}`.
     pub subject: String,
-    pub stream: String,
+    pub name: String,
 }
 
 /// Bounds; every one has a default.

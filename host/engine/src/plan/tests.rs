@@ -136,8 +136,8 @@ fn the_fraud_pipeline() {
     assert!(plan.stages[0].config.starts_with(r#"{"schema":{"properties":{"app":{"type":"string"},"country":"#));
     let kind = WindowKind::Sliding { size: Span::from_secs(3600), slide: Span::from_secs(300) };
     assert_eq!(plan.stages[1].window, Some(Window { kind, allowed_lateness: Span::from_secs(600) }));
-    let publish = Publish { subject: "fraud.alerts.{key}".to_owned(), stream: "FRAUD_ALERTS".to_owned() };
-    assert_eq!(plan.outputs, [Output { name: "alerts".to_owned(), stage: 1, port: 0, publish: Some(publish) }]);
+    let stream = OutputStream { subject: "fraud.alerts.{key}".to_owned(), name: "FRAUD_ALERTS".to_owned() };
+    assert_eq!(plan.outputs, [Output { name: "alerts".to_owned(), stage: 1, port: 0, stream: Some(stream) }]);
     assert_eq!(plan.limits, Limits::default());
     let reads = plan.reads(&modules);
     assert_eq!(reads.iter().map(|read| read.name.as_str()).collect::<Vec<_>>(), ["track_id", "device", "ms_played"]);
@@ -160,7 +160,7 @@ stage = [
   { name = "farm", module = "a/rule.wasm", window = { kind = "tumbling", size = "1h30m" } },
 ]
 [output]
-audit = { from = "route", publish = "demo.audit", stream = "AUDIT" }
+audit = { from = "route", subject = "demo.audit", stream = "AUDIT" }
 rest = { from = "route.rejected" }
 found = {}
 [limits]

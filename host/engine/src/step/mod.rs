@@ -18,7 +18,7 @@ use crate::event::RawBatch;
 use crate::guest::{Guest, World};
 use crate::judge::StepError;
 use crate::operator::{self, Due, Operator};
-use crate::plan::{Plan, Publish};
+use crate::plan::{OutputStream, Plan};
 use crate::time::{EventTime, Span, WallTime};
 use crate::unit::{self, Context, Fate, UNIT_EVENTS, Unit};
 use crate::watermark::Watermark;
@@ -140,8 +140,8 @@ impl Engine {
         let watermark = Watermark::new(plan.source.watermark.delay);
         let chain = Chain::new(&plan, options.origin.partition, transforms, fields, &descriptors);
         let Options { origin, room, envelope, hash_key: _ } = options;
-        let is_keyed = |publish: &Publish| publish.subject.contains("{key}");
-        let keyed = plan.outputs.iter().map(|output| output.publish.as_ref().is_some_and(is_keyed)).collect();
+        let is_keyed = |stream: &OutputStream| stream.subject.contains("{key}");
+        let keyed = plan.outputs.iter().map(|output| output.stream.as_ref().is_some_and(is_keyed)).collect();
         let context = Context { plan, origin, room, envelope, keyed };
         let mut engine = Engine {
             chain,

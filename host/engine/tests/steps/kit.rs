@@ -170,7 +170,7 @@ impl Setup {
         let outputs = (0..=last)
             .flat_map(|stage| (0..2).map(move |port| (stage, port)))
             .filter(|&(stage, port)| !is_read(stage) || port > 0)
-            .map(|(stage, port)| plan::Output { name: format!("{stage}-{port}"), stage, port, publish: None })
+            .map(|(stage, port)| plan::Output { name: format!("{stage}-{port}"), stage, port, stream: None })
             .collect();
         let century = Span::from_secs(100 * 366 * 86_400);
         Plan {
