@@ -26,7 +26,7 @@ impl Site {
     fn new(lease: &str) -> Site {
         let (scene, broker) = (Scene::new(), Broker::start());
         let pipeline = scene.fraud();
-        let limits = "\n[limits]\nepoch_events = 200\n";
+        let limits = "\n[limits]\nepoch_max_events = 200\n";
         scene.write("fraud.toml", [scene.read("fraud.toml"), limits.as_bytes().to_vec()].concat());
         finish(&mut broker.pelton(&["up", &pipeline, "--lease", lease])).code(0);
         Site { scene, broker, pipeline, published: 0 }

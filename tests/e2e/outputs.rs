@@ -272,7 +272,7 @@ fn the_largest_events_that_a_pipeline_may_allow_come_through() {
     let text: String = (1..=3).map(|number| large(number) + "\n").collect();
     scene.write("input.jsonl", &text);
     let limits =
-        "[limits]\npayload = \"64MiB\"\noutput_bytes = \"64MiB\"\nmemory = \"512MiB\"\ntime_per_batch = \"60s\"\n";
+        "[limits]\nmax_payload = \"64MiB\"\nreply_bytes = \"64MiB\"\nmemory = \"512MiB\"\ncall_timeout = \"60s\"\n";
     let plan = std::fs::read_to_string(&pipeline).unwrap();
     std::fs::write(&pipeline, plan + limits).unwrap();
     finish(&mut run(&pipeline, &input, &out, &[])).code(0).says(&["events=3", "dead=0"]);

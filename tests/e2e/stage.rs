@@ -23,11 +23,11 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) fn new(broker: Broker, events: u64, epoch_events: u64, seed: u64) -> Stage {
+    pub(crate) fn new(broker: Broker, events: u64, epoch_max_events: u64, seed: u64) -> Stage {
         let scene = Scene::new();
         let pipeline = scene.fraud();
         // Small epochs: many commits to kill between.
-        let limits = format!("\n[limits]\nepoch_events = {epoch_events}\n");
+        let limits = format!("\n[limits]\nepoch_max_events = {epoch_max_events}\n");
         scene.write("fraud.toml", [scene.read("fraud.toml"), limits.into_bytes()].concat());
         broker.up(&pipeline);
         let (count, seed, truth) = (events.to_string(), seed.to_string(), scene.arg("truth.json"));

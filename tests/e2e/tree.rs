@@ -32,7 +32,7 @@ fn pipeline(scene: &Scene, name: &str, stages: &[(&str, &str, &str)]) -> String 
     let mut text = format!(
         "name = \"{name}\"\n[source]\nstream = \"IN\"\nsubject = \"in\"\nkey = \"k\"\n\
          time = {{ field = \"ts\", unit = \"ms\" }}\nwatermark = {{ delay = \"1s\" }}\n[source.create]\n\
-         [limits]\nepoch_events = 50\n\
+         [limits]\nepoch_max_events = 50\n\
          [[stage]]\nname = \"pass\"\nmodule = \"{}\"\n",
         module("echo").display()
     );

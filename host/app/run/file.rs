@@ -35,7 +35,7 @@ use crate::cli::run::FileOptions;
 /// Bounds of one epoch. Larger than under a broker: a batch has no message limit here.
 fn room(limits: &Limits) -> Room {
     // What modules may make of one event can be written, and so can the event itself, should it be refused.
-    let bytes_at_once = limits.held_bytes().saturating_add(2 * limits.payload) as usize;
+    let bytes_at_once = limits.held_bytes().saturating_add(2 * limits.max_payload) as usize;
     Room {
         records: 1 << 16,
         bytes: 32 << 20,
@@ -104,7 +104,7 @@ pub(crate) fn run(mut options: FileOptions) -> Result<(), Failure> {
     };
     let Begun { last, mut progress } = restore(&mut *store, &mut engine, wanted)?;
     progress.input.check(&inputs)?;
-    let reader = Reader::prepare(inputs.clone(), &progress.input, engine.position(), plan.limits.payload)?;
+    let reader = Reader::prepare(inputs.clone(), &progress.input, engine.position(), plan.limits.max_payload)?;
     if progress.done {
         if let Target::Folder(dir) = &options.output {
             output::check_done(dir, &plan, &files, &progress.lengths)?;

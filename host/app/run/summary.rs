@@ -115,7 +115,7 @@ impl Summary {
             "field-missing" | "field-type" => {
                 "the modules read fields that these events do not have so: `[source.fields]` maps names".into()
             }
-            "payload-size" => "the events are larger than `[limits] payload`".into(),
+            "payload-size" => "the events are larger than `[limits] max_payload`".into(),
             "limit-fuel" => "the modules need more than `[limits] fuel_per_event`".into(),
             _ => "the `message` of each dead letter says why".into(),
         }

@@ -34,7 +34,7 @@ pub struct Setup {
     pub partitions: u32,
     /// Length of tumbling windows.
     pub window_ms: i64,
-    pub epoch_events: u32,
+    pub epoch_max_events: u32,
     pub idle_timeout: Option<Span>,
     pub room: Room,
     pub config: Config,
@@ -49,7 +49,7 @@ impl Setup {
             worlds: vec![World::Reducer],
             partitions: 1,
             window_ms: 1_000,
-            epoch_events: 16,
+            epoch_max_events: 16,
             idle_timeout: None,
             room: Room::default(),
             config: Config { mutants: weakness.protocol, ..Config::new(0, 0) },
@@ -62,7 +62,7 @@ impl Setup {
     pub fn scenario(&self) -> Scenario {
         let size = Span(self.window_ms);
         let window = Some(Window { kind: WindowKind::Tumbling { size }, allowed_lateness: Span(0) });
-        let limits = Limits { epoch_events: self.epoch_events, ..Limits::default() };
+        let limits = Limits { epoch_max_events: self.epoch_max_events, ..Limits::default() };
         let mut plan = scenario::plan(&self.worlds, window, self.partitions, limits);
         plan.source.watermark.idle_timeout = self.idle_timeout;
         Scenario {

@@ -284,7 +284,7 @@ fn shape(rng: &mut Rng, seed: u64) -> (Vec<World>, Window) {
 }
 
 fn limits(rng: &mut Rng) -> Limits {
-    Limits { epoch_events: rng.range(2, 40) as u32, epoch_time: Span(rng.range(5, 120) as i64), ..Limits::default() }
+    Limits { epoch_max_events: rng.range(2, 40) as u32, epoch_max_age: Span(rng.range(5, 120) as i64), ..Limits::default() }
 }
 
 /// A pipeline of these stages.

@@ -412,10 +412,10 @@ impl Partition {
         }
         let age = now.saturating_sub(opened_at);
         let full =
-            running.progress == Progress::Full || running.effects.totals.received >= u64::from(limits.epoch_events);
+            running.progress == Progress::Full || running.effects.totals.received >= u64::from(limits.epoch_max_events);
         let ends_here = running.is_closing || running.hole_ahead().is_some();
         let ripe = running.inflight.is_none()
-            && (age >= limits.epoch_time.0.unsigned_abs()
+            && (age >= limits.epoch_max_age.0.unsigned_abs()
                 || (running.is_drained() && age >= LINGER_MS)
                 || (ends_here && running.progress == Progress::NeedInput));
         if full || ripe {

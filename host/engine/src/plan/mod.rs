@@ -190,22 +190,22 @@ pub struct OutputStream {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Wall time of one guest call.
-    pub time_per_batch: Span,
+    pub call_timeout: Span,
     pub fuel_per_event: u64,
     /// Linear memory of one guest instance, bytes.
     pub memory: u64,
     /// Bytes a guest may return from one call.
-    pub output_bytes: u64,
+    pub reply_bytes: u64,
     /// Typed hot state of one partition, bytes; beyond it the partition halts (`state-limit`).
     pub state: u64,
     /// Largest payload that is decoded, bytes; a larger one is a dead letter.
-    pub payload: u64,
+    pub max_payload: u64,
     /// State bytes of one key, bytes.
     pub state_per_key: u64,
     /// Events per epoch at most.
-    pub epoch_events: u32,
+    pub epoch_max_events: u32,
     /// Age of an epoch at which it is cut.
-    pub epoch_time: Span,
+    pub epoch_max_age: Span,
     /// What modules may look like, and what compiling them may take.
     pub shape: Shape,
 }
@@ -214,7 +214,7 @@ impl Limits {
     /// What modules may make of events before it is handed on: as much as four replies, and no less than 32 MiB.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
-        self.output_bytes.saturating_mul(4).max(32 << 20)
+        self.reply_bytes.saturating_mul(4).max(32 << 20)
     }
 }
 
@@ -230,15 +230,15 @@ pub enum Shape {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            time_per_batch: Span(100),
+            call_timeout: Span(100),
             fuel_per_event: 10_000_000,
             memory: 64 << 20,
-            output_bytes: 8 << 20,
+            reply_bytes: 8 << 20,
             state: 2 << 30,
-            payload: 1 << 20,
+            max_payload: 1 << 20,
             state_per_key: 64 << 10,
-            epoch_events: 16_384,
-            epoch_time: Span(50),
+            epoch_max_events: 16_384,
+            epoch_max_age: Span(50),
             shape: Shape::Compiled,
         }
     }

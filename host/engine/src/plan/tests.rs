@@ -164,15 +164,15 @@ audit = { from = "route", subject = "demo.audit", stream = "AUDIT" }
 rest = { from = "route.rejected" }
 found = {}
 [limits]
-time_per_batch = "250ms"
+call_timeout = "250ms"
 fuel_per_event = 20_000_000
 memory = "128MiB"
-output_bytes = 65536
+reply_bytes = 65536
 state = "4GiB"
-payload = "64KiB"
+max_payload = "64KiB"
 state_per_key = "1KiB"
-epoch_events = 900
-epoch_time = "1s"
+epoch_max_events = 900
+epoch_max_age = "1s"
 shape = "interpreter"
 "#;
 
@@ -194,15 +194,15 @@ fn every_key_arrives() {
         plan.outputs.iter().map(|output| (output.name.as_str(), output.stage, output.port)).collect();
     assert_eq!(ports, [("audit", 0, 2), ("rest", 0, 1), ("found", 1, 0)]);
     let limits = Limits {
-        time_per_batch: Span(250),
+        call_timeout: Span(250),
         fuel_per_event: 20_000_000,
         memory: 128 << 20,
-        output_bytes: 65_536,
+        reply_bytes: 65_536,
         state: 4 << 30,
-        payload: 64 << 10,
+        max_payload: 64 << 10,
         state_per_key: 1 << 10,
-        epoch_events: 900,
-        epoch_time: Span(1000),
+        epoch_max_events: 900,
+        epoch_max_age: Span(1000),
         shape: Shape::Interpreter,
     };
     assert_eq!(plan.limits, limits);
