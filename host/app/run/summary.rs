@@ -97,7 +97,7 @@ impl Summary {
             }
             "key-missing" | "key-type" => match &plan.source.key {
                 Key::Field(path) => {
-                    format!("`[source] key` reads text or an integer at `/{}`: is it there?", path.join("/"))
+                    format!("`[source] key` reads a string or an integer at `/{}`: is it there?", path.join("/"))
                 }
                 Key::Header(_) | Key::SubjectToken(_) => {
                     "lines of a file have no headers and no subject: `[source] key` must name a field".into()

@@ -7,7 +7,7 @@
 //! - `null` is the same as missing. `1.0` is the integer 1, up to 2^53 - 1 in magnitude; `1.5` and integers beyond
 //!   64 bits (signed) are not integers. An integer is a number. A wanted `1e400` is refused.
 //! - An event that is not JSON at all is refused as such, whatever its fields held up to there.
-//! - The key may be a text or an integer of up to 255 digits, which are taken as they stand; an empty key is missing.
+//! - The key may be a string or an integer of up to 255 digits, which are taken as they stand; an empty key is missing.
 //! - A name on the way to a wanted field may occur once, too. In a list the digits of a pointer are an index.
 //! - Times are rounded down to milliseconds, whatever they are written in.
 
@@ -389,7 +389,7 @@ impl Decoder {
             Key::Field(pointer) => {
                 if self.row.key_seen != Seen::Value || keys.ends.len() == rows || keys.get(rows).is_empty() {
                     let message = format!(
-                        "the key is {}, expected text or an integer{}",
+                        "the key is {}, expected a string or an integer{}",
                         self.row.key_seen.absent(),
                         self.in_the_way(pointer)
                     );

@@ -403,7 +403,7 @@ pub(super) fn input_of(aggregate: &Aggregate, rule: &RulePlan, fields: &[FieldRe
         }
         Operator::Distinct | Operator::TopK if *limit == 0 => Err(format!("aggregate `{name}` needs a limit above 0")),
         Operator::TopK if kind == Kind::Number => {
-            Err(format!("aggregate `{name}` cannot rank numbers; use text or integers"))
+            Err(format!("aggregate `{name}` cannot rank numbers; use strings or integers"))
         }
         _ => Ok((kind, input)),
     }

@@ -77,7 +77,7 @@ pub struct CreateStream {
 /// What identifies the thing an event is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
-    /// A text field of the event: JSON pointer segments.
+    /// A string or integer of the event: JSON pointer segments.
     Field(Vec<String>),
     Header(String),
     /// Token of the subject, from 0.
@@ -102,7 +102,7 @@ pub struct Time {
     pub unit: TimeUnit,
 }
 
-/// Unit of an integer timestamp, or RFC 3339 text.
+/// Unit of an integer timestamp, or RFC 3339 string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeUnit {
     Seconds,
