@@ -218,7 +218,7 @@ fn this_program() -> Result<PathBuf, Failure> {
     })
 }
 
-/// Where compiled modules are kept without `--cache`.
+/// Where compiled modules are kept without `--cache-dir`.
 pub(crate) fn default_cache() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))?;

@@ -33,7 +33,7 @@ const MOMENTS: [&str; 12] = [
 
 /// `run` with small epochs, so that there is something to kill between.
 fn run(scene: &Scene, pipeline: &str, input: &str, output: &str) -> Command {
-    let mut command = pelton(&["run", pipeline, "--input", input, "--output", &scene.arg(output)]);
+    let mut command = pelton(&["run", pipeline, "--input", input, "--output-dir", &scene.arg(output)]);
     command.env("PELTON_TEST_EPOCH_EVENTS", "1000").env("PELTON_TEST_COMPACT_BYTES", "100000");
     command
 }

@@ -14,7 +14,7 @@ const PAST: u128 = 1_700_000_000_000;
 
 /// `run` over these inputs.
 fn run(scene: &Scene, pipeline: &str, inputs: &[&str]) -> Command {
-    let mut command = pelton(&["run", pipeline, "--output", &scene.arg("out")]);
+    let mut command = pelton(&["run", pipeline, "--output-dir", &scene.arg("out")]);
     command.args(inputs.iter().flat_map(|input| ["--input", input]));
     command
 }

@@ -89,7 +89,7 @@ pub(crate) fn in_the_host(guest: &str, config: &str, input: &str) -> Results {
         module(guest).display()
     );
     let (pipeline, input) = (scene.write("kit.toml", pipeline), scene.write("input.jsonl", events));
-    finish(&mut pelton(&["run", &pipeline, "--input", &input, "--output", &scene.arg("out")])).code(0);
+    finish(&mut pelton(&["run", &pipeline, "--input", &input, "--output-dir", &scene.arg("out")])).code(0);
     let read = |name: &str| String::from_utf8(scene.read(name)).expect("outputs are JSON");
     assert!(read("out/late.jsonl").is_empty(), "nothing is late");
     let code = |letter: Value| letter["code"].as_str().expect("a code").to_owned();

@@ -10,7 +10,7 @@ use crate::process::{Process, finish, pelton};
 use crate::scene::{Scene, alerts};
 
 fn run(pipeline: &str, input: &str, output: &str, more: &[&str]) -> Command {
-    let mut command = pelton(&["run", pipeline, "--input", input, "--output", output]);
+    let mut command = pelton(&["run", pipeline, "--input", input, "--output-dir", output]);
     command.args(more);
     command
 }
@@ -60,7 +60,7 @@ fn nothing_that_is_there_is_lost_unasked() {
     finish(&mut run(&pipeline, &input, &out, &[])).code(2).says(&["without the state", "seen.jsonl` ("]);
     assert_eq!(scene.read("out/seen.jsonl"), events(9).as_bytes());
     // With it they are whole; and begun anew, they come out once.
-    let state = ["--state", &scene.arg("state")];
+    let state = ["--state-dir", &scene.arg("state")];
     finish(&mut run(&pipeline, &input, &out, &state)).code(0).says(&["all of this input is done"]);
     finish(&mut run(&pipeline, &input, &out, &[&state[..], &["--fresh"]].concat())).code(0).says(&["events=9"]);
     assert_eq!(scene.read("out/seen.jsonl"), events(9).as_bytes());
@@ -136,7 +136,7 @@ fn stdout_has_rows_and_keeps_nothing() {
     assert_eq!(told, [vec!["seen"; 9], vec!["dlq"]].concat());
     assert_eq!(found[9]["payload"], "no JSON");
     assert!(!scene.path("-").exists(), "a folder of this name");
-    finish(&mut run(&pipeline, &input, "-", &["--state", &scene.arg("s")])).code(2).says(&["keeps no state"]);
+    finish(&mut run(&pipeline, &input, "-", &["--state-dir", &scene.arg("s")])).code(2).says(&["keeps no state"]);
     // Stdout leads into the input.
     let mut command = run(&pipeline, &input, "-", &[]);
     let append = std::fs::File::options().append(true).open(&input).unwrap();
@@ -294,7 +294,7 @@ fn folders_that_cannot_be_written_or_vanish_are_the_environment() {
     }
     // The folder goes away while a pipe is open; the state lies elsewhere.
     let state = scene.arg("state");
-    let mut process = Process::start(run(&pipeline, "-", &out, &["--state", &state]).stdin(Stdio::piped()));
+    let mut process = Process::start(run(&pipeline, "-", &out, &["--state-dir", &state]).stdin(Stdio::piped()));
     let mut pipe = process.stdin();
     let send = |pipe: &mut std::process::ChildStdin| std::io::Write::write_all(pipe, events(9).as_bytes()).unwrap();
     // Rows of a second epoch in the file mean that the first one is committed.
@@ -310,7 +310,7 @@ fn folders_that_cannot_be_written_or_vanish_are_the_environment() {
     drop(pipe);
     process.wait().code(4).says(&["out/", "run the same command again"]);
     // What was committed is gone with the folder, and that is said rather than passed over.
-    let mut again = Process::start(run(&pipeline, "-", &out, &["--state", &state]).stdin(Stdio::piped()));
+    let mut again = Process::start(run(&pipeline, "-", &out, &["--state-dir", &state]).stdin(Stdio::piped()));
     drop(again.stdin());
     again.wait().code(3).says(&["is gone, but", "--fresh"]);
 }

@@ -41,7 +41,7 @@ impl Stage {
     /// A host; its state lies in a folder of this name.
     pub(crate) fn host(&self, state: &str, more: &[&str]) -> Command {
         let state = self.scene.arg(state);
-        let mut args = vec!["run", &self.pipeline, "--state", &state, "--listen", "off"];
+        let mut args = vec!["run", &self.pipeline, "--state-dir", &state, "--listen", "off"];
         args.extend(more);
         let mut command = self.broker.pelton(&args);
         command.env("PELTON_TEST_SNAPSHOT_EPOCHS", "3");
@@ -50,7 +50,7 @@ impl Stage {
 
     /// An undisturbed run, compared with the truth of the generator; the pipeline is as new afterwards.
     pub(crate) fn calm(&self) -> Dump {
-        finish(&mut self.host("calm", &["--drain"])).code(0);
+        finish(&mut self.host("calm", &["--exit-when-caught-up"])).code(0);
         let calm = Dump::read(&self.broker, "fraud");
         calm.assert_chain(self.events);
         assert_eq!(calm.alerts(), self.truth.alerts(false), "alerts against the truth");
@@ -122,7 +122,7 @@ impl<'a> Rounds<'a> {
 
     /// Starts a host that dies at a named moment, or lives.
     pub(crate) fn start(&mut self, moment: Option<String>) {
-        let mut command = self.stage.host(&self.state(), &["--drain"]);
+        let mut command = self.stage.host(&self.state(), &["--exit-when-caught-up"]);
         command.envs(moment.map(|moment| ("PELTON_FAILPOINT", moment)));
         command.envs(self.detour.as_ref().map(|url| ("NATS_URL", url)));
         self.host = Some(Process::start(&mut command));

@@ -39,8 +39,8 @@ pub(super) struct ValidateArgs {
     #[arg(long)]
     json: bool,
     /// Folder of compiled modules [default: the user's cache folder]
-    #[arg(long, value_name = "DIR", env = "PELTON_CACHE")]
-    cache: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", env = "PELTON_CACHE_DIR")]
+    cache_dir: Option<PathBuf>,
     #[command(flatten)]
     connection: ConnectionArgs,
     /// Whether arguments name a broker; variables may be meant for other commands.
@@ -96,7 +96,7 @@ impl ProblemReport<'_> {
 }
 
 pub(super) async fn run(args: ValidateArgs) -> Result<(), Failure> {
-    let sandbox = pipeline::sandbox(args.cache.clone(), Arc::default())?;
+    let sandbox = pipeline::sandbox(args.cache_dir.clone(), Arc::default())?;
     let pipeline = match Pipeline::load(&args.pipeline, &sandbox) {
         Ok(pipeline) => pipeline,
         Err(failure) => {

@@ -166,8 +166,8 @@ fn refuse_same_folder(inputs: &[PathBuf], output: &Path) -> Result<(), Failure> 
     match inputs.iter().find(|input| input.is_dir() && absolute(input) == absolute(output)) {
         None => Ok(()),
         Some(folder) => {
-            let message = format!("the folder `{}` is both --input and --output", folder.display());
-            Err(Failure::usage(message).hint("name another --output, or the files in it as inputs"))
+            let message = format!("the folder `{}` is both --input and --output-dir", folder.display());
+            Err(Failure::usage(message).hint("name another --output-dir, or the files in it as inputs"))
         }
     }
 }

@@ -70,7 +70,7 @@ pub fn all() -> Vec<Mutant> {
         protocol("pipeline stream made again taken for the old one", 2_000, |mutants| mutants.any_log = true),
         protocol("a quiet partition says nothing", 2_000, |mutants| mutants.quiet_says_nothing = true),
         protocol("an outage is silence", 0, |mutants| mutants.outage_is_silence = true),
-        protocol("drained before all is committed", 200, |mutants| mutants.drain_early = true),
+        protocol("exit before all is committed", 200, |mutants| mutants.exit_early = true),
         protocol("state of another layout read", 0, |mutants| mutants.any_layout = true),
         protocol("idle commits without something due", 2_000, |mutants| mutants.idle_always = true),
         protocol("snapshot without its hash", 0, |mutants| mutants.trust_snapshot = true),

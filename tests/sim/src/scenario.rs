@@ -115,7 +115,7 @@ pub struct Scenario {
     pub is_diskless: bool,
     /// Per mille of snapshots that are not saved.
     pub unsaved: u64,
-    /// Events that come while no host runs, before the last one starts to drain.
+    /// Events that come while no host runs, before the last one starts, to exit when it has caught up.
     pub last_events: u64,
     pub config: Config,
 }
@@ -284,7 +284,11 @@ fn shape(rng: &mut Rng, seed: u64) -> (Vec<World>, Window) {
 }
 
 fn limits(rng: &mut Rng) -> Limits {
-    Limits { epoch_max_events: rng.range(2, 40) as u32, epoch_max_age: Span(rng.range(5, 120) as i64), ..Limits::default() }
+    Limits {
+        epoch_max_events: rng.range(2, 40) as u32,
+        epoch_max_age: Span(rng.range(5, 120) as i64),
+        ..Limits::default()
+    }
 }
 
 /// A pipeline of these stages.

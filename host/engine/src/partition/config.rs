@@ -10,7 +10,7 @@ pub struct Config {
     /// Unique per process start: makes nonces unique.
     pub session: u64,
     /// End when everything that is in the input is committed; windows stay open.
-    pub drain: bool,
+    pub exit_when_caught_up: bool,
     /// Go on behind input that expired before it was read; the gap becomes a record.
     pub accept_gaps: bool,
     /// How often both streams are looked at when nothing else asks for it.
@@ -92,8 +92,8 @@ pub struct Mutants {
     pub quiet_says_nothing: bool,
     /// A broker that does not answer is a silent source.
     pub outage_is_silence: bool,
-    /// A drained run ends with work open.
-    pub drain_early: bool,
+    /// A run that exits when it has caught up ends with work open.
+    pub exit_early: bool,
     /// State of another layout is read.
     pub any_layout: bool,
     /// Silence moves the watermark also when nothing is due.
@@ -123,7 +123,7 @@ impl Config {
         Config {
             partition,
             session,
-            drain: false,
+            exit_when_caught_up: false,
             accept_gaps: false,
             idle_check_ms: 5_000,
             quiet_ms: 10_000,

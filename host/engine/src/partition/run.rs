@@ -41,8 +41,8 @@ pub(super) struct Running {
     pub(super) inflight: Option<InFlight>,
     pub(super) input: StreamIdentity,
     pub(super) log: StreamIdentity,
-    /// With `drain`: the newest input sequence when this run began; nothing behind it is fetched.
-    drain_until: u64,
+    /// With `exit_when_caught_up`: the newest input sequence when this run began; nothing after it is fetched.
+    exit_at: u64,
     queue: VecDeque<Queued>,
     queue_bytes: usize,
     /// Last sequence that a fetch has told of, as an event or as a hole.
@@ -145,7 +145,7 @@ impl Running {
             inflight: None,
             input: survey.input.identity.clone(),
             log: survey.log.identity.clone(),
-            drain_until: survey.input.last_sequence,
+            exit_at: survey.input.last_sequence,
             queue: VecDeque::new(),
             queue_bytes: 0,
             last_fetched: position.sequence,
@@ -360,7 +360,7 @@ impl Partition {
         }
         let Phase::Running(running) = &mut self.phase else { return };
         let hungry = running.queue_bytes < QUEUE_BYTES_MAX && running.queue.len() < QUEUE_BATCHES_MAX;
-        let wanted = !self.config.drain || running.last_fetched < running.drain_until || !running.caught_up;
+        let wanted = !self.config.exit_when_caught_up || running.last_fetched < running.exit_at || !running.caught_up;
         // A consumer that has delivered is the sign of an earlier marker, so the first one comes before the first event.
         let is_begun = running.head.is_some() || self.config.mutants().no_first_marker;
         if is_begun
@@ -375,27 +375,28 @@ impl Partition {
                 running.fetch = Some(asked);
             }
         }
-        self.end_if_drained(now);
+        self.exit_if_caught_up(now);
     }
 
-    /// With `drain`, ends when everything that the input held is committed. Windows stay open: more may come.
-    fn end_if_drained(&mut self, now: u64) {
+    /// With `exit_when_caught_up`, ends when everything that the input held is committed. Windows stay open: more may
+    /// come.
+    fn exit_if_caught_up(&mut self, now: u64) {
         /// Looks without a proof after which the end of the deliveries has to do.
         const LOOKS: u32 = 3;
         let Phase::Running(running) = &mut self.phase else { return };
-        let is_done = (running.caught_up || running.last_fetched >= running.drain_until)
+        let is_done = (running.caught_up || running.last_fetched >= running.exit_at)
             && running.is_drained()
-            && (running.is_settled() || self.config.mutants().drain_early);
-        if !self.config.drain || !is_done || self.stopping.is_some() {
+            && (running.is_settled() || self.config.mutants().exit_early);
+        if !self.config.exit_when_caught_up || !is_done || self.stopping.is_some() {
             return;
         }
         // The last messages may be gone without a later one that shows it: only a look tells.
         let seen = running.seen(running.last_fetched);
-        if seen < running.drain_until && running.fruitless_looks < LOOKS && !self.config.mutants().no_idle_check {
+        if seen < running.exit_at && running.fruitless_looks < LOOKS && !self.config.mutants().no_idle_check {
             return self.look(now);
         }
         let said = running.head.as_ref().map_or(0, |head| head.marker.read_through);
-        if said < seen && !self.config.mutants().drain_early {
+        if said < seen && !self.config.mutants().exit_early {
             // What others have in the stream may expire before the next run: this one has seen that it was theirs.
             running.opened_at = Some(now);
             return;

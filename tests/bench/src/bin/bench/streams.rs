@@ -40,7 +40,7 @@ pub(crate) fn run(setting: &Setting) -> Result<Outcome> {
         pelton.up(&pipeline, LEASE_S)?;
         let state = folder.join("state");
         place::fresh(&state)?;
-        let usage = measure::run(&pelton.drain(&pipeline, &state))?;
+        let usage = measure::run(&pelton.catch_up(&pipeline, &state))?;
         peltons.extend((round != 0).then_some(usage));
         checked = check(&runtime, &server, &truth)?;
     }

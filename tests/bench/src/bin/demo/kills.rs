@@ -40,13 +40,13 @@ pub(crate) fn again(stage: &Stage, arguments: &Arguments, first: &Dump) -> Resul
         }
         story::line("", &format!("killed at event {}", grouped(committed)));
     }
-    pelton::finish(&mut stage.pelton.drain(&stage.pipeline, &state))?;
+    pelton::finish(&mut stage.pelton.catch_up(&stage.pipeline, &state))?;
     compare(first, &stage.dump()?)
 }
 
 fn start(stage: &Stage, state: &Path) -> Result<Child> {
     let log = File::create(stage.scratch.path().join("host.log")).context("making host.log")?;
-    let mut command = stage.pelton.drain(&stage.pipeline, state);
+    let mut command = stage.pelton.catch_up(&stage.pipeline, state);
     command.stdout(Stdio::null()).stderr(log).spawn().with_context(|| format!("starting {command:?}"))
 }
 
