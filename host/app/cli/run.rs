@@ -96,7 +96,7 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "DIR", env = "PELTON_CACHE_DIR")]
     cache_dir: Option<PathBuf>,
     /// How long to wait at the start for a broker that is not there yet, such as after a reboot of both; 0s does not
-    #[arg(long, value_name = "SPAN", default_value = "30s", value_parser = parse_wait, conflicts_with = "input")]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_wait, conflicts_with = "input")]
     wait: Duration,
     #[command(flatten)]
     connection: ConnectionArgs,
@@ -326,7 +326,7 @@ fn parse_holder(text: &str) -> Result<String, String> {
 }
 
 fn parse_wait(text: &str) -> Result<Duration, String> {
-    let millis = super::when::parse_span(text)?;
+    let millis = super::when::parse_duration(text)?;
     u64::try_from(millis).map(Duration::from_millis).map_err(|_| "a wait is not negative".to_owned())
 }
 

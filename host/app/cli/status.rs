@@ -195,8 +195,8 @@ fn show(report: &Report) -> Result<(), Failure> {
         "HOLDER",
     ];
     let right = ["PART", "POSITION", "LAG", "EPOCH", "RECEIVED", "PROCESSED", "FILTERED", "LATE", "DEAD", "GAPS"];
-    let span =
-        |seconds: Option<f64>| seconds.map_or("-".to_owned(), |value| when::format_span((value * 1000.0) as i64));
+    let duration =
+        |seconds: Option<f64>| seconds.map_or("-".to_owned(), |value| when::format_duration((value * 1000.0) as i64));
     let rows = report.partitions.iter().map(|partition| {
         let totals = &partition.totals;
         let mut revision = partition.revision.as_ref().map_or("-".to_owned(), |revision| revision[..8].to_owned());
@@ -207,10 +207,10 @@ fn show(report: &Report) -> Result<(), Failure> {
             partition.partition.to_string(),
             print::count(partition.position),
             partition.lag_events.map_or("-".to_owned(), print::count),
-            span(partition.lag_seconds),
+            duration(partition.lag_seconds),
             partition.watermark.map_or("-".to_owned(), watermark),
             print::count(partition.epoch),
-            span(partition.epoch_age_seconds),
+            duration(partition.epoch_age_seconds),
             revision,
         ];
         let counts = [totals.received, totals.processed, totals.filtered, totals.late, totals.dead, totals.gaps];

@@ -47,7 +47,7 @@ pub(super) struct ProvisionArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=5))]
     replicas: Option<u8>,
     /// How long a partition stays leased by a host that is gone [default: 10s]
-    #[arg(long, value_name = "SPAN", value_parser = parse_lease)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_lease)]
     lease: Option<i64>,
     /// Bound of the pipeline stream, such as 20GB or 512MiB; when it is full, the pipeline pauses [default: none]
     #[arg(long, value_name = "SIZE", value_parser = parse_size)]
@@ -58,7 +58,7 @@ pub(super) struct ProvisionArgs {
 const LEASE_MIN_MS: i64 = 4_000;
 
 fn parse_lease(text: &str) -> Result<i64, String> {
-    let lease = when::parse_span(text)?;
+    let lease = when::parse_duration(text)?;
     if lease < LEASE_MIN_MS {
         return Err("hosts renew their leases every 3 s: at least 4s".to_owned());
     }

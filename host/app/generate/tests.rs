@@ -8,7 +8,7 @@ fn spec() -> Spec {
         seed: 1,
         events: 60_000,
         start: 1_767_225_600_000,
-        span: 4 * HOUR_MS,
+        duration: 4 * HOUR_MS,
         users: 5_000,
         tracks: 2_000,
         zipf: 1.05,
@@ -40,7 +40,7 @@ fn no_count_is_too_large_for_an_answer() {
     // Refused before anything is made of them.
     assert!(error(Spec { events: EVENTS_MAX, ..spec() }).contains("people listening at a time"));
     let century = 36_500 * 24 * HOUR_MS;
-    let many = Spec { farms: 100_000, farm_time: century, span: century, ..spec() };
+    let many = Spec { farms: 100_000, farm_time: century, duration: century, ..spec() };
     assert!(error(many).contains("farms alone"));
 }
 
