@@ -354,7 +354,7 @@ fn an_input_that_lost_unread_events_is_refused_until_the_loss_is_accepted() {
     catch_up(&scene, &broker, &pipeline, &["--accept-loss"], 0);
     let dump = Dump::read(&broker, "zoo");
     dump.assert_chain(500);
-    assert_eq!((dump.count("out."), dump.markers.last().unwrap().totals_sum.gaps), (400, 100));
+    assert_eq!((dump.count("out."), dump.markers.last().unwrap().totals_sum.lost), (400, 100));
 }
 
 #[test]

@@ -366,7 +366,7 @@ fn config(shared: &Shared, partition: u32) -> Config {
     let defaults = Config::new(partition, session());
     Config {
         exit_when_caught_up: shared.options.exit_when_caught_up,
-        accept_gaps: shared.options.accept_loss,
+        accept_loss: shared.options.accept_loss,
         snapshot_epochs: bound("PELTON_TEST_SNAPSHOT_EPOCHS", defaults.snapshot_epochs),
         ..defaults
     }

@@ -2,10 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Fates of input events. Law: `received = processed + filtered + late + dead + gaps`.
+/// Fates of input events. Law: `received = processed + filtered + late + dead + lost`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
-    /// Events taken from the source, plus sequences reported as gaps.
+    /// Events taken from the source, plus sequences reported as lost.
     pub received: u64,
     /// Gave a record or changed state.
     pub processed: u64,
@@ -16,14 +16,14 @@ pub struct Totals {
     /// Kept as dead letters.
     pub dead: u64,
     /// Sequences that were gone before they could be read, each range reported by a gap record.
-    pub gaps: u64,
+    pub lost: u64,
 }
 
 impl Totals {
     /// Whether every received event is accounted for.
     #[must_use]
     pub fn balanced(&self) -> bool {
-        self.received == self.processed + self.filtered + self.late + self.dead + self.gaps
+        self.received == self.processed + self.filtered + self.late + self.dead + self.lost
     }
 
     /// These counts and those of the events after them.
@@ -40,6 +40,6 @@ impl Totals {
         self.filtered += other.filtered;
         self.late += other.late;
         self.dead += other.dead;
-        self.gaps += other.gaps;
+        self.lost += other.lost;
     }
 }

@@ -123,7 +123,7 @@ impl Families {
             guest_seconds: Family::new_with_constructor(timed),
         };
         let all = families.clone();
-        registry.register("events_received", "Events taken from the source, reported gaps included", all.received);
+        registry.register("events_received", "Events taken from the source, reported losses included", all.received);
         registry.register("events", "Events by what became of them; the fates add up to the received", all.fates);
         registry.register("records", "Records committed, by output", all.records);
         registry.register("dead_letters", "Dead letters committed, by code", all.dead_letters);
@@ -175,7 +175,7 @@ pub struct Fates {
     filtered: Counter,
     late: Counter,
     dead: Counter,
-    gaps: Counter,
+    lost: Counter,
 }
 
 impl Fates {
@@ -186,7 +186,7 @@ impl Fates {
         self.filtered.inc_by(totals.filtered);
         self.late.inc_by(totals.late);
         self.dead.inc_by(totals.dead);
-        self.gaps.inc_by(totals.gaps);
+        self.lost.inc_by(totals.lost);
     }
 }
 
@@ -238,7 +238,7 @@ impl Partition {
                 filtered: fate("filtered"),
                 late: fate("late"),
                 dead: fate("dead"),
-                gaps: fate("gap"),
+                lost: fate("lost"),
             },
             late_rows: families.late_rows.get_or_create_owned(&labels),
             records: shape.outputs.iter().map(record).collect(),

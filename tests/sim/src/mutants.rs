@@ -63,7 +63,7 @@ pub fn all() -> Vec<Mutant> {
         protocol("doubt resolved whatever the input is", 0, |mutants| mutants.doubt_ignores_input = true),
         protocol("replay without state hash", 0, |mutants| mutants.no_state_hash = true),
         protocol("holes not noticed", 200, |mutants| mutants.no_holes = true),
-        protocol("gaps not counted", 200, |mutants| mutants.uncounted_gaps = true),
+        protocol("lost events not counted", 200, |mutants| mutants.uncounted_loss = true),
         protocol("lost input skipped unasked", 200, |mutants| mutants.skip_unasked = true),
         protocol("repeats within a batch taken", 200, |mutants| mutants.repeats_in_batch = true),
         protocol("works without a lease", 2_000, |mutants| mutants.no_lease = true),

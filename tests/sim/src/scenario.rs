@@ -144,7 +144,7 @@ impl Scenario {
         (config.idle_check_ms, config.renew_ms, config.retry_ms) = (1_500, 700, 50);
         (config.answer_ms, config.sync_ms) = (1_500, 300);
         config.snapshot_epochs = rng.range(3, 30);
-        config.accept_gaps = rng.chance(333);
+        config.accept_loss = rng.chance(333);
         let is_shared = rng.chance(200);
         // What is acknowledged is all that a partition without its markers is known by, and what shows a roll-back must
         // not expire: then nobody can tell.

@@ -11,8 +11,8 @@ pub struct Config {
     pub session: u64,
     /// End when everything that is in the input is committed; windows stay open.
     pub exit_when_caught_up: bool,
-    /// Go on behind input that expired before it was read; the gap becomes a record.
-    pub accept_gaps: bool,
+    /// Continue after input that expired before it was read; the gap becomes a record.
+    pub accept_loss: bool,
     /// How often both streams are looked at when nothing else asks for it.
     pub idle_check_ms: u64,
     /// A quiet partition commits how far it has read at most this often.
@@ -79,7 +79,7 @@ pub struct Mutants {
     /// Holes are not noticed.
     pub no_holes: bool,
     /// Holes are passed without a record.
-    pub uncounted_gaps: bool,
+    pub uncounted_loss: bool,
     /// Lost input is a gap also when no operator said to go on.
     pub skip_unasked: bool,
     /// Of what one answer holds twice both are taken.
@@ -124,7 +124,7 @@ impl Config {
             partition,
             session,
             exit_when_caught_up: false,
-            accept_gaps: false,
+            accept_loss: false,
             idle_check_ms: 5_000,
             quiet_ms: 10_000,
             renew_ms: 3_000,

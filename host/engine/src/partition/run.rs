@@ -314,14 +314,14 @@ impl Partition {
     /// Whether the next thing is input that is lost, and no operator said to go on without it.
     pub(super) fn must_halt_at_hole(&self) -> bool {
         let Phase::Running(running) = &self.phase else { return false };
-        let accept = self.config.accept_gaps || self.config.mutants().skip_unasked;
+        let accept = self.config.accept_loss || self.config.mutants().skip_unasked;
         running.hole_ahead().is_some_and(|hole| hole.cause == HoleCause::Expired && !accept)
     }
 
-    /// Counts a hole as a gap; a record says which sequences it was.
+    /// Counts a hole as lost; a gap record says which sequences it was.
     fn skip(&mut self, hole: Hole, now: u64) {
         let Phase::Running(running) = &mut self.phase else { return };
-        if self.config.mutants().uncounted_gaps {
+        if self.config.mutants().uncounted_loss {
             return;
         }
         if running.engine.skip_gap(hole.first, hole.last, &mut running.effects) {

@@ -236,7 +236,7 @@ impl Engine {
         self.operators.iter().filter_map(|operator| operator.next_due()).min()
     }
 
-    /// Reports sequences that were gone before they could be read: they count as gaps, and a record tells which.
+    /// Reports sequences that were gone before they could be read: they count as lost, and a record tells which.
     /// False when the epoch is full: then nothing has happened.
     pub fn skip_gap(&mut self, first: u64, last: u64, effects: &mut Effects) -> bool {
         if !effects.fits(&self.context.room, 1) {
@@ -255,7 +255,7 @@ impl Engine {
         let body = serde_json::json!({"first": first, "last": last}).to_string();
         effects.push_dead_row(&self.context.origin, &letter, body.as_bytes());
         effects.totals.received += last - first + 1;
-        effects.totals.gaps += last - first + 1;
+        effects.totals.lost += last - first + 1;
         (self.batch, self.next) = (RawBatch::default(), 0);
         self.position = Position { sequence: last, fingerprint: 0 };
         true

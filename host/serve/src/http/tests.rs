@@ -39,7 +39,7 @@ async fn ask(address: SocketAddr, request: &str) -> (String, String) {
 }
 
 fn work(partition: &Partition) {
-    let totals = Totals { received: 10, processed: 6, filtered: 1, late: 1, dead: 1, gaps: 1 };
+    let totals = Totals { received: 10, processed: 6, filtered: 1, late: 1, dead: 1, lost: 1 };
     partition.events.add(&totals);
     partition.add_records(0, 4);
     partition.add_records(9, 4);
@@ -69,7 +69,7 @@ async fn metrics_are_open_metrics_with_labels_from_the_pipeline() {
     for line in [
         format!("pelton_events_received_total{{{labels}}} 10"),
         format!("pelton_events_total{{{labels},fate=\"processed\"}} 6"),
-        format!("pelton_events_total{{{labels},fate=\"gap\"}} 1"),
+        format!("pelton_events_total{{{labels},fate=\"lost\"}} 1"),
         format!("pelton_records_total{{{labels},output=\"alerts\"}} 4"),
         format!("pelton_dead_letters_total{{{labels},code=\"json-syntax\"}} 1"),
         format!("pelton_late_rows_total{{{labels}}} 1"),

@@ -34,7 +34,7 @@ impl World {
     pub(super) fn halted(&mut self, host: usize, part: usize, halted: &Halted) {
         self.tally.halts += 1;
         let is_caused = match halted.code.name() {
-            "input-gap" if self.scenario.config.accept_gaps => false,
+            "input-gap" if self.scenario.config.accept_loss => false,
             // Who looks while the stream lacks its tail sees what was read by it as unread, until it is published again.
             "input-gap" => {
                 let read = self.read(part as u32).min(self.lost_to[part]).min(self.looked_at[host][part]);
