@@ -19,7 +19,7 @@ pub(crate) struct Scene {
 #[derive(Deserialize)]
 pub(crate) struct Truth {
     alerts: Vec<ExpectedAlert>,
-    pub(crate) late_rows: u64,
+    pub(crate) late_events: u64,
     bad: BTreeMap<String, u64>,
 }
 

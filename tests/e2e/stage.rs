@@ -55,7 +55,7 @@ impl Stage {
         calm.assert_chain(self.events);
         assert_eq!(calm.alerts(), self.truth.alerts(false), "alerts against the truth");
         assert_eq!(calm.count("dlq.") as u64, self.truth.bad_records(), "dead letters: {:?}", calm.dead());
-        assert_eq!(calm.count("late.") as u64, self.truth.late_rows, "late rows");
+        assert_eq!(calm.count("late.") as u64, self.truth.late_events, "late events");
         self.renew();
         calm
     }

@@ -355,7 +355,7 @@ fn write_truth(path: &Path, spec: &Spec, law: &Law, plays: &Plays) -> Result<(),
         "law": law,
         "farms": plays.farms,
         "alerts": verdict.alerts,
-        "late_rows": verdict.late_rows,
+        "late_events": verdict.late_events,
         "bad": bad,
     });
     let mut out = BufWriter::new(create(path)?);
@@ -369,14 +369,14 @@ fn write_truth(path: &Path, spec: &Spec, law: &Law, plays: &Plays) -> Result<(),
 fn summary(verdict: &Verdict, plays: &Plays) -> String {
     let count = |firing: Firing| verdict.alerts.iter().filter(|alert| alert.firing == firing).count();
     format!(
-        "truth: {} {}, {} alerts ({} on time, {} corrections, {} at the end), {} late rows, {} bad records",
+        "truth: {} {}, {} alerts ({} on time, {} corrections, {} at the end), {} late events, {} bad records",
         plays.farms.len(),
         if plays.farms.len() == 1 { "farm" } else { "farms" },
         verdict.alerts.len(),
         count(Firing::OnTime),
         count(Firing::Late),
         count(Firing::EndOfInput),
-        verdict.late_rows,
+        verdict.late_events,
         plays.bad_counts().values().sum::<u64>(),
     )
 }

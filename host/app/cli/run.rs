@@ -27,7 +27,7 @@ A folder that holds results of an unknown run is refused. --fresh deletes this p
 and starts over; after a kill, go on without it. Links, pipes and devices in the folder are never written to.
 
 --output-dir - writes rows to stdout and keeps nothing, so it begins anew each time, and a reader that goes away ends \
-it. With one output and no --envelope only its rows are written; dead letters and late rows are counted. With \
+it. With one output and no --envelope only its rows are written; dead letters and late events are counted. With \
 --envelope they are written too, as \"output\":\"dlq\" and \"late\". Several outputs need --envelope.
 
 Examples:

@@ -68,7 +68,7 @@ pub(crate) struct Verdict {
     /// By account, window and revision.
     pub(crate) alerts: Vec<Alert>,
     /// Good events that no window takes.
-    pub(crate) late_rows: u64,
+    pub(crate) late_events: u64,
 }
 
 /// A good event of one account and the watermark of its partition before it.
@@ -91,13 +91,13 @@ pub(crate) fn judge(plays: &Plays, law: &Law) -> Verdict {
 
     let mut newest = vec![None::<i64>; law.partitions as usize];
     let mut suspects: HashMap<u32, Vec<Seen>> = HashMap::new();
-    let mut late_rows = 0;
+    let mut late_events = 0;
     for play in good(plays) {
         let newest = &mut newest[partition(&user_name(play.user), law.partitions) as usize];
         let watermark = newest.map_or(i64::MIN, |ts| ts - law.delay);
         *newest = Some(newest.map_or(play.ts, |ts| ts.max(play.ts)));
         if windows(play.ts, law).all(|start| start + law.size + law.allowed_lateness <= watermark) {
-            late_rows += 1;
+            late_events += 1;
         } else if suspect(play.user) {
             let ms_played = i64::from(play.ms_played);
             suspects.entry(play.user).or_default().push(Seen { ts: play.ts, track: play.track, ms_played, watermark });
@@ -111,7 +111,7 @@ pub(crate) fn judge(plays: &Plays, law: &Law) -> Verdict {
         account(&user, seen, last_watermark, law, &mut alerts);
     }
     alerts.sort_by(|a, b| (&a.user, a.window_start, a.revision).cmp(&(&b.user, b.window_start, b.revision)));
-    Verdict { alerts, late_rows }
+    Verdict { alerts, late_events }
 }
 
 fn good(plays: &Plays) -> impl Iterator<Item = &Play> {
@@ -224,9 +224,9 @@ mod tests {
         let start = 10 * 60 * MINUTE;
         // The last window with `start` in it is [start, start + 60 min); it closes at 70 min, so 72 min on the clock.
         let last = play(1, start + 72 * MINUTE);
-        assert_eq!(verdict(vec![last, play(2, start)]).late_rows, 1);
+        assert_eq!(verdict(vec![last, play(2, start)]).late_events, 1);
         let before = play(1, start + 72 * MINUTE - 1);
-        assert_eq!(verdict(vec![before, play(2, start)]).late_rows, 0);
+        assert_eq!(verdict(vec![before, play(2, start)]).late_events, 0);
     }
 
     #[test]

@@ -78,7 +78,7 @@ fn shares_are_those_asked_for() {
     let bad: u64 = counts.values().sum();
     assert!((500..700).contains(&bad), "{bad}");
     assert_eq!(counts.len(), bad::ALL.len(), "{counts:?}");
-    let late = judge(&plays, &LAW).late_rows;
+    let late = judge(&plays, &LAW).late_events;
     assert!((450..700).contains(&late), "{late}");
 }
 

@@ -188,7 +188,7 @@ impl Notices {
         (self.trouble, self.stuck) = (None, false);
         let metrics = &self.metrics;
         metrics.events.add(&facts.totals);
-        metrics.late_rows.inc_by(facts.totals.late);
+        metrics.late_events.inc_by(facts.totals.late);
         facts.records_by_output.iter().enumerate().for_each(|(output, count)| metrics.add_records(output, *count));
         facts.dead_by_code.iter().for_each(|(code, count)| metrics.add_dead_letters(code, *count));
         facts.faults_by_stage.iter().for_each(|(stage, count)| metrics.add_traps(*stage, *count));

@@ -1,7 +1,7 @@
 //! What one epoch brings about: records, counts, and at its end the state delta.
 //!
 //! Every record is made here, and none leaves here that the broker cannot take: outputs are weighed before
-//! (`step::output`), dead letters and late rows keep what fits (`letter`).
+//! (`step::output`), dead letters and late events keep what fits (`letter`).
 
 mod headers;
 mod letter;
@@ -69,7 +69,7 @@ pub struct Effects {
     pub records_by_output: Vec<u64>,
     /// Guest faults by stage: traps, limits and broken replies, before any retry.
     pub faults_by_stage: BTreeMap<usize, u64>,
-    /// Of the event at hand: where its records begin, and how many late rows it has.
+    /// Of the event at hand: where its records begin, and how many of its rows are late.
     event_start: usize,
     event_late: u32,
 }
@@ -155,7 +155,7 @@ pub struct Origin {
     pub revision: [u8; 32],
 }
 
-/// Roughly what a dead letter or late row of an event takes.
+/// Roughly what a dead letter or late event takes.
 pub(crate) fn letter_bytes(event: &RawEvent) -> usize {
     1024 + event.headers.len() + event.payload.len()
 }

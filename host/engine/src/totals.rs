@@ -11,7 +11,7 @@ pub struct Totals {
     pub processed: u64,
     /// Had no effect, on purpose.
     pub filtered: u64,
-    /// Behind every window that could take them; kept as late rows.
+    /// Arrived after every window that could take them had closed; stored as late events.
     pub late: u64,
     /// Kept as dead letters.
     pub dead: u64,

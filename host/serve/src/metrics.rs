@@ -76,7 +76,7 @@ pub(crate) struct Families {
     fates: Family<ByFate, Counter>,
     records: Family<ByOutput, Counter>,
     dead_letters: Family<ByCode, Counter>,
-    late_rows: Family<Labels, Counter>,
+    late_events: Family<Labels, Counter>,
     publishes: Family<ByAnswer, Counter>,
     recoveries: Family<ByCause, Counter>,
     traps: Family<ByStage, Counter>,
@@ -106,7 +106,7 @@ impl Families {
             fates: Family::default(),
             records: Family::default(),
             dead_letters: Family::default(),
-            late_rows: Family::default(),
+            late_events: Family::default(),
             publishes: Family::default(),
             recoveries: Family::default(),
             traps: Family::default(),
@@ -127,7 +127,7 @@ impl Families {
         registry.register("events", "Events by what became of them; the fates add up to the received", all.fates);
         registry.register("records", "Records committed, by output", all.records);
         registry.register("dead_letters", "Dead letters committed, by code", all.dead_letters);
-        registry.register("late_rows", "Late rows committed", all.late_rows);
+        registry.register("late_events", "Late events committed", all.late_events);
         registry.register("publishes", "Epochs published, by the broker's answer", all.publishes);
         registry.register("recoveries", "Times that the state was rebuilt, by cause", all.recoveries);
         registry.register("guest_traps", "Guest calls that gave no result", all.traps);
@@ -194,8 +194,8 @@ impl Fates {
 #[derive(Clone)]
 pub struct Partition {
     pub events: Fates,
-    /// Late rows committed.
-    pub late_rows: Counter,
+    /// Late events committed.
+    pub late_events: Counter,
     records: Arc<[Counter]>,
     stages: Arc<[(Histogram, Counter)]>,
     publishes: [Counter; 4],
@@ -240,7 +240,7 @@ impl Partition {
                 dead: fate("dead"),
                 lost: fate("lost"),
             },
-            late_rows: families.late_rows.get_or_create_owned(&labels),
+            late_events: families.late_events.get_or_create_owned(&labels),
             records: shape.outputs.iter().map(record).collect(),
             stages: shape.stages.iter().map(stage).collect(),
             publishes: [answer("stored"), answer("rejected"), answer("unknown"), answer("refused")],

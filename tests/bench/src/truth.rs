@@ -1,4 +1,4 @@
-//! The generator's ground truth, and whether a pipeline's alerts, late rows and dead letters are exactly it.
+//! The generator's ground truth, and whether a pipeline's alerts, late events and dead letters are exactly it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::stream::{Dump, Kind};
 pub struct Truth {
     pub farms: Vec<Farm>,
     pub alerts: Vec<ExpectedAlert>,
-    pub late_rows: u64,
+    pub late_events: u64,
     /// Bad records by kind.
     pub bad: BTreeMap<String, u64>,
 }

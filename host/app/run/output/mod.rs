@@ -107,7 +107,7 @@ impl Sink {
     }
 
     /// Writes the records of an epoch and makes them durable; returns what the files hold then. `places` says of dead
-    /// letters and late rows which file and line they came from.
+    /// letters and late events which file and line they came from.
     ///
     /// # Errors
     /// With the file's name. What was written of the epoch is cut off by the next [`Sink::folder`].

@@ -1,4 +1,4 @@
-//! Rows of the files: an output beside what its headers say, dead letters and late rows.
+//! Rows of the files: an output beside what its headers say, dead letters and late events.
 //!
 //! The headers that the engine makes are the one source: a file says under the same names what the pipeline stream says.
 
@@ -61,7 +61,7 @@ pub(super) fn put_output(output: &str, headers: &[u8], payload: &[u8], line: &mu
     line.extend_from_slice(b"}\n");
 }
 
-/// Appends a dead letter or late row as one line: the reason, then the original bytes as `payload`, or as
+/// Appends a dead letter or late event as one line: the reason, then the original bytes as `payload`, or as
 /// `payload_base64` when they are not UTF-8. `output` names the file where several share a stream of lines; `places`
 /// knows the input's file and line.
 pub(super) fn put_letter(output: Option<&str>, headers: &[u8], payload: &[u8], places: &Places, line: &mut Vec<u8>) {

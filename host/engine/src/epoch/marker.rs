@@ -108,7 +108,7 @@ pub struct MarkerFields {
     /// Dead letters of this epoch by class.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub dead: BTreeMap<String, u64>,
-    /// Outputs, dead letters and late rows of this epoch.
+    /// Outputs, dead letters and late events of this epoch.
     pub records: u32,
     /// Chunks of the state delta.
     pub delta_chunks: u32,

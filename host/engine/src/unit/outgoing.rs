@@ -140,7 +140,7 @@ pub(crate) struct Scale<'a> {
     /// Makes each header block in order to measure it, instead of taking an upper bound.
     exact: bool,
     scratch: Vec<u8>,
-    /// Records of outputs, dead letters and late rows.
+    /// Records of outputs, dead letters and late events.
     pub(crate) records: usize,
     /// Records of outputs, and their bytes.
     pub(crate) outputs: usize,
@@ -168,7 +168,7 @@ impl<'a> Scale<'a> {
         unreachable!("an exact measure is the last word")
     }
 
-    /// Adds a dead letter or a late row: these keep what fits, so only their number counts.
+    /// Adds a dead letter or a late event: these keep what fits, so only their number counts.
     pub(crate) fn add_letters(&mut self, count: usize) {
         self.records += count;
     }

@@ -184,7 +184,7 @@ fn records_are_stored_so() {
             vec![event("a", 0, ""), "no json".to_owned(), event("b", 0, ""), r#"{"k":"a"}"#.to_owned()],
         ),
         (
-            "a rule: panes, a correction, a late row, a dead letter of a pane",
+            "a rule: panes, a correction, a late event, a dead letter of a pane",
             Setup::new(vec![rule(&[(Operator::Count, None)])]).window(TUMBLING, 20, 0),
             vec![
                 event("a/b", 0, ""),

@@ -316,7 +316,7 @@ impl Outcome {
         let twice: Vec<_> = ids.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
         assert!(twice.is_empty(), "ids of more than one record: {twice:?}");
         let with_id = self.rows.iter().filter(|row| !row.starts_with("dlq.")).count();
-        assert_eq!(ids.len(), with_id, "every output and late row has an id");
+        assert_eq!(ids.len(), with_id, "every output and late event has an id");
     }
 }
 

@@ -44,7 +44,7 @@ fn work(partition: &Partition) {
     partition.add_records(0, 4);
     partition.add_records(9, 4);
     partition.add_dead_letters("json-syntax", 1);
-    partition.late_rows.inc();
+    partition.late_events.inc();
     partition.observe_guest(0, Duration::from_millis(3));
     partition.add_traps(0, 2);
     partition.add_publish(Answer::Stored);

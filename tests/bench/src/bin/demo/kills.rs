@@ -90,7 +90,8 @@ fn targets(events: u64, kills: usize) -> Vec<u64> {
 fn compare(first: &Dump, second: &Dump) -> Result<bool> {
     let differences = first.differences(second);
     if differences.is_empty() {
-        for (what, kind) in [("alerts", Kind::Output), ("dead letters", Kind::DeadLetter), ("late rows", Kind::Late)] {
+        for (what, kind) in [("alerts", Kind::Output), ("dead letters", Kind::DeadLetter), ("late events", Kind::Late)]
+        {
             let count = grouped(second.count(kind));
             story::line("", &format!("{what}: {count}, equal byte for byte, headers and order included"));
         }

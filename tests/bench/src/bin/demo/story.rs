@@ -26,7 +26,7 @@ pub(crate) fn tell(dump: &Dump, truth: &Truth) -> Result<bool> {
     caught(&alerts, truth);
     let (late, dead) = (dump.count(Kind::Late), dump.count(Kind::DeadLetter));
     println!();
-    line("late", &format!("{} plays came after all their windows had closed; kept as rows", grouped(late)));
+    line("late", &format!("{} plays came after all their windows had closed; stored as late events", grouped(late)));
     line("dead", &format!("{} records were refused, kept with code and original bytes:", grouped(dead)));
     for (code, count) in truth::dead_by_code(dump) {
         more(&format!("{:>7}  {code}", grouped(count)));
@@ -34,7 +34,7 @@ pub(crate) fn tell(dump: &Dump, truth: &Truth) -> Result<bool> {
     println!();
     let comparison = truth::compare(&truth.open_stream_alerts(), &alerts);
     alerts_verdict(&comparison);
-    let late_right = verdict("late rows", truth.late_rows, late);
+    let late_right = verdict("late events", truth.late_events, late);
     let dead_right = verdict("dead letters", truth.bad_records(), dead);
     Ok(comparison.is_equal() && late_right && dead_right)
 }
