@@ -182,9 +182,9 @@ fn rows_of_windows_say_where_they_come_from() {
         let said = &row["payload"];
         assert_eq!((&row["output"], &row["key"]), (&json!("alerts"), &said["user"]));
         assert_eq!(row["window"], json!({ "start": said["window_start"], "end": said["window_end"] }));
-        assert_eq!(row["pane"], said["revision"]);
-        assert_eq!(row["id"].as_str().unwrap().split('/').nth(5), Some(&*row["pane"].to_string()));
-        assert_eq!(row.get("replaces").is_some(), row["pane"] != 0, "{line}");
+        assert_eq!(row["pane_index"], said["pane_index"]);
+        assert_eq!(row["id"].as_str().unwrap().split('/').nth(5), Some(&*row["pane_index"].to_string()));
+        assert_eq!(row.get("replaces").is_some(), row["pane_index"] != 0, "{line}");
     }
     assert!(text.contains("\"replaces\""), "no correction among the rows");
 }

@@ -71,7 +71,7 @@ pub struct FraudAlert<'a> {
     /// How sure the rule is.
     pub severity: Severity,
     /// 0 for the first alert of this window, then the number of its correction: the last one counts.
-    pub revision: u32,
+    pub pane_index: u32,
 }
 
 /// Why the window is an alert: the first that holds.
@@ -154,7 +154,7 @@ impl WindowRule for StreamFarm {
                 average_ms,
                 rule,
                 severity,
-                revision: pane.number,
+                pane_index: pane.number,
             });
         }
         Ok(())

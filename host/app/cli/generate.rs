@@ -16,7 +16,7 @@ use super::connection::ConnectionArgs;
 use super::failure::{Exit, Failure};
 use super::publish::Sender;
 use super::when::{format_time, parse_duration, parse_time};
-use crate::generate::oracle::{self, Firing, Law, Verdict};
+use crate::generate::oracle::{self, Law, Timing, Verdict};
 use crate::generate::{EVENTS_MAX, Plays, Spec, record, user_id};
 use crate::pipeline;
 use crate::terminal;
@@ -367,15 +367,15 @@ fn write_truth(path: &Path, spec: &Spec, law: &Law, plays: &Plays) -> Result<(),
 }
 
 fn summary(verdict: &Verdict, plays: &Plays) -> String {
-    let count = |firing: Firing| verdict.alerts.iter().filter(|alert| alert.firing == firing).count();
+    let count = |timing: Timing| verdict.alerts.iter().filter(|alert| alert.pane_timing == timing).count();
     format!(
         "truth: {} {}, {} alerts ({} on time, {} corrections, {} at the end), {} late events, {} bad records",
         plays.farms.len(),
         if plays.farms.len() == 1 { "farm" } else { "farms" },
         verdict.alerts.len(),
-        count(Firing::OnTime),
-        count(Firing::Late),
-        count(Firing::EndOfInput),
+        count(Timing::OnTime),
+        count(Timing::Late),
+        count(Timing::EndOfInput),
         verdict.late_events,
         plays.bad_counts().values().sum::<u64>(),
     )

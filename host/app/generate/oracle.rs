@@ -46,14 +46,14 @@ pub(crate) struct Alert {
     pub(crate) rule: &'static str,
     pub(crate) severity: &'static str,
     /// Number of the pane: corrections count on from 1.
-    pub(crate) revision: u32,
-    pub(crate) firing: Firing,
+    pub(crate) pane_index: u32,
+    pub(crate) pane_timing: Timing,
 }
 
 /// What makes a pane fire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Firing {
+pub(crate) enum Timing {
     /// The watermark reached the end of the window.
     OnTime,
     /// An event came within the allowed lateness.
@@ -65,7 +65,7 @@ pub(crate) enum Firing {
 /// What must come out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Verdict {
-    /// By account, window and revision.
+    /// By account, window and pane.
     pub(crate) alerts: Vec<Alert>,
     /// Good events that no window takes.
     pub(crate) late_events: u64,
@@ -110,7 +110,7 @@ pub(crate) fn judge(plays: &Plays, law: &Law) -> Verdict {
         let last_watermark = newest[partition].map_or(i64::MIN, |ts| ts - law.delay);
         account(&user, seen, last_watermark, law, &mut alerts);
     }
-    alerts.sort_by(|a, b| (&a.user, a.window_start, a.revision).cmp(&(&b.user, b.window_start, b.revision)));
+    alerts.sort_by(|a, b| (&a.user, a.window_start, a.pane_index).cmp(&(&b.user, b.window_start, b.pane_index)));
     Verdict { alerts, late_events }
 }
 
@@ -143,22 +143,22 @@ fn account(user: &str, seen: &[Seen], last_watermark: i64, law: &Law, alerts: &m
             .filter(|one| (start..end).contains(&one.ts) && one.watermark < end + law.allowed_lateness)
             .collect();
         let on_time = taken.iter().take_while(|one| one.watermark < end).count();
-        let mut revision = 0;
-        let mut fire = |count: usize, firing: Firing| {
-            alerts.extend(alert(user, start, &taken[..count], revision, firing, law));
-            revision += 1;
+        let mut pane_index = 0;
+        let mut fire = |count: usize, pane_timing: Timing| {
+            alerts.extend(alert(user, start, &taken[..count], pane_index, pane_timing, law));
+            pane_index += 1;
         };
         if on_time > 0 {
-            fire(on_time, if end <= last_watermark { Firing::OnTime } else { Firing::EndOfInput });
+            fire(on_time, if end <= last_watermark { Timing::OnTime } else { Timing::EndOfInput });
         }
         for count in on_time + 1..=taken.len() {
-            fire(count, Firing::Late);
+            fire(count, Timing::Late);
         }
     }
 }
 
 /// The alert for a pane, if it is one.
-fn alert(user: &str, start: i64, taken: &[&Seen], revision: u32, firing: Firing, law: &Law) -> Option<Alert> {
+fn alert(user: &str, start: i64, taken: &[&Seen], pane_index: u32, pane_timing: Timing, law: &Law) -> Option<Alert> {
     let plays = taken.len() as i64;
     if plays < MIN_PLAYS || plays * HOUR_MS <= PLAYS_PER_HOUR * law.size {
         return None;
@@ -183,8 +183,8 @@ fn alert(user: &str, start: i64, taken: &[&Seen], revision: u32, firing: Firing,
         average_ms,
         rule,
         severity,
-        revision,
-        firing,
+        pane_index,
+        pane_timing,
     })
 }
 
@@ -214,8 +214,9 @@ mod tests {
         plays.push(play(8, start + 72 * MINUTE)); // watermark: end + allowed_lateness
         plays.push(play(7, start + MINUTE)); // dropped from this window
         let found: Vec<Alert> = verdict(plays).alerts.into_iter().filter(|alert| alert.window_start == start).collect();
-        let shown: Vec<(u32, i64, Firing)> = found.iter().map(|one| (one.revision, one.plays, one.firing)).collect();
-        assert_eq!(shown, [(0, 101, Firing::OnTime), (1, 102, Firing::Late)]);
+        let shown: Vec<(u32, i64, Timing)> =
+            found.iter().map(|one| (one.pane_index, one.plays, one.pane_timing)).collect();
+        assert_eq!(shown, [(0, 101, Timing::OnTime), (1, 102, Timing::Late)]);
         assert_eq!((found[0].rule, found[0].severity, found[0].average_ms), ("paid-clips", "high", 31_000));
     }
 
@@ -236,11 +237,11 @@ mod tests {
         let found = verdict(plays).alerts;
         let on_time: Vec<i64> = found
             .iter()
-            .filter(|alert| alert.firing == Firing::OnTime)
+            .filter(|alert| alert.pane_timing == Timing::OnTime)
             .map(|alert| (alert.window_end - start) / MINUTE)
             .collect();
         assert_eq!(on_time, [55], "the last play is at 59:25, the watermark at 57:25");
-        assert!(found.iter().all(|alert| alert.plays > 100 && alert.revision == 0));
+        assert!(found.iter().all(|alert| alert.plays > 100 && alert.pane_index == 0));
     }
 
     #[test]

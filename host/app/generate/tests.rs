@@ -53,7 +53,10 @@ fn farms_are_found_and_people_are_not() {
     let mut farms: Vec<&str> = plays.farms.iter().map(|farm| farm.user_id.as_str()).collect();
     farms.sort_unstable();
     assert_eq!(caught, farms);
-    assert!(verdict.alerts.iter().any(|alert| alert.revision > 0), "some farm's play is late enough for a correction");
+    assert!(
+        verdict.alerts.iter().any(|alert| alert.pane_index > 0),
+        "some farm's play is late enough for a correction"
+    );
 }
 
 #[test]

@@ -97,9 +97,9 @@ impl Outgoing<'_> {
                     .put_key(self.key)
                     .put("Pelton-Window-Start", start)
                     .put("Pelton-Window-End", panes.ends[idx])
-                    .put("Pelton-Pane", number)
-                    .put("Pelton-Firing", panes.firings[idx].name())
-                    .put("Pelton-Final", panes.finals[idx])
+                    .put("Pelton-Pane-Index", number)
+                    .put("Pelton-Pane-Timing", panes.firings[idx].name())
+                    .put("Pelton-Pane-Last", panes.finals[idx])
                     .put("Pelton-Watermark", panes.watermarks[idx]);
                 if let Some(before) = number.checked_sub(1) {
                     headers.put("Pelton-Replaces", format_args!("{base}/{before}/{nth}"));

@@ -121,7 +121,8 @@ fn the_pane_contract() {
     let head = |number: u32, firing: &str, watermark: i64| {
         format!(
             "Pelton-Id: {base}/{number}/0\r\nPelton-Key: key1\r\nPelton-Window-Start: {start}\r\nPelton-Window-End: {end}\r\n\
-             Pelton-Pane: {number}\r\nPelton-Firing: {firing}\r\nPelton-Final: false\r\nPelton-Watermark: {watermark}\r\n"
+             Pelton-Pane-Index: {number}\r\nPelton-Pane-Timing: {firing}\r\nPelton-Pane-Last: false\r\n\
+             Pelton-Watermark: {watermark}\r\n"
         )
     };
     assert_eq!(outcome.headers[0], head(0, "on-time", NOW + 12));

@@ -55,7 +55,7 @@ fn caught(alerts: &[Alert], truth: &Truth) {
     ));
     let mut times = Vec::new();
     for (user, alerts) in &accounts {
-        let Some(first) = alerts.iter().min_by_key(|alert| (alert.window_end, alert.revision)) else { continue };
+        let Some(first) = alerts.iter().min_by_key(|alert| (alert.window_end, alert.pane_index)) else { continue };
         let time = starts.get(user).map(|start| first.window_end - start);
         times.extend(time);
         let shown = time.map_or_else(|| "no farm".to_owned(), minutes);
