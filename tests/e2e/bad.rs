@@ -295,14 +295,14 @@ fn a_running_host_can_be_watched_and_is_alone() {
     assert!(asked.elapsed() < Duration::from_secs(4), "SIGTERM took {:?}", asked.elapsed());
     // Nothing is committed after a restart, and yet the metrics are not those of a partition without history.
     let (_host, address) = watched();
-    let watermark = "pelton_watermark_milliseconds{pipeline=\"zoo\",partition=\"0\"} ";
+    let watermark = "pelton_watermark_timestamp_seconds{pipeline=\"zoo\",partition=\"0\"} ";
     let seen = until("the watermark", || {
         let text = get(&address, "/metrics");
         let line = text.lines().find_map(|line| line.strip_prefix(watermark))?;
         line.parse::<f64>().ok().filter(|value| *value > 0.0)?;
         Some(text)
     });
-    assert!(!seen.contains("pelton_epoch{pipeline=\"zoo\",partition=\"0\"} 0\n"), "{seen}");
+    assert!(!seen.contains("pelton_last_committed_epoch{pipeline=\"zoo\",partition=\"0\"} 0\n"), "{seen}");
 }
 
 /// A plain HTTP GET; empty while nobody answers.

@@ -18,7 +18,7 @@ use crate::epoch::{
     HEADER_BYTES_MAX, RECORD_BYTES_MAX, Record, Records,
 };
 use crate::event::RawEvent;
-use crate::totals::Totals;
+use crate::totals::{Faults, Totals};
 
 /// How much one epoch may bring about before it must be cut.
 #[derive(Clone, Copy, Debug)]
@@ -67,8 +67,8 @@ pub struct Effects {
     pub dead_firings_by_code: BTreeMap<String, u64>,
     /// Records per output of the plan.
     pub records_by_output: Vec<u64>,
-    /// Guest faults by stage: traps, limits and broken replies, before any retry.
-    pub faults_by_stage: BTreeMap<usize, u64>,
+    /// Failed calls of modules by stage.
+    pub faults_by_stage: BTreeMap<usize, Faults>,
     /// Of the event at hand: where its records begin, and how many of its rows are late.
     event_start: usize,
     event_late: u32,
@@ -104,10 +104,10 @@ impl Effects {
         (self.event_start, self.event_late) = (self.records.data.len(), 0);
     }
 
-    /// Counts guest faults of a stage.
-    pub(crate) fn count_faults(&mut self, stage: usize, faults: u64) {
-        if faults > 0 {
-            *self.faults_by_stage.entry(stage).or_default() += faults;
+    /// Counts failed calls of a stage's module.
+    pub(crate) fn count_faults(&mut self, stage: usize, faults: Faults) {
+        if faults != Faults::default() {
+            self.faults_by_stage.entry(stage).or_default().add(faults);
         }
     }
 

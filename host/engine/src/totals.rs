@@ -1,4 +1,4 @@
-//! Conservation counts: what became of every input event.
+//! Counts: what became of every input event, and failed calls of modules.
 
 use serde::{Deserialize, Serialize};
 
@@ -41,5 +41,30 @@ impl Totals {
         self.late += other.late;
         self.dead += other.dead;
         self.lost += other.lost;
+    }
+}
+
+/// Failed calls of a module, by kind and before any retry. The kinds are codes of dead letters, and `timeout`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults([u64; Faults::KINDS.len()]);
+
+impl Faults {
+    pub const KINDS: [&'static str; 5] = ["timeout", "trap", "limit-fuel", "limit", "contract-violation"];
+
+    /// Counts one; a kind that is not known counts nothing.
+    pub fn count(&mut self, kind: &str) {
+        if let Some(idx) = Faults::KINDS.iter().position(|known| *known == kind) {
+            self.0[idx] += 1;
+        }
+    }
+
+    /// In the order of [`Faults::KINDS`].
+    #[must_use]
+    pub fn counts(&self) -> [u64; Faults::KINDS.len()] {
+        self.0
+    }
+
+    pub(crate) fn add(&mut self, other: Faults) {
+        self.0.iter_mut().zip(other.0).for_each(|(sum, count)| *sum += count);
     }
 }

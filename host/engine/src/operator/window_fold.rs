@@ -11,6 +11,7 @@ use crate::guest::{Fault, Groups, Guest, Metering, Output, Panes, States};
 use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
+use crate::totals::Faults;
 use crate::unit::{Context, Fate, Letter, Scale, Unit, keep_row, refuse_row};
 use crate::watermark::Watermark;
 use crate::window::Windows;
@@ -305,7 +306,7 @@ struct Folded {
     late: BTreeMap<u32, EventTime>,
     /// Rows that end as dead letters.
     refused: BTreeMap<u32, Letter>,
-    faults: u64,
+    faults: Faults,
 }
 
 /// The accumulator of a key in the slice at `start`, as the module has left it.

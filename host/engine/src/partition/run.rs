@@ -14,7 +14,7 @@ use crate::time::{EventTime, Span};
 
 use super::commit::{InFlight, Sealed};
 use super::recover::Halted;
-use super::{Asked, Committed, Mutants, Notice, Partition, Phase, Ticket, describe};
+use super::{Asked, Committed, Mutants, Notice, Partition, Phase, RecoveryCause, Ticket, describe};
 
 /// Events asked for at a time.
 const FETCH_EVENTS: u32 = 8_192;
@@ -489,7 +489,7 @@ impl Partition {
             running.fetch = None;
             // What it delivered, if it did, will not be delivered again: only a reset brings it back.
             if !self.config.mutants().forget_fetch {
-                return self.recover("a fetch was not answered".into(), now, store);
+                return self.recover(RecoveryCause::FetchUnanswered, "a fetch was not answered".into(), now, store);
             }
         }
         let asked = running.saving.and_then(|saving| saving.asked);
@@ -527,7 +527,7 @@ impl Partition {
         let ignore_restart = mutants.ignore_restart;
         let retry_ms = self.config.retry_ms;
         if let Response::OtherFormat(reason) = response {
-            return self.recover(reason, now, store);
+            return self.recover(RecoveryCause::OtherFormat, reason, now, store);
         }
         let Phase::Running(running) = &mut self.phase else { return };
         let is = |asked: Option<Asked>| asked.is_some_and(|asked| asked.ticket == ticket);
@@ -536,7 +536,7 @@ impl Partition {
             match response {
                 // The stream may not be what it was: check it against the position before anything more is taken.
                 Response::Fetched(fetched) if fetched.restarted && !ignore_restart => {
-                    return self.recover("the consumer was lost".into(), now, store);
+                    return self.recover(RecoveryCause::ConsumerLost, "the consumer was lost".into(), now, store);
                 }
                 Response::Fetched(fetched) => {
                     running.take(fetched, now, mutants);
@@ -546,7 +546,12 @@ impl Partition {
                     }
                 }
                 Response::Missing { stream } => {
-                    return self.recover(format!("stream `{stream}` is missing"), now, store);
+                    return self.recover(
+                        RecoveryCause::StreamMissing,
+                        format!("stream `{stream}` is missing"),
+                        now,
+                        store,
+                    );
                 }
                 other => {
                     running.fetch_after = now + retry_ms;

@@ -160,7 +160,7 @@ fn a_pane_with_a_record_that_is_too_large_is_one_letter() {
         let events = ["a", "big", "c"].map(|key| event(key, 0, ""));
         let outcome = same_however_cut(&setup, &events);
         let pane = format!(
-            r#"{{"firing":"on-time","key":"big","pane":0,"window_end":{},"window_start":{NOW}}}"#,
+            r#"{{"key":"big","pane_index":0,"pane_timing":"on-time","window_end":{},"window_start":{NOW}}}"#,
             NOW + WINDOW
         );
         let letter = format!("dlq.s0.record-size {pane}");
@@ -302,7 +302,7 @@ fn a_letter_of_a_pane_with_a_long_key_fits() {
     let events = [event(&"k".repeat(500_000), 0, ""), event(&"\\u0001".repeat(1000), 0, "")];
     let outcome = drive(&setup, &events, &Cuts::default()).unwrap();
     for (row, headers) in outcome.rows.iter().zip(&outcome.headers) {
-        assert!(row.starts_with("dlq.s0.trap {\"firing\":\"on-time\",\"key\":\""), "{row}");
+        assert!(row.starts_with("dlq.s0.trap {\"key\":\""), "{row}");
         assert!(row.len() + headers.len() < RECORD_BYTES, "{} bytes", row.len());
     }
     assert_eq!(outcome.rows.len(), 2);
