@@ -70,7 +70,8 @@ struct StageReport {
     from: String,
     module: String,
     version: String,
-    world: &'static str,
+    /// Such as `window-rule`.
+    kind: &'static str,
     digest: String,
     /// Fields that the host decodes for it.
     reads: Vec<String>,
@@ -124,9 +125,9 @@ pub(super) async fn run(args: ValidateArgs) -> Result<(), Failure> {
     let rows = report.stages.into_iter().map(|stage| {
         let module = format!("{}@{}", stage.module, stage.version);
         let reads = if stage.payload { "payload".to_owned() } else { stage.reads.join(" ") };
-        vec![stage.stage, stage.from, module, stage.world.to_owned(), stage.digest[..12].to_owned(), reads]
+        vec![stage.stage, stage.from, module, stage.kind.to_owned(), stage.digest[..12].to_owned(), reads]
     });
-    print::table(&["STAGE", "FROM", "MODULE", "WORLD", "DIGEST", "READS"], &[], rows.collect())?;
+    print::table(&["STAGE", "FROM", "MODULE", "KIND", "DIGEST", "READS"], &[], rows.collect())?;
     Ok(())
 }
 
@@ -139,7 +140,7 @@ fn report(pipeline: &Pipeline) -> Report {
             from: stage.from.map_or("source".to_owned(), |from| plan.stages[from].name.clone()),
             module: descriptor.name.clone(),
             version: descriptor.version.clone(),
-            world: descriptor.world.name(),
+            kind: descriptor.world.name(),
             digest: hex::encode(&module.digest()),
             reads: descriptor.fields.iter().map(|field| field.name.clone()).collect(),
             payload: descriptor.payload,
