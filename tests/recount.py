@@ -2,9 +2,9 @@
 """An independent recount of every aggregate, in Python's integers, fractions and sets, over hostile values from a seed.
 
     recount.py generate SEED                          the events, as JSON lines
-    recount.py check SEED SIZE EVERY TOP DISTINCT FILE   compares panes (JSON lines of `all_aggregates`) with the recount
+    recount.py check SEED SIZE SLIDE TOP DISTINCT FILE   compares panes (JSON lines of `all_aggregates`) with the recount
 
-SIZE and EVERY are milliseconds, or 0 for a global window. Nothing here is shared with Pelton.
+SIZE and SLIDE are milliseconds, or 0 for a global window. Nothing here is shared with Pelton.
 """
 
 import json
@@ -75,15 +75,15 @@ def generate(seed):
     return events
 
 
-def windows(events, size, every):
+def windows(events, size, slide):
     """Per window and key its events: (end, key) to a list."""
     found = {}
     for item in events:
         if size == 0:
             ends = [HIGH]
         else:
-            first = item["ts"] // every * every + every
-            ends = range(first, first + size, every)
+            first = item["ts"] // slide * slide + slide
+            ends = range(first, first + size, slide)
         for end in ends:
             found.setdefault((end, item["k"]), []).append(item)
     return found
@@ -117,7 +117,7 @@ def check_top(values, top, capacity, slices):
     return None
 
 
-def check_pane(pane, events, every, top, distinct):
+def check_pane(pane, events, slide, top, distinct):
     """All that is wrong with a pane."""
     column = lambda name: [item[name] for item in events if item.get(name) is not None]
     n, x, s, b = column("n"), column("x"), column("s"), ["true" if value else "false" for value in column("b")]
@@ -137,7 +137,7 @@ def check_pane(pane, events, every, top, distinct):
         "distinct_b": min(distinct, len(set(b))),
     }
     wrong = [f"{name} is {pane[name]}, expected {value}" for name, value in expected.items() if pane[name] != value]
-    part = lambda item: item["ts"] // every if every else 0
+    part = lambda item: item["ts"] // slide if slide else 0
     parts = {part(item) for item in events}
     if not x or pane["sum_x"] is None:
         if x or pane["sum_x"] is not None:
@@ -161,9 +161,9 @@ def check_pane(pane, events, every, top, distinct):
     return wrong
 
 
-def check(seed, size, every, top, distinct, path):
+def check(seed, size, slide, top, distinct, path):
     """Compares a file of panes with the recount; what differs is printed."""
-    expected = windows(generate(seed), size, every)
+    expected = windows(generate(seed), size, slide)
     with open(path, encoding="utf-8") as lines:
         panes = [json.loads(line) for line in lines]
     got = [(pane["end"], pane["key"]) for pane in panes]
@@ -177,7 +177,7 @@ def check(seed, size, every, top, distinct, path):
             continue
         if pane["start"] != (place[0] - size if size else LOW):
             wrong.append(f"{place} starts at {pane['start']}")
-        wrong.extend(f"{place}: {text}" for text in check_pane(pane, expected[place], every, top, distinct))
+        wrong.extend(f"{place}: {text}" for text in check_pane(pane, expected[place], slide, top, distinct))
     for text in wrong[:20]:
         print(text)
     print(f"seed {seed}: {len(panes)} panes, {len(wrong)} differences")
@@ -189,8 +189,8 @@ def main(arguments):
         for item in generate(int(arguments[1])):
             print(json.dumps(item))
         return 0
-    seed, size, every, top, distinct = map(int, arguments[1:6])
-    return int(check(seed, size, every, top, distinct, arguments[6]))
+    seed, size, slide, top, distinct = map(int, arguments[1:6])
+    return int(check(seed, size, slide, top, distinct, arguments[6]))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 //! What the aggregates of window rules compute: one truth for the host and for the SDK's native tests.
 //!
-//! A window is cut into slices (the `every` of a sliding window; any other window is one slice). Per key and slice there
+//! A window is cut into slices (the `slide` of a sliding window; any other window is one slice). Per key and slice there
 //! is one accumulator per aggregate, in a column: [`Accumulators`]. A pane merges the accumulators of its slices in order
 //! of time: [`Merged`]. Nothing is rounded, clipped or cut off before the pane is finished.
 //!

@@ -22,7 +22,7 @@ pub(crate) fn put_payload(payload: &[u8], line: &mut Vec<u8>) {
     }
 }
 
-/// Appends the bytes of somebody's event, as dead letters and late rows keep them: as the text `"payload"`, or as
+/// Appends the bytes of somebody's event, as dead letters and late events keep them: as the text `"payload"`, or as
 /// `"payload_base64"` when they are not UTF-8. Never as JSON, which may hold names twice or lists without end.
 pub(crate) fn put_original(payload: &[u8], line: &mut Vec<u8>) {
     match std::str::from_utf8(payload) {

@@ -180,10 +180,10 @@ pub(crate) fn sandbox_limits(limits: &plan::Limits) -> pelton_sandbox::Limits {
         Shape::Interpreter => (ShapeLimits::interpreter(), CompileLimits::interpreter()),
     };
     pelton_sandbox::Limits {
-        time_per_batch: Duration::from_millis(limits.time_per_batch.0.unsigned_abs()),
+        time_per_batch: Duration::from_millis(limits.call_timeout.0.unsigned_abs()),
         fuel_per_event: limits.fuel_per_event,
         memory_bytes: bytes(limits.memory),
-        reply_bytes: bytes(limits.output_bytes),
+        reply_bytes: bytes(limits.reply_bytes),
         state_bytes: u32::try_from(limits.state_per_key).unwrap_or(u32::MAX),
         shape,
         compile,
@@ -221,7 +221,7 @@ fn this_program() -> Result<PathBuf, Failure> {
     })
 }
 
-/// Where compiled modules are kept without `--cache`.
+/// Where compiled modules are kept without `--cache-dir`.
 pub(crate) fn default_cache() -> Option<PathBuf> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = set("XDG_CACHE_HOME").or_else(|| set("HOME").map(|home| home.join(".cache")))?;

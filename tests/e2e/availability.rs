@@ -26,7 +26,7 @@ impl Site {
     fn new(lease: &str) -> Site {
         let (scene, broker) = (Scene::new(), Broker::start());
         let pipeline = scene.fraud();
-        let limits = "\n[limits]\nepoch_events = 200\n";
+        let limits = "\n[limits]\nepoch_max_events = 200\n";
         scene.write("fraud.toml", [scene.read("fraud.toml"), limits.as_bytes().to_vec()].concat());
         finish(&mut broker.pelton(&["up", &pipeline, "--lease", lease])).code(0);
         Site { scene, broker, pipeline, published: 0 }
@@ -34,7 +34,7 @@ impl Site {
 
     fn command(&self, state: &Path, more: &[&str]) -> Command {
         let state = state.to_str().expect("temporary folders have plain names");
-        let mut args = vec!["run", &self.pipeline, "--state", state, "--listen", "127.0.0.1:0"];
+        let mut args = vec!["run", &self.pipeline, "--state-dir", state, "--listen", "127.0.0.1:0"];
         args.extend(more);
         self.broker.pelton(&args)
     }
@@ -282,7 +282,7 @@ fn a_signal_ends_a_host_well_before_it_has_found_its_broker() {
     let scene = Scene::new();
     let pipeline = scene.fraud();
     let state = scene.arg("state");
-    let args = ["run", &pipeline, "--state", &state, "--server", "nats://127.0.0.1:1", "--wait", "1h"];
+    let args = ["run", &pipeline, "--state-dir", &state, "--server", "nats://127.0.0.1:1", "--wait", "1h"];
     for signal in ["TERM", "INT"] {
         let mut host = Process::start(&mut pelton(&args));
         host.wait_for("the broker is not ready, trying again for up to 3600 s");

@@ -63,7 +63,7 @@ fn modules_that_are_none_are_refused_before_anything_runs() {
         );
         let input = scene.write("input.jsonl", "{}\n");
         let out = scene.arg("out");
-        finish(&mut pelton(&["run", &pipeline, "--input", &input, "--output", &out])).code(2).says(&[&at]);
+        finish(&mut pelton(&["run", &pipeline, "--input", &input, "--output-dir", &out])).code(2).says(&[&at]);
         assert!(!scene.path("out").exists(), "{name}: refused, and yet there is output");
     }
 }
@@ -85,7 +85,7 @@ const VARIABLES: [&str; 19] = [
     "NATS_MONITOR",
     "PELTON_LOG",
     "PELTON_LOG_FORMAT",
-    "PELTON_STATE",
+    "PELTON_STATE_DIR",
     "PELTON_LISTEN",
     "PELTON_LISTEN_TOKEN",
     "PELTON_HOLDER",
@@ -96,16 +96,17 @@ fn variables_without_a_value_are_not_set_and_wrong_ones_are_named() {
     let scene = Scene::new();
     let pipeline = scene.single("zoo", "echo", "");
     let (input, out) = (scene.write("input.jsonl", "{}\n"), scene.arg("out"));
-    let run = ["run", &pipeline, "--input", &input, "--output", &out];
+    let run = ["run", &pipeline, "--input", &input, "--output-dir", &out];
     // Its only event is bad; the broker is not there.
     for (args, code) in [(&run[..], 5), (&["up", &pipeline, "--server", "nats://127.0.0.1:1"], 4)] {
         finish(pelton(args).envs(VARIABLES.map(|name| (name, "")))).code(code);
     }
-    let listen = ["run", &pipeline, "--wait", "0s", "--server", "nats://127.0.0.1:1", "--state", &scene.arg("state")];
+    let listen =
+        ["run", &pipeline, "--wait", "0s", "--server", "nats://127.0.0.1:1", "--state-dir", &scene.arg("state")];
     finish(pelton(&listen).envs(VARIABLES.map(|name| (name, "")))).code(4);
     for name in VARIABLES {
         let said = finish(pelton(&run).env(name, std::ffi::OsStr::from_bytes(b"\xff")));
-        let is_path = ["NATS_CREDS", "NATS_CA", "NATS_CERT", "NATS_KEY", "PELTON_STATE", "PELTON_LISTEN_TOKEN"];
+        let is_path = ["NATS_CREDS", "NATS_CA", "NATS_CERT", "NATS_KEY", "PELTON_STATE_DIR", "PELTON_LISTEN_TOKEN"];
         if is_path.contains(&name) {
             assert!(!said.stderr.contains("UTF-8"), "{name}: {}", said.stderr);
         } else {
@@ -119,7 +120,7 @@ fn what_a_run_over_files_cannot_use_is_refused_and_a_variable_is_not() {
     let scene = Scene::new();
     let pipeline = scene.single("zoo", "echo", "");
     let (input, out) = (scene.write("input.jsonl", "{}\n"), scene.arg("out"));
-    let run = ["run", &pipeline, "--input", &input, "--output", &out];
+    let run = ["run", &pipeline, "--input", &input, "--output-dir", &out];
     for more in [
         ["--listen", "127.0.0.1:9464"],
         ["--listen-token", "token"],
@@ -136,7 +137,9 @@ fn what_a_run_over_files_cannot_use_is_refused_and_a_variable_is_not() {
     finish(&mut pelton(&["run", &pipeline, "--holder", &"x".repeat(129)])).code(2).says(&["--holder", "128 bytes"]);
     let domain = ["up", &pipeline, "--server", "nats://127.0.0.1:1", "--domain", "a b.*"];
     finish(&mut pelton(&domain)).code(2).says(&["domain \"a b.*\""]);
-    finish(&mut pelton(&["run", &pipeline, "--input", &scene.arg("none"), "--output", &out])).code(2).says(&["none"]);
+    finish(&mut pelton(&["run", &pipeline, "--input", &scene.arg("none"), "--output-dir", &out]))
+        .code(2)
+        .says(&["none"]);
 }
 
 #[test]
@@ -171,7 +174,9 @@ fn rules_are_tried_with_an_empty_window() {
     let said = finish(&mut pelton(&["validate", &pipeline])).code(2).says(&["another.toml:11:10: E0208"]);
     assert!(said.stderr.contains("no aggregate `plays`, the plan has [\"events\"]"), "{}", said.stderr);
     let input = scene.write("input.jsonl", "{}\n");
-    finish(&mut pelton(&["run", &pipeline, "--input", &input, "--output", &scene.arg("out")])).code(2).says(&["E0208"]);
+    finish(&mut pelton(&["run", &pipeline, "--input", &input, "--output-dir", &scene.arg("out")]))
+        .code(2)
+        .says(&["E0208"]);
     assert!(!scene.path("out").exists(), "refused, and yet there is output");
     let pipeline = windowed("divides", "divides_by_count");
     let warning = "warning: the rule of stage `guest` fails with a window in which nothing happened";
@@ -203,11 +208,11 @@ fn a_broker_that_is_not_there_is_said_so() {
     let url = format!("nats://127.0.0.1:{port}");
     let state = scene.arg("state");
     for args in [
-        vec!["run", &pipeline, "--state", &state, "--wait", "0s", "--server", &url],
+        vec!["run", &pipeline, "--state-dir", &state, "--wait", "0s", "--server", &url],
         vec!["up", &pipeline, "--server", &url],
         vec!["status", &pipeline, "--server", &url],
         vec!["tail", &pipeline, "-n", "1", "--server", &url],
-        vec!["doctor", "--state", &state, "--server", &url],
+        vec!["doctor", "--state-dir", &state, "--server", &url],
     ] {
         let began = Instant::now();
         let said = finish(&mut pelton(&args)).code(4);
@@ -249,7 +254,7 @@ fn a_running_host_can_be_watched_and_is_alone() {
     let broker = Broker::start();
     let pipeline = scene.single("zoo", "echo", "");
     let state = scene.arg("state");
-    let args = ["run", &pipeline, "--state", &state, "--listen", "127.0.0.1:0"];
+    let args = ["run", &pipeline, "--state-dir", &state, "--listen", "127.0.0.1:0"];
     finish(&mut broker.pelton(&args)).code(4).says(&["`pelton up PIPELINE` creates what is missing"]);
     broker.up(&pipeline);
     assert!(broker.up(&pipeline).stdout.contains("nothing to do"));
@@ -275,11 +280,11 @@ fn a_running_host_can_be_watched_and_is_alone() {
     // A second one with the same state, and one with a state of its own.
     finish(&mut broker.pelton(&args)).code(4).says(&["another `pelton run` works on this folder"]);
     let other = scene.arg("other");
-    let mut second = Process::start(&mut broker.pelton(&["run", &pipeline, "--state", &other, "--listen", "off"]));
+    let mut second = Process::start(&mut broker.pelton(&["run", &pipeline, "--state-dir", &other, "--listen", "off"]));
     second.wait_for("another host works on this partition");
     second.signal("TERM");
     second.wait().code(0);
-    let doctor = finish(&mut broker.pelton(&["doctor", &pipeline, "--state", &scene.arg("doctor"), "--json"]));
+    let doctor = finish(&mut broker.pelton(&["doctor", &pipeline, "--state-dir", &scene.arg("doctor"), "--json"]));
     let findings: Value = serde_json::from_str(&doctor.stdout).unwrap();
     assert!(findings.as_array().is_some_and(|all| all.len() >= 6), "{findings}");
     let tail = finish(&mut broker.pelton(&["tail", &pipeline, "--from-start", "-n", "3"])).code(0);
@@ -290,14 +295,14 @@ fn a_running_host_can_be_watched_and_is_alone() {
     assert!(asked.elapsed() < Duration::from_secs(4), "SIGTERM took {:?}", asked.elapsed());
     // Nothing is committed after a restart, and yet the metrics are not those of a partition without history.
     let (_host, address) = watched();
-    let watermark = "pelton_watermark_milliseconds{pipeline=\"zoo\",partition=\"0\"} ";
+    let watermark = "pelton_watermark_timestamp_seconds{pipeline=\"zoo\",partition=\"0\"} ";
     let seen = until("the watermark", || {
         let text = get(&address, "/metrics");
         let line = text.lines().find_map(|line| line.strip_prefix(watermark))?;
         line.parse::<f64>().ok().filter(|value| *value > 0.0)?;
         Some(text)
     });
-    assert!(!seen.contains("pelton_epoch{pipeline=\"zoo\",partition=\"0\"} 0\n"), "{seen}");
+    assert!(!seen.contains("pelton_last_committed_epoch{pipeline=\"zoo\",partition=\"0\"} 0\n"), "{seen}");
 }
 
 /// A plain HTTP GET; empty while nobody answers.
@@ -323,14 +328,14 @@ fn committed(scene: &Scene, broker: &Broker) -> String {
     let pipeline = scene.single("zoo", "echo", "");
     broker.up(&pipeline);
     broker.publish("zoo", events(1..=300));
-    drain(scene, broker, &pipeline, &[], 0);
+    catch_up(scene, broker, &pipeline, &[], 0);
     pipeline
 }
 
 #[track_caller]
-fn drain(scene: &Scene, broker: &Broker, pipeline: &str, more: &[&str], code: i32) -> String {
+fn catch_up(scene: &Scene, broker: &Broker, pipeline: &str, more: &[&str], code: i32) -> String {
     let state = scene.arg("state");
-    let mut args = vec!["run", pipeline, "--state", &state, "--listen", "off", "--drain"];
+    let mut args = vec!["run", pipeline, "--state-dir", &state, "--listen", "off", "--exit-when-caught-up"];
     args.extend(more);
     finish(&mut broker.pelton(&args)).code(code).stderr
 }
@@ -344,12 +349,12 @@ fn an_input_that_lost_unread_events_is_refused_until_the_loss_is_accepted() {
         let stream = context.get_stream("ZOO").await.unwrap();
         stream.purge().sequence(401).await.unwrap();
     });
-    let said = drain(&scene, &broker, &pipeline, &[], 3);
+    let said = catch_up(&scene, &broker, &pipeline, &[], 3);
     assert!(said.contains("301") && said.contains("400"), "no range in the evidence: {said}");
-    drain(&scene, &broker, &pipeline, &["--accept-loss"], 0);
+    catch_up(&scene, &broker, &pipeline, &["--accept-loss"], 0);
     let dump = Dump::read(&broker, "zoo");
     dump.assert_chain(500);
-    assert_eq!((dump.count("out."), dump.markers.last().unwrap().totals_sum.gaps), (400, 100));
+    assert_eq!((dump.count("out."), dump.markers.last().unwrap().totals_sum.lost), (400, 100));
 }
 
 #[test]
@@ -359,7 +364,7 @@ fn an_input_that_was_made_again_is_refused() {
     broker.ask(async |context| context.delete_stream("ZOO").await.unwrap());
     broker.up(&pipeline);
     broker.publish("zoo", events(1..=600));
-    let said = drain(&scene, &broker, &pipeline, &[], 3);
+    let said = catch_up(&scene, &broker, &pipeline, &[], 3);
     assert!(said.contains("ZOO") && said.contains("input-recreated"), "{said}");
     assert_eq!(Dump::read(&broker, "zoo").count("out."), 300, "nothing was added");
 }
@@ -370,7 +375,8 @@ fn a_stream_deleted_under_a_running_host_halts_it() {
         let (scene, broker) = (Scene::new(), Broker::start());
         let pipeline = committed(&scene, &broker);
         let state = scene.arg("state");
-        let mut host = Process::start(&mut broker.pelton(&["run", &pipeline, "--state", &state, "--listen", "off"]));
+        let mut host =
+            Process::start(&mut broker.pelton(&["run", &pipeline, "--state-dir", &state, "--listen", "off"]));
         host.wait_until_running();
         if stream == "PELTON_zoo" {
             let said = finish(&mut broker.pelton(&["down", &pipeline, "--yes"])).code(0);
@@ -389,7 +395,7 @@ fn a_pipeline_stream_made_again_is_refused() {
     let pipeline = committed(&scene, &broker);
     broker.ask(async |context| context.delete_stream("PELTON_zoo").await.unwrap());
     broker.up(&pipeline);
-    let said = drain(&scene, &broker, &pipeline, &[], 3);
+    let said = catch_up(&scene, &broker, &pipeline, &[], 3);
     assert!(said.contains("pipeline-stream-recreated"), "{said}");
 }
 

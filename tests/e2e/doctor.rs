@@ -25,7 +25,7 @@ fn nothing_of_the_current_folder_is_run() {
     }
     std::fs::write(here.join("rust-toolchain.toml"), "[toolchain]\npath = \"toolchain\"\n").unwrap();
     let path = format!("bin:.::{}:./bin", std::env::var("PATH").unwrap());
-    let args = ["doctor", "--state", &scene.arg("state"), "--server", "nats://127.0.0.1:1"];
+    let args = ["doctor", "--state-dir", &scene.arg("state"), "--server", "nats://127.0.0.1:1"];
     let said = finish(pelton(&args).current_dir(&here).env("PATH", path)).code(4);
     assert!(said.stdout.contains("nats-server") && said.stdout.contains("free disk"), "{}", said.stdout);
     assert!(!trace.exists(), "{}", said.stdout);
@@ -35,7 +35,7 @@ fn nothing_of_the_current_folder_is_run() {
 fn folders_that_others_get_at_are_named() {
     let scene = Scene::new();
     let (state, cache) = (scene.arg("state"), scene.arg("cache"));
-    let args = ["doctor", "--state", &state, "--cache", &cache, "--server", "nats://127.0.0.1:1"];
+    let args = ["doctor", "--state-dir", &state, "--cache-dir", &cache, "--server", "nats://127.0.0.1:1"];
     std::fs::create_dir(&cache).unwrap();
     let modes = |of_state: u32, of_cache: u32| {
         std::fs::set_permissions(&state, std::fs::Permissions::from_mode(of_state)).unwrap();

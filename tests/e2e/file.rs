@@ -33,7 +33,7 @@ const MOMENTS: [&str; 12] = [
 
 /// `run` with small epochs, so that there is something to kill between.
 fn run(scene: &Scene, pipeline: &str, input: &str, output: &str) -> Command {
-    let mut command = pelton(&["run", pipeline, "--input", input, "--output", &scene.arg(output)]);
+    let mut command = pelton(&["run", pipeline, "--input", input, "--output-dir", &scene.arg(output)]);
     command.env("PELTON_TEST_EPOCH_EVENTS", "1000").env("PELTON_TEST_COMPACT_BYTES", "100000");
     command
 }
@@ -69,7 +69,7 @@ fn results_are_the_truth_and_are_made_once() {
     let found = FILES.map(|name| scene.read(&format!("out/{name}")));
     assert_eq!(alerts(lines(&found[0])), truth.alerts(true));
     assert_eq!(lines(&found[1]).count() as u64, truth.bad_records());
-    assert_eq!(lines(&found[2]).count() as u64, truth.late_rows);
+    assert_eq!(lines(&found[2]).count() as u64, truth.late_events);
     // Again: nothing to do, nothing changes.
     finish(&mut run(&scene, &pipeline, &input, "out")).code(0).says(&["all of this input is done"]);
     assert_eq!(found, FILES.map(|name| scene.read(&format!("out/{name}"))));

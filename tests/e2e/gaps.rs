@@ -62,14 +62,14 @@ impl Rig {
 
     fn run(&self, state: &str, more: &[&str]) -> Process {
         let state = self.scene.arg(state);
-        let mut args = vec!["run", &self.pipeline, "--state", &state, "--listen", "off"];
+        let mut args = vec!["run", &self.pipeline, "--state-dir", &state, "--listen", "off"];
         args.extend(more);
         Process::start(&mut self.broker.pelton(&args))
     }
 
     #[track_caller]
-    fn drain(&self, more: &[&str]) -> Said {
-        self.run("state", &[&["--drain"], more].concat()).wait()
+    fn catch_up(&self, more: &[&str]) -> Said {
+        self.run("state", &[&["--exit-when-caught-up"], more].concat()).wait()
     }
 
     fn count(&self, partition: u32) -> Count {
@@ -108,18 +108,18 @@ fn limited(max_messages: i64) -> Config {
 #[track_caller]
 fn halts_until_accepted(rig: &Rig, range: &str) {
     for _ in 0..2 {
-        rig.drain(&[]).code(3).says(&["input-gap", range]);
+        rig.catch_up(&[]).code(3).says(&["input-gap", range]);
     }
-    rig.drain(&["--accept-loss"]).code(0);
+    rig.catch_up(&["--accept-loss"]).code(0);
     // It is told once.
-    rig.drain(&[]).code(0);
+    rig.catch_up(&[]).code(0);
 }
 
 #[test]
 fn events_that_expire_before_they_are_read_are_a_gap_with_its_range() {
     let rig = Rig::new(1, limited(50), "");
     rig.publish(0, 20);
-    rig.drain(&[]).code(0);
+    rig.catch_up(&[]).code(0);
     rig.publish(0, 200);
     halts_until_accepted(&rig, "21..=170");
     let count = rig.count(0);
@@ -131,7 +131,7 @@ fn a_gap_in_a_shared_stream_is_told_to_every_partition_that_it_may_concern() {
     let rig = Rig::new(2, limited(50), "");
     rig.publish(0, 20);
     rig.publish(1, 1);
-    rig.drain(&[]).code(0);
+    rig.catch_up(&[]).code(0);
     rig.publish(0, 200);
     halts_until_accepted(&rig, "22..=171");
     let count = rig.count(0);
@@ -146,7 +146,7 @@ fn a_limit_per_subject_that_deletes_unread_events_is_a_loss() {
     let rig = Rig::new(2, config, "");
     rig.publish(1, 1);
     rig.publish(0, 20);
-    rig.drain(&[]).code(0);
+    rig.catch_up(&[]).code(0);
     rig.publish(0, 200);
     halts_until_accepted(&rig, "22..=171");
     let count = rig.count(0);
@@ -163,7 +163,7 @@ fn events_that_were_deleted_by_wish_are_counted_and_hold_up_nothing() {
             stream.delete_message(sequence).await.expect("a message can be deleted");
         }
     });
-    rig.drain(&[]).code(0);
+    rig.catch_up(&[]).code(0);
     let count = rig.count(0);
     assert_eq!((count.kept, count.received), (26, 30));
     assert_eq!(count.gaps, [(11, 12), (20, 20), (30, 30)]);
@@ -173,7 +173,7 @@ fn events_that_were_deleted_by_wish_are_counted_and_hold_up_nothing() {
 fn a_purge_of_everything_that_was_not_read_is_a_gap() {
     let rig = Rig::new(1, limited(1_000), "");
     rig.publish(0, 5);
-    rig.drain(&[]).code(0);
+    rig.catch_up(&[]).code(0);
     rig.publish(0, 10);
     rig.broker.ask(async |context| {
         let stream = context.get_stream("ZOO").await.expect("the input is there");
@@ -187,7 +187,7 @@ fn a_purge_of_everything_that_was_not_read_is_a_gap() {
 fn the_first_events_of_a_partition_that_never_had_one_are_not_forgotten() {
     let rig = Rig::new(2, limited(20), "");
     rig.publish(0, 3);
-    rig.drain(&[]).code(0);
+    rig.catch_up(&[]).code(0);
     rig.publish(1, 30);
     halts_until_accepted(&rig, "4..=13");
     let count = rig.count(1);
@@ -198,7 +198,7 @@ fn the_first_events_of_a_partition_that_never_had_one_are_not_forgotten() {
 fn accepted_losses_are_counted_while_the_input_goes_on_expiring() {
     let rig = Rig::new(1, limited(20), "");
     rig.publish(0, 10);
-    rig.drain(&[]).code(0);
+    rig.catch_up(&[]).code(0);
     rig.publish(0, 100);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -218,7 +218,7 @@ fn accepted_losses_are_counted_while_the_input_goes_on_expiring() {
         host.signal("INT");
         host.wait().code(0);
     });
-    rig.drain(&["--accept-loss"]).code(0);
+    rig.catch_up(&["--accept-loss"]).code(0);
     let published = rig.broker.ask(async |context| {
         context.get_stream("ZOO").await.expect("the input is there").cached_info().state.last_sequence
     });
@@ -260,7 +260,7 @@ fn a_pipeline_stream_made_again_before_the_first_event_costs_nothing() {
     host.signal("INT");
     host.wait().code(0);
     for state in ["state", "another", "another"] {
-        rig.run(state, &["--drain"]).wait().code(0);
+        rig.run(state, &["--exit-when-caught-up"]).wait().code(0);
     }
     assert_eq!(rig.count(0).kept, 50);
 }
@@ -269,9 +269,9 @@ fn a_pipeline_stream_made_again_before_the_first_event_costs_nothing() {
 fn a_pipeline_stream_made_again_later_is_not_begun_again_by_a_host_without_state() {
     let rig = Rig::new(1, limited(1_000), "");
     rig.publish(0, 50);
-    rig.drain(&[]).code(0);
+    rig.catch_up(&[]).code(0);
     remake_pipeline_stream(&rig);
-    rig.run("another", &["--drain"]).wait().code(3).says(&["markers-missing"]);
+    rig.run("another", &["--exit-when-caught-up"]).wait().code(3).says(&["markers-missing"]);
     assert_eq!(rig.broker.held("PELTON_zoo"), 0);
 }
 
@@ -286,7 +286,7 @@ fn a_silent_source_closes_its_window_once_and_writes_nothing_else() {
     let (scene, broker) = (Scene::new(), Broker::start());
     let text = format!(
         "name = \"zoo\"\n[source]\nstream = \"ZOO\"\nsubject = \"zoo\"\nkey = \"user\"\n\
-         time = {{ field = \"ts\", unit = \"ms\" }}\nwatermark = {{ delay = \"0s\", idle = \"1s\" }}\n[source.create]\n\
+         time = {{ field = \"ts\", unit = \"ms\" }}\nwatermark = {{ delay = \"0s\", idle_timeout = \"1s\" }}\n[source.create]\n\
          [[stage]]\nname = \"guest\"\nmodule = \"{}\"\nwindow = {{ kind = \"tumbling\", size = \"10s\" }}\n[output.seen]\n",
         module("count_rule").display()
     );
@@ -297,7 +297,7 @@ fn a_silent_source_closes_its_window_once_and_writes_nothing_else() {
     let published = Instant::now();
     let state = scene.arg("state");
     let run = || {
-        let args = ["run", &pipeline, "--state", &state, "--listen", "off"];
+        let args = ["run", &pipeline, "--state-dir", &state, "--listen", "off"];
         let mut host = Process::start(&mut broker.pelton(&args));
         host.wait_until_running();
         host

@@ -87,7 +87,7 @@ fn check(guest: &str, must: Must) {
     let pipeline = scene.single("zoo", guest, "");
     let input = scene.write("input.jsonl", (1..=EVENTS).map(|number| event(number) + "\n").collect::<String>());
     let out = scene.arg("out");
-    let mut run = pelton(&["run", &pipeline, "--input", &input, "--output", &out]);
+    let mut run = pelton(&["run", &pipeline, "--input", &input, "--output-dir", &out]);
     let (lost, code): (Vec<u64>, _) = match must {
         Must::LoseGuilty(code) => (GUILTY.to_vec(), code),
         Must::LoseAll(code) => ((1..=EVENTS).collect(), code),
@@ -139,7 +139,7 @@ fn pipelines_beside_a_misbehaving_one_come_out_exactly() {
         broker.up(&pipeline);
         broker.publish(name, (1..=EVENTS).map(event));
         let state = scene.arg(&format!("{name}-state"));
-        broker.pelton(&["run", &pipeline, "--state", &state, "--listen", "off", "--drain"])
+        broker.pelton(&["run", &pipeline, "--state-dir", &state, "--listen", "off", "--exit-when-caught-up"])
     });
     let hosts = hosts.map(|mut host| Process::start(&mut host));
     for host in hosts {

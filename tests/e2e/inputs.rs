@@ -14,7 +14,7 @@ const PAST: u128 = 1_700_000_000_000;
 
 /// `run` over these inputs.
 fn run(scene: &Scene, pipeline: &str, inputs: &[&str]) -> Command {
-    let mut command = pelton(&["run", pipeline, "--output", &scene.arg("out")]);
+    let mut command = pelton(&["run", pipeline, "--output-dir", &scene.arg("out")]);
     command.args(inputs.iter().flat_map(|input| ["--input", input]));
     command
 }
@@ -37,7 +37,7 @@ fn now() -> u128 {
 fn counting(scene: &Scene) -> String {
     let text = format!(
         "name = \"t\"\n[source]\nstream = \"IN\"\nsubject = \"in\"\nkey = \"user\"\ntime = {{ field = \"ts\", unit = \"ms\" }}\n\
-         watermark = {{ delay = \"0s\", idle = \"100ms\", max_future = \"0s\" }}\n[source.create]\n[[stage]]\nname = \"s\"\n\
+         watermark = {{ delay = \"0s\", idle_timeout = \"100ms\", max_future = \"0s\" }}\n[source.create]\n[[stage]]\nname = \"s\"\n\
          module = \"{}\"\nwindow = {{ kind = \"tumbling\", size = \"1s\" }}\n[output.out]\n",
         module("count_rule").display()
     );

@@ -68,8 +68,8 @@ pub(crate) fn in_the_host(guest: &str, config: &str, input: &str) -> Results {
     for line in lines(input) {
         if let Some(spec) = line.get("window") {
             let ms = |name: &str| spec.get(name).map(|ms| format!("\"{ms}ms\""));
-            window = match (ms("size_ms"), ms("every_ms")) {
-                (Some(size), Some(every)) => format!("kind = \"sliding\", size = {size}, every = {every}"),
+            window = match (ms("size_ms"), ms("slide_ms")) {
+                (Some(size), Some(slide)) => format!("kind = \"sliding\", size = {size}, slide = {slide}"),
                 (Some(size), None) => format!("kind = \"tumbling\", size = {size}"),
                 (None, _) => "kind = \"global\"".to_owned(),
             };
@@ -89,7 +89,7 @@ pub(crate) fn in_the_host(guest: &str, config: &str, input: &str) -> Results {
         module(guest).display()
     );
     let (pipeline, input) = (scene.write("kit.toml", pipeline), scene.write("input.jsonl", events));
-    finish(&mut pelton(&["run", &pipeline, "--input", &input, "--output", &scene.arg("out")])).code(0);
+    finish(&mut pelton(&["run", &pipeline, "--input", &input, "--output-dir", &scene.arg("out")])).code(0);
     let read = |name: &str| String::from_utf8(scene.read(name)).expect("outputs are JSON");
     assert!(read("out/late.jsonl").is_empty(), "nothing is late");
     let code = |letter: Value| letter["code"].as_str().expect("a code").to_owned();
@@ -174,7 +174,7 @@ fn generated_events_come_out_of_kit_and_host_the_same() {
         let lengths = [i64::MIN, -1, 0, 29_999, 30_000, 30_001, i64::MAX - 1, i64::MAX];
         json!({"ms_played": lengths[dice.below(8) as usize]})
     };
-    let sliding = r#"{"window":{"size_ms":720000,"every_ms":60000}}"#;
+    let sliding = r#"{"window":{"size_ms":720000,"slide_ms":60000}}"#;
     let end = r#"{"end":true}"#;
     let late = r#"{"watermark":{"delay_ms":0}}"#;
     compare("cart", testing::run_reducer::<cart::Cart>, late, end, act);

@@ -10,7 +10,7 @@ use crate::process::{Process, finish, pelton};
 use crate::scene::{Scene, alerts};
 
 fn run(pipeline: &str, input: &str, output: &str, more: &[&str]) -> Command {
-    let mut command = pelton(&["run", pipeline, "--input", input, "--output", output]);
+    let mut command = pelton(&["run", pipeline, "--input", input, "--output-dir", output]);
     command.args(more);
     command
 }
@@ -60,7 +60,7 @@ fn nothing_that_is_there_is_lost_unasked() {
     finish(&mut run(&pipeline, &input, &out, &[])).code(2).says(&["without the state", "seen.jsonl` ("]);
     assert_eq!(scene.read("out/seen.jsonl"), events(9).as_bytes());
     // With it they are whole; and begun anew, they come out once.
-    let state = ["--state", &scene.arg("state")];
+    let state = ["--state-dir", &scene.arg("state")];
     finish(&mut run(&pipeline, &input, &out, &state)).code(0).says(&["all of this input is done"]);
     finish(&mut run(&pipeline, &input, &out, &[&state[..], &["--fresh"]].concat())).code(0).says(&["events=9"]);
     assert_eq!(scene.read("out/seen.jsonl"), events(9).as_bytes());
@@ -136,7 +136,7 @@ fn stdout_has_rows_and_keeps_nothing() {
     assert_eq!(told, [vec!["seen"; 9], vec!["dlq"]].concat());
     assert_eq!(found[9]["payload"], "no JSON");
     assert!(!scene.path("-").exists(), "a folder of this name");
-    finish(&mut run(&pipeline, &input, "-", &["--state", &scene.arg("s")])).code(2).says(&["keeps no state"]);
+    finish(&mut run(&pipeline, &input, "-", &["--state-dir", &scene.arg("s")])).code(2).says(&["keeps no state"]);
     // Stdout leads into the input.
     let mut command = run(&pipeline, &input, "-", &[]);
     let append = std::fs::File::options().append(true).open(&input).unwrap();
@@ -182,9 +182,9 @@ fn rows_of_windows_say_where_they_come_from() {
         let said = &row["payload"];
         assert_eq!((&row["output"], &row["key"]), (&json!("alerts"), &said["user"]));
         assert_eq!(row["window"], json!({ "start": said["window_start"], "end": said["window_end"] }));
-        assert_eq!(row["pane"], said["revision"]);
-        assert_eq!(row["id"].as_str().unwrap().split('/').nth(5), Some(&*row["pane"].to_string()));
-        assert_eq!(row.get("replaces").is_some(), row["pane"] != 0, "{line}");
+        assert_eq!(row["pane_index"], said["pane_index"]);
+        assert_eq!(row["id"].as_str().unwrap().split('/').nth(5), Some(&*row["pane_index"].to_string()));
+        assert_eq!(row.get("replaces").is_some(), row["pane_index"] != 0, "{line}");
     }
     assert!(text.contains("\"replaces\""), "no correction among the rows");
 }
@@ -272,7 +272,7 @@ fn the_largest_events_that_a_pipeline_may_allow_come_through() {
     let text: String = (1..=3).map(|number| large(number) + "\n").collect();
     scene.write("input.jsonl", &text);
     let limits =
-        "[limits]\npayload = \"64MiB\"\noutput_bytes = \"64MiB\"\nmemory = \"512MiB\"\ntime_per_batch = \"60s\"\n";
+        "[limits]\nmax_payload = \"64MiB\"\nreply_bytes = \"64MiB\"\nmemory = \"512MiB\"\ncall_timeout = \"60s\"\n";
     let plan = std::fs::read_to_string(&pipeline).unwrap();
     std::fs::write(&pipeline, plan + limits).unwrap();
     finish(&mut run(&pipeline, &input, &out, &[])).code(0).says(&["events=3", "dead=0"]);
@@ -294,7 +294,7 @@ fn folders_that_cannot_be_written_or_vanish_are_the_environment() {
     }
     // The folder goes away while a pipe is open; the state lies elsewhere.
     let state = scene.arg("state");
-    let mut process = Process::start(run(&pipeline, "-", &out, &["--state", &state]).stdin(Stdio::piped()));
+    let mut process = Process::start(run(&pipeline, "-", &out, &["--state-dir", &state]).stdin(Stdio::piped()));
     let mut pipe = process.stdin();
     let send = |pipe: &mut std::process::ChildStdin| std::io::Write::write_all(pipe, events(9).as_bytes()).unwrap();
     // Rows of a second epoch in the file mean that the first one is committed.
@@ -310,7 +310,7 @@ fn folders_that_cannot_be_written_or_vanish_are_the_environment() {
     drop(pipe);
     process.wait().code(4).says(&["out/", "run the same command again"]);
     // What was committed is gone with the folder, and that is said rather than passed over.
-    let mut again = Process::start(run(&pipeline, "-", &out, &["--state", &state]).stdin(Stdio::piped()));
+    let mut again = Process::start(run(&pipeline, "-", &out, &["--state-dir", &state]).stdin(Stdio::piped()));
     drop(again.stdin());
     again.wait().code(3).says(&["is gone, but", "--fresh"]);
 }

@@ -48,8 +48,8 @@ fn what_a_file_run_and_the_generator_make_is_closed() {
         let scene = Scene::new();
         let pipeline = scene.single("echo", "echo", "");
         let input = scene.write("input.jsonl", events(9) + "no JSON\n");
-        let mut run = pelton(&["run", &pipeline, "--input", &input, "--output", &scene.arg("made/out")]);
-        run.env("PELTON_CACHE", scene.path("cache"));
+        let mut run = pelton(&["run", &pipeline, "--input", &input, "--output-dir", &scene.arg("made/out")]);
+        run.env("PELTON_CACHE_DIR", scene.path("cache"));
         finish(&mut under(umask, &run)).code(0);
         let (plays, truth) = (scene.arg("plays.jsonl"), scene.arg("truth.json"));
         let generate = ["generate", "plays", "--events", "1000", "--farms", "1", "--output", &plays, "--truth", &truth];
@@ -72,7 +72,7 @@ fn what_is_there_keeps_its_modes_and_is_gone_on_with() {
     let scene = Scene::new();
     let pipeline = scene.single("echo", "echo", "");
     let input = scene.write("input.jsonl", events(9));
-    let mut run = pelton(&["run", &pipeline, "--input", &input, "--output", &scene.arg("out")]);
+    let mut run = pelton(&["run", &pipeline, "--input", &input, "--output-dir", &scene.arg("out")]);
     let died = finish(run.env("PELTON_FAILPOINT", "files.after:2"));
     assert_eq!(died.status.code(), None, "{died:?}");
     for (path, mode) in [("out", 0o755), ("out/seen.jsonl", 0o644), ("out/.state", 0o755)] {
@@ -90,8 +90,8 @@ fn what_a_run_from_the_broker_makes_is_closed() {
     let pipeline = scene.single("zoo", "echo", "");
     broker.up(&pipeline);
     broker.publish("zoo", events(9).lines().map(str::to_owned));
-    let mut run = broker.pelton(&["run", &pipeline, "--listen", "off", "--drain"]);
-    run.env("XDG_STATE_HOME", scene.path("home")).env("PELTON_CACHE", scene.path("cache"));
+    let mut run = broker.pelton(&["run", &pipeline, "--listen", "off", "--exit-when-caught-up"]);
+    run.env("XDG_STATE_HOME", scene.path("home")).env("PELTON_CACHE_DIR", scene.path("cache"));
     finish(&mut under("000", &run)).code(0);
     assert!(scene.path("home/pelton/zoo/p0/CURRENT").is_file());
     for made in ["home", "cache"] {
@@ -111,7 +111,7 @@ fn links_in_a_state_folder_lead_nowhere() {
         let victim = scene.write("victim", "precious");
         symlink(&victim, &link).expect("writable");
         let state = state.to_str().expect("plain names");
-        let args = ["run", &pipeline, "--input", &input, "--output", &out, "--state", state];
+        let args = ["run", &pipeline, "--input", &input, "--output-dir", &out, "--state-dir", state];
         finish(&mut pelton(&args)).code(2).says(&[name, "is a link", "hint:"]);
         assert_eq!(scene.read("victim"), b"precious", "{name}");
         // The way out is one.
@@ -123,12 +123,13 @@ fn links_in_a_state_folder_lead_nowhere() {
     // A state folder may be named by a link; one that lies where nobody named it is not followed.
     std::fs::create_dir(scene.path("elsewhere")).expect("writable");
     symlink(scene.path("elsewhere"), scene.path("link")).expect("writable");
-    let args = ["run", &pipeline, "--input", &input, "--output", &scene.arg("a"), "--state", &scene.arg("link")];
+    let args =
+        ["run", &pipeline, "--input", &input, "--output-dir", &scene.arg("a"), "--state-dir", &scene.arg("link")];
     finish(&mut pelton(&args)).code(0);
     assert!(scene.path("elsewhere/CURRENT").is_file());
     std::fs::create_dir(scene.path("b")).expect("writable");
     symlink(scene.path("elsewhere"), scene.path("b/.state")).expect("writable");
-    finish(&mut pelton(&["run", &pipeline, "--input", &input, "--output", &scene.arg("b")]))
+    finish(&mut pelton(&["run", &pipeline, "--input", &input, "--output-dir", &scene.arg("b")]))
         .code(2)
         .says(&[".state is a link"]);
 }
@@ -140,7 +141,7 @@ fn folders_that_others_may_write_to_are_refused() {
     let input = scene.write("input.jsonl", events(9));
     let (out, state) = (scene.path("out"), scene.path("state"));
     let mut run = pelton(&["run", &pipeline, "--input", &input]);
-    run.args(["--output", &scene.arg("out"), "--state", &scene.arg("state")]);
+    run.args(["--output-dir", &scene.arg("out"), "--state-dir", &scene.arg("state")]);
     // Which folder, its mode, whether a run takes it.
     for (folder, mode, good) in [
         (&state, 0o770, false),
@@ -185,7 +186,7 @@ fn a_pipelines_state_folder_that_others_may_write_to_is_refused() {
     let pipeline = scene.single("zoo", "echo", "");
     std::fs::create_dir(scene.path("state")).expect("writable");
     set_mode(&scene.path("state"), 0o777);
-    let mut run = pelton(&["run", &pipeline, "--state", &scene.arg("state"), "--listen", "off", "--wait", "0s"]);
+    let mut run = pelton(&["run", &pipeline, "--state-dir", &scene.arg("state"), "--listen", "off", "--wait", "0s"]);
     run.env("NATS_URL", "nats://127.0.0.1:1");
     finish(&mut run).code(2).says(&["may be written to by others (mode 0777)", "hint: `chmod go-w"]);
 }

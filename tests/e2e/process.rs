@@ -23,7 +23,7 @@ pub(crate) fn pelton(args: &[&str]) -> Command {
     }
     // A saved context of the user must not count; compiled modules are kept from run to run.
     command.env("XDG_CONFIG_HOME", concat!(env!("CARGO_TARGET_TMPDIR"), "/no-config"));
-    command.env("PELTON_CACHE", concat!(env!("CARGO_TARGET_TMPDIR"), "/modules"));
+    command.env("PELTON_CACHE_DIR", concat!(env!("CARGO_TARGET_TMPDIR"), "/modules"));
     command.env("NO_COLOR", "1").args(args).stdin(Stdio::null());
     command
 }

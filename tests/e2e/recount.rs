@@ -21,10 +21,10 @@ fn an_independent_recount_equals_host_and_kit() {
     let generated = recount(&["generate", &seed]);
     assert!(generated.status.success(), "{}", String::from_utf8_lossy(&generated.stderr));
     let generated = String::from_utf8(generated.stdout).expect("JSON lines");
-    for (size, every, top, distinct) in [("3600000", "300000", "3", "5"), ("0", "0", "1", "100000")] {
+    for (size, slide, top, distinct) in [("3600000", "300000", "3", "5"), ("0", "0", "1", "100000")] {
         let window = match size {
             "0" => r#"{"window":{"global":true}}"#.to_owned(),
-            _ => format!(r#"{{"window":{{"size_ms":{size},"every_ms":{every}}}}}"#),
+            _ => format!(r#"{{"window":{{"size_ms":{size},"slide_ms":{slide}}}}}"#),
         };
         let mut input = window + "\n";
         for line in generated.lines() {
@@ -35,7 +35,7 @@ fn an_independent_recount_equals_host_and_kit() {
         let host = in_the_host("all_aggregates", &config, &input);
         let kit = natively(testing::run_window_rule::<all_aggregates::AllAggregates>, &config, &input);
         for (who, results) in [("host", &host), ("kit", &kit)] {
-            check(who, results, &[&seed, size, every, top, distinct]);
+            check(who, results, &[&seed, size, slide, top, distinct]);
         }
         // Also what the recount only knows to some bound: sums of numbers and estimates.
         assert_eq!(host, kit, "seed {seed}");

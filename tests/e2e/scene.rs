@@ -19,13 +19,13 @@ pub(crate) struct Scene {
 #[derive(Deserialize)]
 pub(crate) struct Truth {
     alerts: Vec<ExpectedAlert>,
-    pub(crate) late_rows: u64,
+    pub(crate) late_events: u64,
     bad: BTreeMap<String, u64>,
 }
 
 #[derive(Deserialize)]
 struct ExpectedAlert {
-    firing: String,
+    pane_timing: String,
     #[serde(flatten)]
     alert: Alert,
 }
@@ -36,7 +36,7 @@ pub(crate) struct Alert {
     user: String,
     window_start: i64,
     window_end: i64,
-    revision: u32,
+    pane_index: u32,
     plays: i64,
     distinct_tracks: i64,
     average_ms: i64,
@@ -51,7 +51,7 @@ impl Truth {
 
     /// Sorted; those of the end of the input only when there is one.
     pub(crate) fn alerts(&self, with_end: bool) -> Vec<Alert> {
-        let shown = self.alerts.iter().filter(|alert| with_end || alert.firing != "end-of-input");
+        let shown = self.alerts.iter().filter(|alert| with_end || alert.pane_timing != "end-of-input");
         let mut alerts: Vec<Alert> = shown.map(|alert| alert.alert.clone()).collect();
         alerts.sort();
         alerts

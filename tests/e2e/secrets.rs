@@ -71,8 +71,8 @@ fn no_secret_is_shown_whatever_is_wrong_with_it() {
     let state = scene.arg("state");
     for env in cases {
         for args in [
-            &["run", &pipeline, "--state", &state, "--wait", "0s", "--log", "trace"][..],
-            &["doctor", "--state", &state, "--json", "--log", "trace", "--log-format", "json"],
+            &["run", &pipeline, "--state-dir", &state, "--wait", "0s", "--log", "trace"][..],
+            &["doctor", "--state-dir", &state, "--json", "--log", "trace", "--log-format", "json"],
             &["doctor", "--help"],
         ] {
             assert_hidden(&format!("{env:?} {args:?}"), &said(&scene, env, args));
@@ -111,14 +111,14 @@ fn credentials_in_an_address_let_a_pipeline_run() {
     let state = scene.arg("state");
     for args in [
         &["up", &pipeline, "--log", "trace"][..],
-        &["run", &pipeline, "--state", &state, "--drain", "--listen", "off", "--log", "trace"],
+        &["run", &pipeline, "--state-dir", &state, "--exit-when-caught-up", "--listen", "off", "--log", "trace"],
         &["status", &pipeline, "--json"],
         &["tail", &pipeline, "--no-follow"],
     ] {
         let said = finish(pelton(args).env("NATS_URL", &url)).code(0);
         assert_hidden(&format!("{args:?}"), &format!("{}{}", said.stdout, said.stderr));
     }
-    let doctor = finish(pelton(&["doctor", &pipeline, "--state", &state, "--json"]).env("NATS_URL", &url));
+    let doctor = finish(pelton(&["doctor", &pipeline, "--state-dir", &state, "--json"]).env("NATS_URL", &url));
     assert_hidden("doctor", &format!("{}{}", doctor.stdout, doctor.stderr));
     assert!(doctor.stdout.contains("all that a host needs"), "{}", doctor.stdout);
 }

@@ -19,7 +19,7 @@ fn one_that_halts_leaves_the_other_at_work() {
         broker.up(pipeline);
     }
     let state = scene.arg("state");
-    let both = ["run", &bad, &good, "--state", &state, "--listen", "off"];
+    let both = ["run", &bad, &good, "--state-dir", &state, "--listen", "off"];
     let mut host = Process::start(&mut broker.pelton(&both));
     broker.publish("bad", events(5).map(|event| event.replace(r#""ts""#, r#""act":"misbehave","ts""#)));
     host.wait_for("halted: going on could corrupt results");
@@ -32,7 +32,8 @@ fn one_that_halts_leaves_the_other_at_work() {
     // Each has its own state, under its name, and goes on from there alone.
     broker.publish("good", events(50));
     let alone = scene.arg("state/good");
-    finish(&mut broker.pelton(&["run", &good, "--state", &alone, "--listen", "off", "--drain"])).code(0);
+    finish(&mut broker.pelton(&["run", &good, "--state-dir", &alone, "--listen", "off", "--exit-when-caught-up"]))
+        .code(0);
     Dump::read(&broker, "good").assert_chain(350);
     assert!(scene.path("state/bad/p0").exists());
 }
@@ -45,7 +46,7 @@ fn what_keeps_one_from_starting_does_not_keep_the_others() {
     let [changed, missing, good] = &pipelines;
     let state = scene.arg("state");
     let run = |pipelines: &[&String]| {
-        let more = ["--state", &state, "--listen", "off", "--drain", "--wait", "0s"];
+        let more = ["--state-dir", &state, "--listen", "off", "--exit-when-caught-up", "--wait", "0s"];
         let pipelines: Vec<&str> = pipelines.iter().map(|name| name.as_str()).collect();
         finish(&mut broker.pelton(&[&["run"], &pipelines[..], &more].concat()))
     };
@@ -63,7 +64,7 @@ fn what_keeps_one_from_starting_does_not_keep_the_others() {
     Dump::read(&broker, "good").assert_chain(50);
     Dump::read(&broker, "changed").assert_chain(20);
     // While the third is at work, whoever asks after their health hears of the two.
-    let live = ["run", changed, missing, good, "--state", &state, "--listen", "127.0.0.1:0", "--wait", "0s"];
+    let live = ["run", changed, missing, good, "--state-dir", &state, "--listen", "127.0.0.1:0", "--wait", "0s"];
     let mut host = Process::start(&mut broker.pelton(&live));
     host.wait_until_running();
     let (head, body) = get(&host, "/healthz");
@@ -79,7 +80,7 @@ fn what_keeps_one_from_starting_does_not_keep_the_others() {
 }
 
 #[test]
-fn two_drain_side_by_side_and_what_cannot_be_is_refused() {
+fn two_catch_up_side_by_side_and_what_cannot_be_is_refused() {
     let (scene, broker) = (Scene::new(), Broker::start());
     let (one, two) = (scene.single("one", "echo", ""), scene.single("two", "echo", ""));
     for (pipeline, subject, count) in [(&one, "one", 400), (&two, "two", 30)] {
@@ -88,7 +89,7 @@ fn two_drain_side_by_side_and_what_cannot_be_is_refused() {
     }
     let state = scene.arg("state");
     let run = |pipelines: &[&str]| {
-        let more = ["--state", &state, "--listen", "off", "--drain"];
+        let more = ["--state-dir", &state, "--listen", "off", "--exit-when-caught-up"];
         finish(&mut broker.pelton(&[&["run"], pipelines, &more].concat()))
     };
     run(&[&one, &two]).code(0);
@@ -97,7 +98,7 @@ fn two_drain_side_by_side_and_what_cannot_be_is_refused() {
     run(&[&one, &one]).code(2).says(&["two pipelines have the name `one`"]);
     let input = scene.write("in.jsonl", events(3).collect::<Vec<_>>().join("\n"));
     let out = scene.arg("out");
-    finish(&mut pelton(&["run", &one, &two, "--input", &input, "--output", &out]))
+    finish(&mut pelton(&["run", &one, &two, "--input", &input, "--output-dir", &out]))
         .code(2)
         .says(&["a run over files takes one pipeline"]);
 }

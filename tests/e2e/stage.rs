@@ -23,11 +23,11 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    pub(crate) fn new(broker: Broker, events: u64, epoch_events: u64, seed: u64) -> Stage {
+    pub(crate) fn new(broker: Broker, events: u64, epoch_max_events: u64, seed: u64) -> Stage {
         let scene = Scene::new();
         let pipeline = scene.fraud();
         // Small epochs: many commits to kill between.
-        let limits = format!("\n[limits]\nepoch_events = {epoch_events}\n");
+        let limits = format!("\n[limits]\nepoch_max_events = {epoch_max_events}\n");
         scene.write("fraud.toml", [scene.read("fraud.toml"), limits.into_bytes()].concat());
         broker.up(&pipeline);
         let (count, seed, truth) = (events.to_string(), seed.to_string(), scene.arg("truth.json"));
@@ -41,7 +41,7 @@ impl Stage {
     /// A host; its state lies in a folder of this name.
     pub(crate) fn host(&self, state: &str, more: &[&str]) -> Command {
         let state = self.scene.arg(state);
-        let mut args = vec!["run", &self.pipeline, "--state", &state, "--listen", "off"];
+        let mut args = vec!["run", &self.pipeline, "--state-dir", &state, "--listen", "off"];
         args.extend(more);
         let mut command = self.broker.pelton(&args);
         command.env("PELTON_TEST_SNAPSHOT_EPOCHS", "3");
@@ -50,28 +50,28 @@ impl Stage {
 
     /// An undisturbed run, compared with the truth of the generator; the pipeline is as new afterwards.
     pub(crate) fn calm(&self) -> Dump {
-        finish(&mut self.host("calm", &["--drain"])).code(0);
+        finish(&mut self.host("calm", &["--exit-when-caught-up"])).code(0);
         let calm = Dump::read(&self.broker, "fraud");
         calm.assert_chain(self.events);
         assert_eq!(calm.alerts(), self.truth.alerts(false), "alerts against the truth");
         assert_eq!(calm.count("dlq.") as u64, self.truth.bad_records(), "dead letters: {:?}", calm.dead());
-        assert_eq!(calm.count("late.") as u64, self.truth.late_rows, "late rows");
+        assert_eq!(calm.count("late.") as u64, self.truth.late_events, "late events");
         self.renew();
         calm
     }
 
-    /// Asserts that the public stream, which the broker fills by itself, gets exactly the alerts.
-    pub(crate) fn assert_public(&self, dump: &Dump) {
+    /// Asserts that the output stream, which the broker fills by itself, gets exactly the alerts.
+    pub(crate) fn assert_output_stream(&self, dump: &Dump) {
         let count = dump.count("out.");
-        until("all alerts in the public stream", || (count as u64 <= self.broker.held("FRAUD_ALERTS")).then_some(()));
-        let public = self.broker.messages("FRAUD_ALERTS");
-        assert_eq!(public.len(), count, "alerts in the public stream");
-        assert_eq!(alerts(public.iter().map(|message| &message.payload[..])), dump.alerts());
+        until("all alerts in the output stream", || (count as u64 <= self.broker.held("FRAUD_ALERTS")).then_some(()));
+        let copied = self.broker.messages("FRAUD_ALERTS");
+        assert_eq!(copied.len(), count, "alerts in the output stream");
+        assert_eq!(alerts(copied.iter().map(|message| &message.payload[..])), dump.alerts());
     }
 
     /// Forgets all results, keeps the input.
     fn renew(&self) {
-        finish(&mut self.broker.pelton(&["down", &self.pipeline, "--yes", "--public"])).code(0);
+        finish(&mut self.broker.pelton(&["down", &self.pipeline, "--yes", "--outputs"])).code(0);
         self.broker.up(&self.pipeline);
     }
 }
@@ -122,7 +122,7 @@ impl<'a> Rounds<'a> {
 
     /// Starts a host that dies at a named moment, or lives.
     pub(crate) fn start(&mut self, moment: Option<String>) {
-        let mut command = self.stage.host(&self.state(), &["--drain"]);
+        let mut command = self.stage.host(&self.state(), &["--exit-when-caught-up"]);
         command.envs(moment.map(|moment| ("PELTON_FAILPOINT", moment)));
         command.envs(self.detour.as_ref().map(|url| ("NATS_URL", url)));
         self.host = Some(Process::start(&mut command));
@@ -185,7 +185,7 @@ impl<'a> Rounds<'a> {
         dump.assert_chain(self.stage.events);
         dump.assert_same(self.calm);
         dump.assert_holds(&self.seen);
-        self.stage.assert_public(&dump);
+        self.stage.assert_output_stream(&dump);
         self.epochs += dump.epochs();
         self.round += 1;
         self.seen.clear();

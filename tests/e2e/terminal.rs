@@ -73,8 +73,8 @@ fn what_a_server_says_of_itself_is_cleaned() {
     ] {
         let url = liar(info, last);
         for args in [
-            &["doctor", "--state", &state, "--log", "trace"][..],
-            &["doctor", "--state", &state, "--json", "--log", "trace", "--log-format", "json"],
+            &["doctor", "--state-dir", &state, "--log", "trace"][..],
+            &["doctor", "--state-dir", &state, "--json", "--log", "trace", "--log-format", "json"],
             &["up", &pipeline],
         ] {
             let said = finish(pelton(args).env("NATS_URL", &url)).code(4);
@@ -97,10 +97,10 @@ fn names_of_files_and_arguments_are_cleaned() {
         &["validate", &wrong],
         &["validate", &wrong, "--json"],
         &["run", &missing],
-        &["run", &good, "--input", &missing, "--output", &state],
+        &["run", &good, "--input", &missing, "--output-dir", &state],
         &["run", &good, "--partitions", &evil],
         &["run", &good, "--listen", &evil],
-        &["run", &good, "--wait", "0s", "--server", server, "--state", &state, "--holder", &evil],
+        &["run", &good, "--wait", "0s", "--server", server, "--state-dir", &state, "--holder", &evil],
         &["up", &good, "--context", &evil],
         &["up", &good, "--server", &evil],
         &["up", &good, "--server", server, "--inbox-prefix", &evil],
@@ -111,15 +111,15 @@ fn names_of_files_and_arguments_are_cleaned() {
         &["up", &good, &format!("-{evil}")],
         &["up", &good, &format!("--server={server}"), &format!("--log={evil}")],
         &["tail", &good, "--output", &evil],
-        &["doctor", "--state", &state, "--server", server, "--monitor", &evil],
-        &["doctor", "--state", &state, "--server", server, "--json"],
+        &["doctor", "--state-dir", &state, "--server", server, "--monitor", &evil],
+        &["doctor", "--state-dir", &state, "--server", server, "--json"],
         &[&evil],
     ] {
         let said = finish(&mut pelton(args));
         assert_ne!(said.status.code(), Some(0), "{args:?}");
         assert_clean(&format!("{args:?}"), &said);
     }
-    let help = finish(pelton(&["run", "--help"]).env("PELTON_STATE", EVIL)).code(0);
+    let help = finish(pelton(&["run", "--help"]).env("PELTON_STATE_DIR", EVIL)).code(0);
     assert_clean("run --help", &help);
 }
 
@@ -138,7 +138,7 @@ fn what_a_pipeline_file_says_is_cleaned() {
         ("field", format!("{head}[source.fields]\n\"{text}\" = \"/{text}~2\"\n{stage}")),
         ("module", format!("{head}[[stage]]\nname = \"h\"\nmodule = \"{text}.wasm\"\n[output.out]\n")),
         ("output", format!("{head}{stage}from = \"h.{text}\"\n")),
-        ("publish", format!("{head}{stage}publish = \"{text}\"\n")),
+        ("subject", format!("{head}{stage}subject = \"{text}\"\n")),
         ("raw", format!("{head}x = \"\u{202e}\u{200b}\u{2066}\" garbage\n")),
     ] {
         let path = scene.write("p.toml", file);
@@ -164,7 +164,7 @@ fn what_producers_say_is_cleaned() {
         format!("{{\"user\":\"u\",\"{}\":1,\"ts\":{start},\"ts\":1}}", EVIL.replace(|c: char| c < ' ', "")),
     ];
     broker.publish("zoo", events.into_iter());
-    let run = ["run", &pipeline, "--state", &state, "--drain", "--listen", "off", "--log", "trace"];
+    let run = ["run", &pipeline, "--state-dir", &state, "--exit-when-caught-up", "--listen", "off", "--log", "trace"];
     assert_clean("run", &finish(&mut broker.pelton(&run)).code(0));
     let mut rows = 0;
     for more in [&["--dlq"][..], &[], &["--dlq", "--json"], &["--json"]] {

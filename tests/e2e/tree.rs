@@ -13,7 +13,7 @@ const EVENTS: u64 = 6000;
 /// Name, module, window, output.
 const STAGES: [(&str, &str, &str); 4] = [
     ("hours", "count_rule", "window = { kind = \"tumbling\", size = \"1h\" }\n"),
-    ("quarters", "count_rule", "window = { kind = \"sliding\", size = \"1h\", every = \"15m\" }\n"),
+    ("quarters", "count_rule", "window = { kind = \"sliding\", size = \"1h\", slide = \"15m\" }\n"),
     ("means", "mean_fold", "window = { kind = \"tumbling\", size = \"30m\" }\n"),
     ("counts", "running_count", ""),
 ];
@@ -32,7 +32,7 @@ fn pipeline(scene: &Scene, name: &str, stages: &[(&str, &str, &str)]) -> String 
     let mut text = format!(
         "name = \"{name}\"\n[source]\nstream = \"IN\"\nsubject = \"in\"\nkey = \"k\"\n\
          time = {{ field = \"ts\", unit = \"ms\" }}\nwatermark = {{ delay = \"1s\" }}\n[source.create]\n\
-         [limits]\nepoch_events = 50\n\
+         [limits]\nepoch_max_events = 50\n\
          [[stage]]\nname = \"pass\"\nmodule = \"{}\"\n",
         module("echo").display()
     );
@@ -49,7 +49,7 @@ fn pipeline(scene: &Scene, name: &str, stages: &[(&str, &str, &str)]) -> String 
 }
 
 fn over_the_file(scene: &Scene, pipeline: &str, out: &str) {
-    finish(&mut pelton(&["run", pipeline, "--input", &scene.arg("in.jsonl"), "--output", &scene.arg(out)])).code(0);
+    finish(&mut pelton(&["run", pipeline, "--input", &scene.arg("in.jsonl"), "--output-dir", &scene.arg(out)])).code(0);
 }
 
 #[test]
@@ -72,7 +72,15 @@ fn stages_side_by_side_are_each_as_alone_and_survive_kills() {
     broker.up(&tree);
     broker.publish("in", events.into_iter());
     let host = |state: &str| {
-        let mut command = broker.pelton(&["run", &tree, "--state", &scene.arg(state), "--listen", "off", "--drain"]);
+        let mut command = broker.pelton(&[
+            "run",
+            &tree,
+            "--state-dir",
+            &scene.arg(state),
+            "--listen",
+            "off",
+            "--exit-when-caught-up",
+        ]);
         command.env("PELTON_TEST_SNAPSHOT_EPOCHS", "7");
         command
     };
@@ -112,7 +120,15 @@ fn other_stages_over_an_old_state_are_refused() {
     broker.up(&before);
     broker.publish("in", events().into_iter().take(200));
     let run_in = |state: &str, pipeline: &str| {
-        finish(&mut broker.pelton(&["run", pipeline, "--state", &scene.arg(state), "--listen", "off", "--drain"]))
+        finish(&mut broker.pelton(&[
+            "run",
+            pipeline,
+            "--state-dir",
+            &scene.arg(state),
+            "--listen",
+            "off",
+            "--exit-when-caught-up",
+        ]))
     };
     let run = |pipeline: &str| run_in("one", pipeline);
     run(&before).code(0);

@@ -40,11 +40,11 @@ pub(super) struct DoctorArgs {
     )]
     monitor: String,
     /// Folder of the working state [default: pelton in the user's state folder]
-    #[arg(long, value_name = "DIR", env = "PELTON_STATE")]
-    state: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", env = "PELTON_STATE_DIR")]
+    state_dir: Option<PathBuf>,
     /// Folder of compiled modules [default: the user's cache folder]
-    #[arg(long, value_name = "DIR", env = "PELTON_CACHE")]
-    cache: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", env = "PELTON_CACHE_DIR")]
+    cache_dir: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -86,14 +86,14 @@ impl Finding {
 
 pub(super) async fn run(args: DoctorArgs) -> Result<(), Failure> {
     let mut findings = vec![tools::rustc(), tools::wasm_target(), tools::nats_server()];
-    let state = match &args.state {
+    let state = match &args.state_dir {
         Some(state) => state.clone(),
         None => run::state_home()?,
     };
     findings.push(folders::state(&state));
     findings.push(folders::disk(&state));
     findings.extend(folders::private("state folder", &state));
-    let cache = args.cache.or_else(pipeline::default_cache);
+    let cache = args.cache_dir.or_else(pipeline::default_cache);
     findings.extend(cache.as_deref().and_then(|cache| folders::private("cache folder", cache)));
     let options = args.connection.options()?;
     let broker = connect(&options, &mut findings).await;

@@ -14,12 +14,12 @@ use crate::terminal;
 
 const AFTER: &str = "\
 The pipeline stream holds all results, dead letters and the state: after `down` they are gone. Remove the state folder as \
-well, then `up` and `run` start again from the first event. The input stream and the public streams stay unless they are \
-named: what starts again is added to the public streams once more.
+well, then `up` and `run` start again from the first event. The input stream and the output streams stay unless they are \
+named: a new start writes everything to the output streams once more.
 
 Examples:
   pelton down pipelines/fraud.toml
-  pelton down pipelines/fraud.toml --yes --input --public";
+  pelton down pipelines/fraud.toml --yes --input --outputs";
 
 /// Delete the streams and buckets of a pipeline
 #[derive(Debug, Args)]
@@ -30,9 +30,9 @@ pub(super) struct DownArgs {
     /// Delete the input stream too, if `up` makes it
     #[arg(long)]
     input: bool,
-    /// Delete the public streams too
+    /// Delete the output streams too
     #[arg(long)]
-    public: bool,
+    outputs: bool,
     /// Do not ask
     #[arg(long, short)]
     yes: bool,
@@ -53,7 +53,7 @@ pub(super) async fn run(args: DownArgs) -> Result<(), Failure> {
         let Ok(holder) = pelton_broker::lease_holder(&broker, name, partition).await else { break };
         working.extend(holder.map(|holder| format!("{holder} on partition {partition}")));
     }
-    let what = Down { input: args.input, public: args.public };
+    let what = Down { input: args.input, outputs: args.outputs };
     for stream in pelton_broker::down(&broker, &plan, what).await? {
         print::line(&format!("deleted {stream}"))?;
     }

@@ -15,7 +15,7 @@ use serde_json::json;
 use super::connection::ConnectionArgs;
 use super::failure::{Exit, Failure};
 use super::publish::Sender;
-use super::when::{format_time, parse_span, parse_time};
+use super::when::{format_time, parse_duration, parse_time};
 use crate::generate::oracle::{self, Law, Timing, Verdict};
 use crate::generate::{EVENTS_MAX, Plays, Spec, record, user_id};
 use crate::pipeline;
@@ -24,10 +24,10 @@ use crate::terminal;
 const AFTER: &str = "\
 People cannot play two tracks at once, so even the most active account stays near 36 plays an hour; farms play a clip \
 of 31 seconds every 31 seconds, 116 an hour. 90 % of the events arrive within 5 s, 9 % within 2 min, 1 % within 10 min, \
-and the share --late after every window has closed.
+and the fraction --late after every window has closed.
 
 --truth writes who the farms are and every alert that the default rule must raise, computed apart from the engine. It \
-depends on delay, lateness, window and partitions: from --pipeline, or from the flags of the truth.
+depends on delay, allowed lateness, window and partitions: from --pipeline, or from the flags of the truth.
 
 Examples:
   pelton generate plays > plays.jsonl
@@ -62,8 +62,8 @@ pub(super) struct PlaysArgs {
     #[arg(long, value_name = "TIME", default_value = "2026-01-01T00:00:00Z", value_parser = parse_time)]
     start: i64,
     /// Length of event time
-    #[arg(long, value_name = "SPAN", default_value = "6h", value_parser = parse_span)]
-    span: i64,
+    #[arg(long, value_name = "DURATION", default_value = "6h", value_parser = parse_duration)]
+    duration: i64,
     /// Accounts of people
     #[arg(long, value_name = "N", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1..=NAMES_MAX))]
     users: u32,
@@ -79,11 +79,11 @@ pub(super) struct PlaysArgs {
     /// How long each farm plays, from a random time on
     #[arg(long, value_name = "HOURS", default_value_t = 2.5, value_parser = parse_hours)]
     farm_hours: f64,
-    /// Share of people's plays that come after every window has closed
-    #[arg(long, value_name = "SHARE", default_value_t = 0.001, value_parser = parse_share)]
+    /// Fraction of people's plays that come after every window has closed
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.001, value_parser = parse_fraction)]
     late: f64,
-    /// Share of people's plays that are replaced by malformed records
-    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = parse_share)]
+    /// Fraction of people's plays that are replaced by malformed records
+    #[arg(long, value_name = "FRACTION", default_value_t = 0.0, value_parser = parse_fraction)]
     bad: f64,
     /// Write to this file instead of stdout
     #[arg(long, short, value_name = "FILE", conflicts_with = "publish")]
@@ -114,17 +114,17 @@ struct LawArgs {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=PARTITIONS_MAX))]
     partitions: u32,
     /// How far the watermark stays behind
-    #[arg(long, value_name = "SPAN", default_value = "2m", value_parser = parse_span)]
+    #[arg(long, value_name = "DURATION", default_value = "2m", value_parser = parse_duration)]
     delay: i64,
     /// How long a window takes corrections
-    #[arg(long, value_name = "SPAN", default_value = "10m", value_parser = parse_span)]
-    lateness: i64,
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = parse_duration)]
+    allowed_lateness: i64,
     /// Length of the window
-    #[arg(long, value_name = "SPAN", default_value = "1h", value_parser = parse_span)]
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_duration)]
     window: i64,
     /// How often a window starts
-    #[arg(long, value_name = "SPAN", default_value = "5m", value_parser = parse_span)]
-    every: i64,
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = parse_duration)]
+    slide: i64,
 }
 
 pub(super) async fn run(command: GenerateCommand) -> Result<(), Failure> {
@@ -142,8 +142,8 @@ pub(super) async fn run(command: GenerateCommand) -> Result<(), Failure> {
         None => args.law.law()?,
     };
     let spec = args.spec(&law);
-    if spec.span < 60_000 {
-        return Err(Failure::usage(format!("--span is {} ms, at least 1m is needed", spec.span)));
+    if spec.duration < 60_000 {
+        return Err(Failure::usage(format!("--duration is {} ms, at least 1m is needed", spec.duration)));
     }
     let plays = Plays::new(&spec).map_err(|error| Failure::new(Exit::Usage, error))?;
     if let Some(path) = &args.truth {
@@ -164,7 +164,7 @@ impl PlaysArgs {
             seed: self.seed,
             events: self.events,
             start: self.start,
-            span: self.span,
+            duration: self.duration,
             users: self.users,
             tracks: self.tracks,
             zipf: self.zipf,
@@ -172,7 +172,7 @@ impl PlaysArgs {
             farm_time: (self.farm_hours * 3_600_000.0) as i64,
             late: self.late,
             // The events around it are up to ten minutes late themselves.
-            too_late: law.size.saturating_add(law.lateness).saturating_add(law.delay).saturating_add(600_000),
+            too_late: law.size.saturating_add(law.allowed_lateness).saturating_add(law.delay).saturating_add(600_000),
             bad: self.bad,
         }
     }
@@ -183,15 +183,15 @@ impl LawArgs {
         let law = Law {
             partitions: self.partitions,
             delay: self.delay,
-            lateness: self.lateness,
+            allowed_lateness: self.allowed_lateness,
             size: self.window,
-            every: self.every,
+            slide: self.slide,
         };
-        if law.every < 1 || law.size % law.every != 0 || law.size < 1 {
-            return Err(Failure::usage("--every does not divide --window"));
+        if law.slide < 1 || law.size % law.slide != 0 || law.size < 1 {
+            return Err(Failure::usage("--slide does not divide --window"));
         }
-        if law.size / law.every > SLICES_MAX {
-            return Err(Failure::usage(format!("--every is less than one part in {SLICES_MAX} of --window")));
+        if law.size / law.slide > SLICES_MAX {
+            return Err(Failure::usage(format!("--slide is less than one part in {SLICES_MAX} of --window")));
         }
         Ok(law)
     }
@@ -203,17 +203,17 @@ fn law_of(plan: &Plan) -> Result<Law, Failure> {
     let Some(window) = window else {
         return Err(Failure::usage(format!("pipeline `{}` has no window: there is no truth about it", plan.name)));
     };
-    let (size, every) = match window.kind {
+    let (size, slide) = match window.kind {
         WindowKind::Tumbling { size } => (size, size),
-        WindowKind::Sliding { size, every } => (size, every),
+        WindowKind::Sliding { size, slide } => (size, slide),
         WindowKind::Global => return Err(Failure::usage("there is no truth about a global window")),
     };
     Ok(Law {
         partitions: plan.source.partitions,
         delay: plan.source.watermark.delay.0,
-        lateness: window.lateness.0,
+        allowed_lateness: window.allowed_lateness.0,
         size: size.0,
-        every: every.0,
+        slide: slide.0,
     })
 }
 
@@ -222,15 +222,15 @@ fn parse_events(text: &str) -> Result<u64, String> {
     text.parse().ok().filter(|count| (1..=EVENTS_MAX).contains(count)).ok_or_else(wrong)
 }
 
-/// Up to a century, as spans are.
+/// Up to a century, as durations are.
 fn parse_hours(text: &str) -> Result<f64, String> {
     let wrong = || "expected hours from 0 to 876000".to_owned();
     text.parse().ok().filter(|hours| (0.0..=876_000.0).contains(hours)).ok_or_else(wrong)
 }
 
-fn parse_share(text: &str) -> Result<f64, String> {
-    let share: f64 = text.parse().map_err(|_| "expected a number from 0 to 1".to_owned())?;
-    if (0.0..=1.0).contains(&share) { Ok(share) } else { Err("expected a number from 0 to 1".to_owned()) }
+fn parse_fraction(text: &str) -> Result<f64, String> {
+    let fraction: f64 = text.parse().map_err(|_| "expected a number from 0 to 1".to_owned())?;
+    if (0.0..=1.0).contains(&fraction) { Ok(fraction) } else { Err("expected a number from 0 to 1".to_owned()) }
 }
 
 fn parse_exponent(text: &str) -> Result<f64, String> {
@@ -355,7 +355,7 @@ fn write_truth(path: &Path, spec: &Spec, law: &Law, plays: &Plays) -> Result<(),
         "law": law,
         "farms": plays.farms,
         "alerts": verdict.alerts,
-        "late_rows": verdict.late_rows,
+        "late_events": verdict.late_events,
         "bad": bad,
     });
     let mut out = BufWriter::new(create(path)?);
@@ -367,16 +367,16 @@ fn write_truth(path: &Path, spec: &Spec, law: &Law, plays: &Plays) -> Result<(),
 }
 
 fn summary(verdict: &Verdict, plays: &Plays) -> String {
-    let count = |firing: Timing| verdict.alerts.iter().filter(|alert| alert.firing == firing).count();
+    let count = |timing: Timing| verdict.alerts.iter().filter(|alert| alert.pane_timing == timing).count();
     format!(
-        "truth: {} {}, {} alerts ({} on time, {} corrections, {} at the end), {} late rows, {} bad records",
+        "truth: {} {}, {} alerts ({} on time, {} corrections, {} at the end), {} late events, {} bad records",
         plays.farms.len(),
         if plays.farms.len() == 1 { "farm" } else { "farms" },
         verdict.alerts.len(),
         count(Timing::OnTime),
         count(Timing::Late),
         count(Timing::EndOfInput),
-        verdict.late_rows,
+        verdict.late_events,
         plays.bad_counts().values().sum::<u64>(),
     )
 }
@@ -409,10 +409,10 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_between_nothing_and_everything() {
-        assert_eq!(parse_share("0.25"), Ok(0.25));
+    fn fractions_are_between_nothing_and_everything() {
+        assert_eq!(parse_fraction("0.25"), Ok(0.25));
         for text in ["-0.1", "1.1", "NaN", "half"] {
-            assert!(parse_share(text).is_err(), "{text}");
+            assert!(parse_fraction(text).is_err(), "{text}");
         }
     }
 }

@@ -39,7 +39,7 @@ Exit codes:
 
 Examples:
   pelton generate plays --events 100000 --farms 5 > plays.jsonl
-  pelton run pipelines/fraud.toml --input plays.jsonl --output out/
+  pelton run pipelines/fraud.toml --input plays.jsonl --output-dir out/
   pelton up pipelines/fraud.toml && pelton run pipelines/fraud.toml
 
 Environment: NATS_URL, NATS_CONTEXT, NATS_CREDS and the other variables of the NATS tools; PELTON_LOG; NO_COLOR.";

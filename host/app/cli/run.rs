@@ -26,18 +26,18 @@ the same.
 A folder that holds results of an unknown run is refused. --fresh deletes this pipeline's files in it, and the state, \
 and starts over; after a kill, go on without it. Links, pipes and devices in the folder are never written to.
 
---output - writes rows to stdout and keeps nothing, so it begins anew each time, and a reader that goes away ends it. \
-With one output and no --envelope only its rows are written; dead letters and late rows are counted. With --envelope \
-they are written too, as \"output\":\"dlq\" and \"late\". Several outputs need --envelope.
+--output-dir - writes rows to stdout and keeps nothing, so it begins anew each time, and a reader that goes away ends \
+it. With one output and no --envelope only its rows are written; dead letters and late events are counted. With \
+--envelope they are written too, as \"output\":\"dlq\" and \"late\". Several outputs need --envelope.
 
 Examples:
   pelton run pipelines/fraud.toml                              # until Ctrl-C
   pelton run fraud.toml listening.toml                         # both; when one halts, the other goes on
-  pelton run pipelines/fraud.toml --partitions 0,1 --drain     # what is there now, two partitions
-  pelton run pipelines/fraud.toml --input plays.jsonl --output out/
-  pelton run pipelines/fraud.toml --input archive/ --input 'today-*.jsonl.gz' --output out/
-  pelton run pipelines/fraud.toml --input plays.jsonl --output - --envelope | jq .payload.user
-  tail -f plays.log | pelton run pipelines/fraud.toml --input - --output out/";
+  pelton run pipelines/fraud.toml --partitions 0,1 --exit-when-caught-up   # two partitions
+  pelton run pipelines/fraud.toml --input plays.jsonl --output-dir out/
+  pelton run pipelines/fraud.toml --input archive/ --input 'today-*.jsonl.gz' --output-dir out/
+  pelton run pipelines/fraud.toml --input plays.jsonl --output-dir - --envelope | jq .payload.user
+  tail -f plays.log | pelton run pipelines/fraud.toml --input - --output-dir out/";
 
 /// Default port of metrics: the one that exporters of OpenTelemetry use.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
@@ -57,27 +57,28 @@ pub(crate) struct RunArgs {
     pipelines: Vec<PathBuf>,
     /// Read events from files of JSON lines instead of from the broker: a file, a quoted pattern, a folder (the files
     /// directly in it), a pipe, or `-` for stdin; may be repeated. gzip and zstd are unpacked
-    #[arg(long, value_name = "FILE", requires = "output", num_args = 1.., conflicts_with_all = ["partitions", "drain"])]
+    #[arg(long, value_name = "FILE", requires = "output_dir", num_args = 1..,
+        conflicts_with_all = ["partitions", "exit_when_caught_up"])]
     input: Vec<PathBuf>,
     /// Folder for the results of --input; `-` is stdout
     #[arg(long, value_name = "DIR", requires = "input")]
-    output: Option<PathBuf>,
-    /// Delete what an earlier run of this pipeline left in --output, and its state, and start over
+    output_dir: Option<PathBuf>,
+    /// Delete what an earlier run of this pipeline left in --output-dir, and its state, and start over
     #[arg(long, requires = "input")]
     fresh: bool,
     /// Write each row of an output with its output, key, window, pane, id and time; what the module gave is `payload`
     #[arg(long, requires = "input")]
     envelope: bool,
-    /// Folder of the working state, with a folder per pipeline when there are several [default: `.state` in --output, else
-    /// pelton/NAME in the user's state folder]
-    #[arg(long, value_name = "DIR", env = "PELTON_STATE")]
-    state: Option<PathBuf>,
+    /// Folder of the working state, with a folder per pipeline when there are several [default: `.state` in
+    /// --output-dir, else pelton/NAME in the user's state folder]
+    #[arg(long, value_name = "DIR", env = "PELTON_STATE_DIR")]
+    state_dir: Option<PathBuf>,
     /// Partitions to work on: `all`, or numbers such as 0,1,3
     #[arg(long, value_name = "LIST", default_value = "all", value_parser = parse_partitions)]
     partitions: Partitions,
-    /// Stop when everything that is in the stream now has been committed
+    /// Exit when everything that is in the stream now has been committed; windows stay open
     #[arg(long)]
-    drain: bool,
+    exit_when_caught_up: bool,
     /// Serve /metrics and /healthz here while a stream is run; `off` does not [default: 127.0.0.1:9464, or a free port]
     #[arg(long, value_name = "ADDRESS", env = "PELTON_LISTEN", value_parser = parse_listen)]
     listen: Option<Listen>,
@@ -92,10 +93,10 @@ pub(crate) struct RunArgs {
     #[arg(long, value_name = "NAME", env = "PELTON_HOLDER", value_parser = parse_holder)]
     holder: Option<String>,
     /// Folder of compiled modules [default: the user's cache folder]
-    #[arg(long, value_name = "DIR", env = "PELTON_CACHE")]
-    cache: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", env = "PELTON_CACHE_DIR")]
+    cache_dir: Option<PathBuf>,
     /// How long to wait at the start for a broker that is not there yet, such as after a reboot of both; 0s does not
-    #[arg(long, value_name = "SPAN", default_value = "30s", value_parser = parse_wait, conflicts_with = "input")]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = parse_wait, conflicts_with = "input")]
     wait: Duration,
     #[command(flatten)]
     connection: ConnectionArgs,
@@ -125,7 +126,7 @@ pub(crate) struct StreamOptions {
     pub(crate) work: Vec<Work>,
     pub(crate) connect: ConnectOptions,
     /// Stop when everything that is there at the start has been committed.
-    pub(crate) drain: bool,
+    pub(crate) exit_when_caught_up: bool,
     pub(crate) listen: Listen,
     /// Who may ask there.
     pub(crate) access: Access,
@@ -164,7 +165,7 @@ pub(crate) struct FileOptions {
 pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
     // Before anything that takes time: from here on a signal is a wish to stop.
     let stop = Stop::watch()?;
-    let sandbox = pipeline::sandbox(args.cache.clone(), stop.flag())?;
+    let sandbox = pipeline::sandbox(args.cache_dir.clone(), stop.flag())?;
     let mut pipelines = Vec::new();
     for path in &args.pipelines {
         let pipeline = match Pipeline::load(path, &sandbox) {
@@ -177,16 +178,16 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
         };
         pipelines.push(pipeline);
     }
-    match args.output {
+    match args.output_dir {
         Some(output) => {
             let [pipeline] = <[Pipeline; 1]>::try_from(pipelines)
                 .map_err(|_| Failure::usage("a run over files takes one pipeline").hint("run one after the other"))?;
-            let (output, state) = target(output, args.state)?;
+            let (output, state) = target(output, args.state_dir)?;
             let (input, fresh, envelope) = (args.input, args.fresh, args.envelope);
             crate::run::file(FileOptions { pipeline, input, output, state, fresh, envelope, stop })
         }
         None => {
-            let work = works(pipelines, &args.partitions, args.state.as_deref())?;
+            let work = works(pipelines, &args.partitions, args.state_dir.as_deref())?;
             let listen = args.listen.unwrap_or(Listen::Prefer(LISTEN));
             let access = args.listen_token.map_or(Ok(Access::ThisMachine), |file| read_token(&file))?;
             // Before the broker is waited for.
@@ -201,7 +202,7 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
             crate::run::stream(StreamOptions {
                 work,
                 connect: args.connection.options()?,
-                drain: args.drain,
+                exit_when_caught_up: args.exit_when_caught_up,
                 listen,
                 access,
                 accept_loss: args.accept_loss,
@@ -261,9 +262,11 @@ fn target(output: PathBuf, state: Option<PathBuf>) -> Result<(Target, PathBuf), 
         return Ok((Target::Folder(output), state));
     }
     // The variable may be meant for other runs; the argument is meant for this one.
-    let by_variable = std::env::var_os("PELTON_STATE").map(PathBuf::from);
+    let by_variable = std::env::var_os("PELTON_STATE_DIR").map(PathBuf::from);
     if state.is_some() && state != by_variable {
-        return Err(Failure::usage("`--output -` keeps no state").hint("leave --state out, or write to a folder"));
+        return Err(
+            Failure::usage("`--output-dir -` keeps no state").hint("leave --state-dir out, or write to a folder")
+        );
     }
     Ok((Target::Stdout, PathBuf::new()))
 }
@@ -323,16 +326,16 @@ fn parse_holder(text: &str) -> Result<String, String> {
 }
 
 fn parse_wait(text: &str) -> Result<Duration, String> {
-    let millis = super::when::parse_span(text)?;
+    let millis = super::when::parse_duration(text)?;
     u64::try_from(millis).map(Duration::from_millis).map_err(|_| "a wait is not negative".to_owned())
 }
 
-/// Where pipelines without `--state` keep theirs: `pelton` in the user's state folder.
+/// Where pipelines without `--state-dir` keep theirs: `pelton` in the user's state folder.
 pub(super) fn state_home() -> Result<PathBuf, Failure> {
     let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let home = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")));
     let missing = || Failure::usage("there is no state folder: neither XDG_STATE_HOME nor HOME is set");
-    Ok(home.ok_or_else(|| missing().hint("name one with --state"))?.join("pelton"))
+    Ok(home.ok_or_else(|| missing().hint("name one with --state-dir"))?.join("pelton"))
 }
 
 fn default_holder() -> String {

@@ -21,7 +21,7 @@ use crate::pipeline;
 const AFTER: &str = "\
 Everything is read from the streams, so it also works while no host runs. LAG counts events of the partition that are \
 not committed; AGE is how long the oldest of them has been waiting; HOLDER is the host that works on it. An epoch's totals \
-add up: received = processed + filtered + late + dead + gaps. The last line is the size of the pipeline stream.
+add up: received = processed + filtered + late + dead + lost. The last line is the size of the pipeline stream.
 
 Examples:
   pelton status pipelines/fraud.toml
@@ -195,12 +195,12 @@ fn show(report: &Report) -> Result<(), Failure> {
         "FILTERED",
         "LATE",
         "DEAD",
-        "GAPS",
+        "LOST",
         "HOLDER",
     ];
-    let right = ["PART", "POSITION", "LAG", "EPOCH", "RECEIVED", "PROCESSED", "FILTERED", "LATE", "DEAD", "GAPS"];
-    let span =
-        |seconds: Option<f64>| seconds.map_or("-".to_owned(), |value| when::format_span((value * 1000.0) as i64));
+    let right = ["PART", "POSITION", "LAG", "EPOCH", "RECEIVED", "PROCESSED", "FILTERED", "LATE", "DEAD", "LOST"];
+    let duration =
+        |seconds: Option<f64>| seconds.map_or("-".to_owned(), |value| when::format_duration((value * 1000.0) as i64));
     let rows = report.partitions.iter().map(|partition| {
         let totals = &partition.totals;
         let mut revision = partition.revision.as_ref().map_or("-".to_owned(), |revision| revision[..8].to_owned());
@@ -211,13 +211,13 @@ fn show(report: &Report) -> Result<(), Failure> {
             partition.partition.to_string(),
             print::count(partition.position),
             partition.lag_events.map_or("-".to_owned(), print::count),
-            span(partition.lag_seconds),
+            duration(partition.lag_seconds),
             partition.watermark.map_or("-".to_owned(), watermark),
             print::count(partition.epoch),
-            span(partition.epoch_age_seconds),
+            duration(partition.epoch_age_seconds),
             revision,
         ];
-        let counts = [totals.received, totals.processed, totals.filtered, totals.late, totals.dead, totals.gaps];
+        let counts = [totals.received, totals.processed, totals.filtered, totals.late, totals.dead, totals.lost];
         row.extend(counts.map(print::count));
         row.push(partition.holder.as_ref().map_or("-".to_owned(), ToString::to_string));
         row

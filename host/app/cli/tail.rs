@@ -1,4 +1,4 @@
-//! `pelton tail`: outputs, dead letters and late rows as they come.
+//! `pelton tail`: outputs, dead letters and late events as they come.
 
 use std::collections::BTreeMap;
 use std::io::{self, Write as _};
@@ -16,7 +16,7 @@ use crate::payload::{put_on_one_line, put_original, put_payload};
 use crate::pipeline;
 
 const AFTER: &str = "\
-Prints the payload of each record; for dead letters and late rows, why and where from, then the payload.
+Prints the payload of each record; for dead letters and late events, why and where from, then the payload.
 
 Examples:
   pelton tail pipelines/fraud.toml                              # all outputs, from now on
@@ -35,7 +35,7 @@ pub(super) struct TailArgs {
     /// Dead letters instead of outputs
     #[arg(long, conflicts_with = "late")]
     dlq: bool,
-    /// Late rows instead of outputs
+    /// Late events instead of outputs
     #[arg(long)]
     late: bool,
     /// Begin with the first record that is stored
@@ -55,7 +55,7 @@ pub(super) struct TailArgs {
 }
 
 /// A record as `--json` prints it; its payload follows: JSON as `payload`, else `payload_text` or `payload_base64`; of a
-/// dead letter or late row always the text, or `payload_base64`.
+/// dead letter or late event always the text, or `payload_base64`.
 #[derive(Serialize)]
 struct Line<'a> {
     sequence: u64,
@@ -126,7 +126,7 @@ impl<'a> Subject<'a> {
         Subject { partition: tokens.next().unwrap_or(""), rest: tokens.next().unwrap_or("") }
     }
 
-    /// The name of the output, the stage of a dead letter or late row.
+    /// The name of the output, the stage of a dead letter or late event.
     fn output(&self) -> &'a str {
         self.rest.split('.').nth(1).unwrap_or("")
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 use pelton_broker::{Asked, ProvisionOptions};
+use pelton_engine::plan;
 use serde_json::json;
 
 use super::connection::ConnectionArgs;
@@ -16,12 +17,12 @@ use crate::terminal;
 
 const AFTER: &str = "\
 Doing it twice changes nothing. What exists and differs from what the pipeline file needs is reported and left as it is; \
-the exit code is then 4. --replicas, --lease and --log-max-bytes count for streams that are made: where one that exists \
+the exit code is then 4. --replicas, --lease and --stream-max-bytes count for streams that are made: where one that exists \
 differs, that is reported too. The leases of all pipelines are one bucket. Lines that begin with `note` need no action.
 
 Examples:
   pelton up pipelines/fraud.toml
-  pelton up pipelines/fraud.toml --replicas 3 --log-max-bytes 20000000000";
+  pelton up pipelines/fraud.toml --replicas 3 --stream-max-bytes 20GB";
 
 /// Make the streams and buckets of a pipeline
 #[derive(Debug, Args)]
@@ -46,22 +47,27 @@ pub(super) struct ProvisionArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=5))]
     replicas: Option<u8>,
     /// How long a partition stays leased by a host that is gone [default: 10s]
-    #[arg(long, value_name = "SPAN", value_parser = parse_lease)]
+    #[arg(long, value_name = "DURATION", value_parser = parse_lease)]
     lease: Option<i64>,
-    /// Bound of the pipeline stream in bytes; when it is full, the pipeline pauses [default: none]
-    #[arg(long, value_name = "BYTES")]
-    log_max_bytes: Option<u64>,
+    /// Bound of the pipeline stream, such as 20GB or 512MiB; when it is full, the pipeline pauses [default: none]
+    #[arg(long, value_name = "SIZE", value_parser = parse_size)]
+    stream_max_bytes: Option<u64>,
 }
 
 /// A host renews every 3 s.
 const LEASE_MIN_MS: i64 = 4_000;
 
 fn parse_lease(text: &str) -> Result<i64, String> {
-    let lease = when::parse_span(text)?;
+    let lease = when::parse_duration(text)?;
     if lease < LEASE_MIN_MS {
         return Err("hosts renew their leases every 3 s: at least 4s".to_owned());
     }
     Ok(lease)
+}
+
+/// With a unit, or as a number of bytes.
+fn parse_size(text: &str) -> Result<u64, String> {
+    text.parse().or_else(|_| plan::size_parse(text)).map_err(|reason| format!("not a size such as 20GB: {reason}"))
 }
 
 impl ProvisionArgs {
@@ -70,7 +76,7 @@ impl ProvisionArgs {
         ProvisionOptions {
             replicas: self.replicas.map_or(defaults.replicas, usize::from),
             lease_ttl: self.lease.map_or(defaults.lease_ttl, |lease| Duration::from_millis(lease.unsigned_abs())),
-            log_max_bytes: self.log_max_bytes,
+            stream_max_bytes: self.stream_max_bytes,
             asked: Asked { replicas: self.replicas.is_some(), lease_ttl: self.lease.is_some() },
         }
     }

@@ -40,8 +40,8 @@ pub(super) struct ValidateArgs {
     #[arg(long)]
     json: bool,
     /// Folder of compiled modules [default: the user's cache folder]
-    #[arg(long, value_name = "DIR", env = "PELTON_CACHE")]
-    cache: Option<PathBuf>,
+    #[arg(long, value_name = "DIR", env = "PELTON_CACHE_DIR")]
+    cache_dir: Option<PathBuf>,
     #[command(flatten)]
     connection: ConnectionArgs,
     /// Whether arguments name a broker; variables may be meant for other commands.
@@ -71,7 +71,8 @@ struct StageReport {
     from: String,
     module: String,
     version: String,
-    world: &'static str,
+    /// Such as `window-rule`.
+    kind: &'static str,
     digest: String,
     /// Fields that the host decodes for it.
     reads: Vec<String>,
@@ -103,7 +104,7 @@ impl ProblemReport<'_> {
 }
 
 pub(super) async fn run(args: ValidateArgs) -> Result<(), Failure> {
-    let sandbox = pipeline::sandbox(args.cache.clone(), Arc::default())?;
+    let sandbox = pipeline::sandbox(args.cache_dir.clone(), Arc::default())?;
     let pipeline = match Pipeline::load(&args.pipeline, &sandbox) {
         Ok(pipeline) => pipeline,
         Err(failure) => {
@@ -131,9 +132,9 @@ pub(super) async fn run(args: ValidateArgs) -> Result<(), Failure> {
     let rows = report.stages.into_iter().map(|stage| {
         let module = format!("{}@{}", stage.module, stage.version);
         let reads = if stage.payload { "payload".to_owned() } else { stage.reads.join(" ") };
-        vec![stage.stage, stage.from, module, stage.world.to_owned(), stage.digest[..12].to_owned(), reads]
+        vec![stage.stage, stage.from, module, stage.kind.to_owned(), stage.digest[..12].to_owned(), reads]
     });
-    print::table(&["STAGE", "FROM", "MODULE", "WORLD", "DIGEST", "READS"], &[], rows.collect())?;
+    print::table(&["STAGE", "FROM", "MODULE", "KIND", "DIGEST", "READS"], &[], rows.collect())?;
     Ok(())
 }
 
@@ -145,7 +146,7 @@ fn report(pipeline: &Pipeline) -> Report {
         from: stage.from.map_or("source".to_owned(), |from| plan.stages[from].name.clone()),
         module: identity.name.clone(),
         version: identity.version.clone(),
-        world: identity.world.name(),
+        kind: identity.world.name(),
         digest: hex::encode(&module.digest()),
         reads: shape.fields.iter().map(|field| field.name.clone()).collect(),
         payload: shape.payload,

@@ -65,8 +65,8 @@ pub(crate) fn format_time(millis: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
 }
 
-/// A span as people read it: `850 ms`, `12.3 s`, `5 min 03 s`, `3 h 20 min`, `12 d 4 h`.
-pub(crate) fn format_span(millis: i64) -> String {
+/// A duration as people read it: `850 ms`, `12.3 s`, `5 min 03 s`, `3 h 20 min`, `12 d 4 h`.
+pub(crate) fn format_duration(millis: i64) -> String {
     let (sign, millis) = if millis < 0 { ("-", millis.unsigned_abs()) } else { ("", millis as u64) };
     let text = match millis {
         0..1_000 => format!("{millis} ms"),
@@ -79,7 +79,7 @@ pub(crate) fn format_span(millis: i64) -> String {
 }
 
 /// `500ms`, `30s`, `2m`, `6h` or `1d` as milliseconds.
-pub(crate) fn parse_span(text: &str) -> Result<i64, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<i64, String> {
     let digits = text.len() - text.trim_start_matches(|char: char| char.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     let factor = match unit {
@@ -91,7 +91,10 @@ pub(crate) fn parse_span(text: &str) -> Result<i64, String> {
         _ => return Err("expected a number and one of ms, s, m, h, d, such as 6h".to_owned()),
     };
     let count: i64 = number.parse().map_err(|_| "expected a whole number before the unit".to_owned())?;
-    count.checked_mul(factor).filter(|span| *span <= 36_500 * DAY_MS).ok_or_else(|| "more than a century".to_owned())
+    count
+        .checked_mul(factor)
+        .filter(|millis| *millis <= 36_500 * DAY_MS)
+        .ok_or_else(|| "more than a century".to_owned())
 }
 
 /// Days since 1970 of a date of the Gregorian calendar (Hinnant's `days_from_civil`).
@@ -140,13 +143,13 @@ mod tests {
     }
 
     #[test]
-    fn spans_have_a_unit() {
-        assert_eq!(parse_span("6h"), Ok(21_600_000));
-        assert_eq!(parse_span("1500ms"), Ok(1_500));
+    fn durations_have_a_unit() {
+        assert_eq!(parse_duration("6h"), Ok(21_600_000));
+        assert_eq!(parse_duration("1500ms"), Ok(1_500));
         for text in ["6", "h", "6 h", "-6h", "99999999999999d"] {
-            assert!(parse_span(text).is_err(), "{text}");
+            assert!(parse_duration(text).is_err(), "{text}");
         }
-        assert_eq!(format_span(303_000), "5 min 03 s");
-        assert_eq!(format_span(-850), "-850 ms");
+        assert_eq!(format_duration(303_000), "5 min 03 s");
+        assert_eq!(format_duration(-850), "-850 ms");
     }
 }

@@ -28,11 +28,11 @@ pub(crate) struct Farm {
 impl Farm {
     /// The farms of `spec`; accounts follow the people's, clips follow the tracks people play.
     pub(super) fn draw_all(spec: &Spec, dice: &mut Dice) -> Vec<Farm> {
-        let time = spec.farm_time.min(spec.span);
+        let time = spec.farm_time.min(spec.duration);
         (0..spec.farms)
             .map(|idx| {
                 let user = spec.users + idx;
-                let first_play = spec.start + dice.between(0, spec.span - time + 1);
+                let first_play = spec.start + dice.between(0, spec.duration - time + 1);
                 let gaps = (time - 1).max(0) / CLIP_MS;
                 let clips =
                     (0..=dice.below(CLIPS)).map(|clip| spec.tracks + idx * CLIPS as u32 + clip as u32).collect();

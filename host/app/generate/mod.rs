@@ -41,7 +41,7 @@ pub(crate) struct Spec {
     /// Event time of the first play that is not late, milliseconds since 1970.
     pub(crate) start: i64,
     /// Length of event time, milliseconds.
-    pub(crate) span: i64,
+    pub(crate) duration: i64,
     pub(crate) users: u32,
     pub(crate) tracks: u32,
     /// Exponent of Zipf's law for users and tracks.
@@ -49,11 +49,11 @@ pub(crate) struct Spec {
     pub(crate) farms: u32,
     /// How long each farm plays, milliseconds.
     pub(crate) farm_time: i64,
-    /// Share of people's plays that arrive after every window has closed.
+    /// Fraction of people's plays that arrive after every window has closed.
     pub(crate) late: f64,
     /// An event that is this far behind the others is too late for every window.
     pub(crate) too_late: i64,
-    /// Share of people's plays that are replaced by bad records.
+    /// Fraction of people's plays that are replaced by bad records.
     pub(crate) bad: f64,
 }
 
@@ -81,11 +81,11 @@ impl Plays {
         let Some(people) = spec.events.checked_sub(farmed).filter(|count| *count > 0) else {
             bail!("{} farms alone play {farmed} times, but only {} events were asked for", spec.farms, spec.events);
         };
-        let busy = i128::from(people) * i128::from(BUSY_MS) / i128::from(spec.span);
+        let busy = i128::from(people) * i128::from(BUSY_MS) / i128::from(spec.duration);
         if busy > i128::from(spec.users / 2) {
             bail!(
                 "{people} plays in {} minutes need {busy} people listening at a time, but there are {} users",
-                spec.span / 60_000,
+                spec.duration / 60_000,
                 spec.users
             );
         }
@@ -141,7 +141,7 @@ impl<'a> People<'a> {
     fn play(&mut self, count: u64, dice: &mut Dice, plays: &mut Vec<Play>) {
         let spec = self.spec;
         for idx in 0..count {
-            let ts = spec.start + (i128::from(idx) * i128::from(spec.span) / i128::from(count)) as i64;
+            let ts = spec.start + (i128::from(idx) * i128::from(spec.duration) / i128::from(count)) as i64;
             let user = self.free_user(ts, dice);
             // Three of ten tracks are skipped within half a minute.
             let ms_played =

@@ -4,7 +4,7 @@
 //! window is looked at by itself. The law, per partition and in order of arrival:
 //!
 //! - the watermark before an event is the largest event time among earlier good events, minus `delay`;
-//! - a window takes an event while `end + lateness` is after the watermark; an event that no window takes is late;
+//! - a window takes an event while `end + allowed_lateness` is after the watermark; an event that no window takes is late;
 //! - a window fires once when the watermark reaches its end, then once for every event it still takes (a correction);
 //! - what has not fired when the input ends fires then.
 
@@ -20,9 +20,9 @@ use super::render::{Play, user_name};
 pub(crate) struct Law {
     pub(crate) partitions: u32,
     pub(crate) delay: i64,
-    pub(crate) lateness: i64,
+    pub(crate) allowed_lateness: i64,
     pub(crate) size: i64,
-    pub(crate) every: i64,
+    pub(crate) slide: i64,
 }
 
 /// The rule's default thresholds, stated here a second time.
@@ -46,8 +46,8 @@ pub(crate) struct Alert {
     pub(crate) rule: &'static str,
     pub(crate) severity: &'static str,
     /// Number of the pane: corrections count on from 1.
-    pub(crate) revision: u32,
-    pub(crate) firing: Timing,
+    pub(crate) pane_index: u32,
+    pub(crate) pane_timing: Timing,
 }
 
 /// What makes a pane fire.
@@ -65,10 +65,10 @@ pub(crate) enum Timing {
 /// What must come out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Verdict {
-    /// By account, window and revision.
+    /// By account, window and pane.
     pub(crate) alerts: Vec<Alert>,
     /// Good events that no window takes.
-    pub(crate) late_rows: u64,
+    pub(crate) late_events: u64,
 }
 
 /// A good event of one account and the watermark of its partition before it.
@@ -91,13 +91,13 @@ pub(crate) fn judge(plays: &Plays, law: &Law) -> Verdict {
 
     let mut newest = vec![None::<i64>; law.partitions as usize];
     let mut suspects: HashMap<u32, Vec<Seen>> = HashMap::new();
-    let mut late_rows = 0;
+    let mut late_events = 0;
     for play in good(plays) {
         let newest = &mut newest[partition(&user_name(play.user), law.partitions) as usize];
         let watermark = newest.map_or(i64::MIN, |ts| ts - law.delay);
         *newest = Some(newest.map_or(play.ts, |ts| ts.max(play.ts)));
-        if windows(play.ts, law).all(|start| start + law.size + law.lateness <= watermark) {
-            late_rows += 1;
+        if windows(play.ts, law).all(|start| start + law.size + law.allowed_lateness <= watermark) {
+            late_events += 1;
         } else if suspect(play.user) {
             let ms_played = i64::from(play.ms_played);
             suspects.entry(play.user).or_default().push(Seen { ts: play.ts, track: play.track, ms_played, watermark });
@@ -110,8 +110,8 @@ pub(crate) fn judge(plays: &Plays, law: &Law) -> Verdict {
         let last_watermark = newest[partition].map_or(i64::MIN, |ts| ts - law.delay);
         account(&user, seen, last_watermark, law, &mut alerts);
     }
-    alerts.sort_by(|a, b| (&a.user, a.window_start, a.revision).cmp(&(&b.user, b.window_start, b.revision)));
-    Verdict { alerts, late_rows }
+    alerts.sort_by(|a, b| (&a.user, a.window_start, a.pane_index).cmp(&(&b.user, b.window_start, b.pane_index)));
+    Verdict { alerts, late_events }
 }
 
 fn good(plays: &Plays) -> impl Iterator<Item = &Play> {
@@ -120,9 +120,9 @@ fn good(plays: &Plays) -> impl Iterator<Item = &Play> {
 
 /// Starts of the windows that contain `ts`.
 fn windows(ts: i64, law: &Law) -> impl Iterator<Item = i64> + use<> {
-    let last = ts.div_euclid(law.every) * law.every;
-    let (size, every) = (law.size, law.every);
-    (0..).map(move |idx| last - idx * every).take_while(move |start| start + size > ts)
+    let last = ts.div_euclid(law.slide) * law.slide;
+    let (size, slide) = (law.size, law.slide);
+    (0..).map(move |idx| last - idx * slide).take_while(move |start| start + size > ts)
 }
 
 /// The partition that JetStream's `partition(n, token)` chooses: 32-bit FNV-1a, modulo n.
@@ -138,13 +138,15 @@ fn account(user: &str, seen: &[Seen], last_watermark: i64, law: &Law, alerts: &m
     starts.dedup();
     for start in starts {
         let end = start + law.size;
-        let taken: Vec<&Seen> =
-            seen.iter().filter(|one| (start..end).contains(&one.ts) && one.watermark < end + law.lateness).collect();
+        let taken: Vec<&Seen> = seen
+            .iter()
+            .filter(|one| (start..end).contains(&one.ts) && one.watermark < end + law.allowed_lateness)
+            .collect();
         let on_time = taken.iter().take_while(|one| one.watermark < end).count();
-        let mut revision = 0;
-        let mut fire = |count: usize, firing: Timing| {
-            alerts.extend(alert(user, start, &taken[..count], revision, firing, law));
-            revision += 1;
+        let mut pane_index = 0;
+        let mut fire = |count: usize, pane_timing: Timing| {
+            alerts.extend(alert(user, start, &taken[..count], pane_index, pane_timing, law));
+            pane_index += 1;
         };
         if on_time > 0 {
             fire(on_time, if end <= last_watermark { Timing::OnTime } else { Timing::EndOfInput });
@@ -156,7 +158,7 @@ fn account(user: &str, seen: &[Seen], last_watermark: i64, law: &Law, alerts: &m
 }
 
 /// The alert for a pane, if it is one.
-fn alert(user: &str, start: i64, taken: &[&Seen], revision: u32, firing: Timing, law: &Law) -> Option<Alert> {
+fn alert(user: &str, start: i64, taken: &[&Seen], pane_index: u32, pane_timing: Timing, law: &Law) -> Option<Alert> {
     let plays = taken.len() as i64;
     if plays < MIN_PLAYS || plays * HOUR_MS <= PLAYS_PER_HOUR * law.size {
         return None;
@@ -181,8 +183,8 @@ fn alert(user: &str, start: i64, taken: &[&Seen], revision: u32, firing: Timing,
         average_ms,
         rule,
         severity,
-        revision,
-        firing,
+        pane_index,
+        pane_timing,
     })
 }
 
@@ -192,7 +194,7 @@ mod tests {
 
     const MINUTE: i64 = 60_000;
     const LAW: Law =
-        Law { partitions: 1, delay: 2 * MINUTE, lateness: 10 * MINUTE, size: 60 * MINUTE, every: 5 * MINUTE };
+        Law { partitions: 1, delay: 2 * MINUTE, allowed_lateness: 10 * MINUTE, size: 60 * MINUTE, slide: 5 * MINUTE };
 
     fn play(user: u32, ts: i64) -> Play {
         Play { arrival: 0, ts, user, track: 1, ms_played: 31_000, salt: 0, bad: None }
@@ -209,10 +211,11 @@ mod tests {
         let mut plays: Vec<Play> = (0..101).map(|idx| play(7, start + idx * 30_000)).collect();
         plays.push(play(8, start + 62 * MINUTE)); // watermark: exactly the end
         plays.push(play(7, start + MINUTE)); // correction
-        plays.push(play(8, start + 72 * MINUTE)); // watermark: end + lateness
+        plays.push(play(8, start + 72 * MINUTE)); // watermark: end + allowed_lateness
         plays.push(play(7, start + MINUTE)); // dropped from this window
         let found: Vec<Alert> = verdict(plays).alerts.into_iter().filter(|alert| alert.window_start == start).collect();
-        let shown: Vec<(u32, i64, Timing)> = found.iter().map(|one| (one.revision, one.plays, one.firing)).collect();
+        let shown: Vec<(u32, i64, Timing)> =
+            found.iter().map(|one| (one.pane_index, one.plays, one.pane_timing)).collect();
         assert_eq!(shown, [(0, 101, Timing::OnTime), (1, 102, Timing::Late)]);
         assert_eq!((found[0].rule, found[0].severity, found[0].average_ms), ("paid-clips", "high", 31_000));
     }
@@ -222,9 +225,9 @@ mod tests {
         let start = 10 * 60 * MINUTE;
         // The last window with `start` in it is [start, start + 60 min); it closes at 70 min, so 72 min on the clock.
         let last = play(1, start + 72 * MINUTE);
-        assert_eq!(verdict(vec![last, play(2, start)]).late_rows, 1);
+        assert_eq!(verdict(vec![last, play(2, start)]).late_events, 1);
         let before = play(1, start + 72 * MINUTE - 1);
-        assert_eq!(verdict(vec![before, play(2, start)]).late_rows, 0);
+        assert_eq!(verdict(vec![before, play(2, start)]).late_events, 0);
     }
 
     #[test]
@@ -234,11 +237,11 @@ mod tests {
         let found = verdict(plays).alerts;
         let on_time: Vec<i64> = found
             .iter()
-            .filter(|alert| alert.firing == Timing::OnTime)
+            .filter(|alert| alert.pane_timing == Timing::OnTime)
             .map(|alert| (alert.window_end - start) / MINUTE)
             .collect();
         assert_eq!(on_time, [55], "the last play is at 59:25, the watermark at 57:25");
-        assert!(found.iter().all(|alert| alert.plays > 100 && alert.revision == 0));
+        assert!(found.iter().all(|alert| alert.plays > 100 && alert.pane_index == 0));
     }
 
     #[test]

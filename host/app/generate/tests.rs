@@ -8,7 +8,7 @@ fn spec() -> Spec {
         seed: 1,
         events: 60_000,
         start: 1_767_225_600_000,
-        span: 4 * HOUR_MS,
+        duration: 4 * HOUR_MS,
         users: 5_000,
         tracks: 2_000,
         zipf: 1.05,
@@ -20,7 +20,7 @@ fn spec() -> Spec {
     }
 }
 
-const LAW: Law = Law { partitions: 1, delay: 120_000, lateness: 600_000, size: HOUR_MS, every: 300_000 };
+const LAW: Law = Law { partitions: 1, delay: 120_000, allowed_lateness: 600_000, size: HOUR_MS, slide: 300_000 };
 
 #[test]
 fn the_same_seed_gives_the_same_records() {
@@ -40,7 +40,7 @@ fn no_count_is_too_large_for_an_answer() {
     // Refused before anything is made of them.
     assert!(error(Spec { events: EVENTS_MAX, ..spec() }).contains("people listening at a time"));
     let century = 36_500 * 24 * HOUR_MS;
-    let many = Spec { farms: 100_000, farm_time: century, span: century, ..spec() };
+    let many = Spec { farms: 100_000, farm_time: century, duration: century, ..spec() };
     assert!(error(many).contains("farms alone"));
 }
 
@@ -53,7 +53,10 @@ fn farms_are_found_and_people_are_not() {
     let mut farms: Vec<&str> = plays.farms.iter().map(|farm| farm.user_id.as_str()).collect();
     farms.sort_unstable();
     assert_eq!(caught, farms);
-    assert!(verdict.alerts.iter().any(|alert| alert.revision > 0), "some farm's play is late enough for a correction");
+    assert!(
+        verdict.alerts.iter().any(|alert| alert.pane_index > 0),
+        "some farm's play is late enough for a correction"
+    );
 }
 
 #[test]
@@ -78,7 +81,7 @@ fn shares_are_those_asked_for() {
     let bad: u64 = counts.values().sum();
     assert!((500..700).contains(&bad), "{bad}");
     assert_eq!(counts.len(), bad::ALL.len(), "{counts:?}");
-    let late = judge(&plays, &LAW).late_rows;
+    let late = judge(&plays, &LAW).late_events;
     assert!((450..700).contains(&late), "{late}");
 }
 

@@ -35,7 +35,7 @@ use crate::cli::run::FileOptions;
 /// Bounds of one epoch. Larger than under a broker: a batch has no message limit here.
 fn room(limits: &Limits) -> Room {
     // What modules may make of one event can be written, and so can the event itself, should it be refused.
-    let bytes_at_once = limits.held_bytes().saturating_add(2 * limits.payload) as usize;
+    let bytes_at_once = limits.held_bytes().saturating_add(2 * limits.max_payload) as usize;
     Room {
         records: 1 << 16,
         bytes: 32 << 20,
@@ -104,7 +104,7 @@ pub(crate) fn run(mut options: FileOptions) -> Result<(), Failure> {
     };
     let Begun { last, mut progress } = restore(&mut *store, &mut engine, wanted)?;
     progress.input.check(&inputs)?;
-    let reader = Reader::prepare(inputs.clone(), &progress.input, engine.position(), plan.limits.payload)?;
+    let reader = Reader::prepare(inputs.clone(), &progress.input, engine.position(), plan.limits.max_payload)?;
     if progress.done {
         if let Target::Folder(dir) = &options.output {
             output::check_done(dir, &plan, &files, &progress.lengths)?;
@@ -121,8 +121,8 @@ pub(crate) fn run(mut options: FileOptions) -> Result<(), Failure> {
         }
         Target::Stdout => Sink::stdout(&plan, options.envelope, &files)?,
     };
-    if plan.source.watermark.idle.is_some() && inputs.are_files() {
-        info!("`watermark.idle` does not apply: files are never silent");
+    if plan.source.watermark.idle_timeout.is_some() && inputs.are_files() {
+        info!("`watermark.idle_timeout` does not apply: files are never silent");
     }
     let before = progress.summary.totals.received;
     let meter = Meter::new(inputs.bytes(), before);
@@ -166,8 +166,8 @@ fn refuse_same_folder(inputs: &[PathBuf], output: &Path) -> Result<(), Failure> 
     match inputs.iter().find(|input| input.is_dir() && absolute(input) == absolute(output)) {
         None => Ok(()),
         Some(folder) => {
-            let message = format!("the folder `{}` is both --input and --output", folder.display());
-            Err(Failure::usage(message).hint("name another --output, or the files in it as inputs"))
+            let message = format!("the folder `{}` is both --input and --output-dir", folder.display());
+            Err(Failure::usage(message).hint("name another --output-dir, or the files in it as inputs"))
         }
     }
 }
@@ -216,8 +216,8 @@ impl Work {
                 info!("stopped; run the same command again to go on");
                 return Ok(());
             }
-            let idle = self.plan.source.watermark.idle;
-            match reader.recv_timeout(Silence::patience(idle)) {
+            let idle_timeout = self.plan.source.watermark.idle_timeout;
+            match reader.recv_timeout(Silence::patience(idle_timeout)) {
                 Ok(Read::Begun { lives }) => {
                     let input = &progress.input;
                     self.places.begin(input.lines_before(), self.inputs.list[input.file()].name());
@@ -269,7 +269,7 @@ impl Work {
 
     /// Where the watermark stands by now, when an input that lives is silent and something is due by then.
     fn due_in_silence(&self) -> Option<EventTime> {
-        let silent = self.silence.lasts(self.plan.source.watermark.idle)?;
+        let silent = self.silence.lasts(self.plan.source.watermark.idle_timeout)?;
         self.engine.due_in_silence(silent).filter(|_| self.engine.watermark() != EventTime::MAX)
     }
 

@@ -1,7 +1,7 @@
 //! What the results of a file run depend on besides its input, so that a run is not resumed with something else.
 //!
 //! Comments, white space and the order of keys do not count, nor does what changes no result: where modules lie, the
-//! streams and public subjects, and the limits that only stop a run or cut its epochs.
+//! streams and subjects, and the limits that only stop a run or cut its epochs.
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
@@ -26,8 +26,8 @@ impl MadeBy {
         made.put("[source.fields]", &source.fields);
         made.put("[limits] fuel_per_event", &limits.fuel_per_event);
         made.put("[limits] memory", &limits.memory);
-        made.put("[limits] output_bytes", &limits.output_bytes);
-        made.put("[limits] payload", &limits.payload);
+        made.put("[limits] reply_bytes", &limits.reply_bytes);
+        made.put("[limits] max_payload", &limits.max_payload);
         made.put("[limits] state_per_key", &limits.state_per_key);
         let names: Vec<&str> = plan.stages.iter().map(|stage| stage.name.as_str()).collect();
         made.put("the list of stages", &names);
@@ -120,10 +120,10 @@ mod tests {
             ("limit = 1", "limit  =  1", ""),
             ("s.wasm", "elsewhere/s.wasm", ""),
             ("\"in\"", "\"other\"", ""),
-            ("[output.seen]", "# seen\n[output.seen]\npublish = \"seen\"", ""),
+            ("[output.seen]", "# seen\n[output.seen]\nsubject = \"seen\"", ""),
             ("[output.seen]", "[output.found]", "[output.found], [output.seen]"),
-            ("[output.seen]", "[output.seen]\n[limits]\npayload = \"2MiB\"", "[limits] payload"),
-            ("[output.seen]", "[output.seen]\n[limits]\nstate = \"8GiB\"\nepoch_events = 5", ""),
+            ("[output.seen]", "[output.seen]\n[limits]\nmax_payload = \"2MiB\"", "[limits] max_payload"),
+            ("[output.seen]", "[output.seen]\n[limits]\nstate = \"8GiB\"\nepoch_max_events = 5", ""),
         ] {
             assert!(TEXT.contains(from), "{from}");
             let now = made(&TEXT.replace(from, to), 1, false);

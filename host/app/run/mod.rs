@@ -37,7 +37,7 @@ use crate::cli::failure::{Exit, Failure};
 use crate::pipeline::Pipeline;
 
 /// Ways out of a file run whose inputs, files or state are not what it left.
-const START_OVER: &str = "name another --output, or add --fresh to delete the results and start over";
+const START_OVER: &str = "name another --output-dir, or add --fresh to delete the results and start over";
 
 /// An engine with empty state for one partition.
 pub(crate) fn engine(
@@ -86,10 +86,10 @@ fn open_store(dir: &Path, outbox: bool) -> Result<SledStore, Failure> {
     SledStore::open(dir, pelton_store::Options { outbox, ..Default::default() }).map_err(|error| {
         let hint = match &error {
             StoreError::InUse(_) => {
-                "another `pelton run` works on this folder; stop it, or name another one with --state"
+                "another `pelton run` works on this folder; stop it, or name another one with --state-dir"
             }
-            StoreError::Format(_) => "use the version of pelton that wrote it, or name another folder with --state",
-            _ => "check the folder's disk and permissions, or name another one with --state",
+            StoreError::Format(_) => "use the version of pelton that wrote it, or name another folder with --state-dir",
+            _ => "check the folder's disk and permissions, or name another one with --state-dir",
         };
         Failure::new(Exit::Environment, error).context(format!("state folder {}", dir.display())).hint(hint)
     })

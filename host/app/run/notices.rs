@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use pelton_engine::log::Published;
 use pelton_engine::partition::{Committed, Notice};
-use pelton_serve::{Answer, Partition as Metrics};
+use pelton_serve::{CommitResult, Partition as Metrics};
 use tracing::{debug, error, info, warn};
 
 use super::seat::Seat;
@@ -84,11 +84,11 @@ impl Notices {
                 }
                 self.phase("running");
             }
-            Notice::Recovering { cause } => {
-                if self.is_news(&cause) {
-                    info!(pipeline, partition, cause, "recovering");
+            Notice::Recovering { cause, reason } => {
+                if self.is_news(&reason) {
+                    info!(pipeline, partition, cause = cause.name(), reason, "recovering");
                 }
-                self.metrics.add_recovery(if cause == "start" { "start" } else { "doubt" });
+                self.metrics.add_recovery(cause.name());
                 self.phase("recovering");
             }
             Notice::Standby { holder } => {
@@ -174,13 +174,13 @@ impl Notices {
         }
     }
 
-    /// Counts an answer to a publish.
+    /// Counts an attempt to commit.
     pub(super) fn published(&self, published: &Published) {
-        self.metrics.add_publish(match published {
-            Published::Stored { .. } => Answer::Stored,
-            Published::Rejected(_) => Answer::Rejected,
-            Published::Unknown(_) => Answer::Unknown,
-            Published::Refused(_) | Published::Permanent(_) => Answer::Refused,
+        self.metrics.add_commit_attempt(match published {
+            Published::Stored { .. } => CommitResult::Stored,
+            Published::Rejected(_) => CommitResult::Conflict,
+            Published::Unknown(_) => CommitResult::Unknown,
+            Published::Refused(_) | Published::Permanent(_) => CommitResult::Unavailable,
         });
     }
 
@@ -189,11 +189,10 @@ impl Notices {
         (self.trouble, self.stuck) = (None, false);
         let metrics = &self.metrics;
         metrics.events.add(&facts.totals);
-        metrics.late_rows.inc_by(facts.totals.late);
         facts.records_by_output.iter().enumerate().for_each(|(output, count)| metrics.add_records(output, *count));
         facts.dead_by_code.iter().for_each(|(code, count)| metrics.add_dead_letters(code, *count));
-        facts.faults_by_stage.iter().for_each(|(stage, count)| metrics.add_traps(*stage, *count));
-        self.spent.take().enumerate().for_each(|(stage, time)| metrics.observe_guest(stage, time));
+        facts.faults_by_stage.iter().for_each(|(stage, faults)| metrics.add_faults(*stage, faults));
+        self.spent.take().enumerate().for_each(|(stage, time)| metrics.observe_module(stage, time));
         metrics.set_watermark(facts.watermark);
         metrics.set_state_bytes(facts.state_bytes as u64);
         metrics.set_counters(&facts.counters);

@@ -51,7 +51,7 @@ fn check_made_by(before: &MadeBy, now: &MadeBy) -> Result<(), Failure> {
     }
     let message = format!("the pipeline is not the one that this run began with; changed: {}", changes.join(", "));
     Err(Failure::usage(message).hint(
-        "take the change back to go on, name another --output for new results, or add --fresh to delete these and \
+        "take the change back to go on, name another --output-dir for new results, or add --fresh to delete these and \
          start over",
     ))
 }
@@ -86,7 +86,7 @@ fn parse(local: &Local) -> Result<Progress, Failure> {
     serde_json::from_slice(&local.sink).map_err(|error| {
         Failure::new(Exit::Usage, error)
             .context("the state is not that of a run over a file")
-            .hint("name another folder with --state")
+            .hint("name another folder with --state-dir")
     })
 }
 
@@ -95,6 +95,6 @@ fn unreadable(error: StoreError) -> Failure {
         StoreError::Damaged(_) => Failure::halted(error.to_string()).hint(START_OVER),
         StoreError::Format(_) => Failure::new(Exit::Environment, error).hint("use the version of pelton that wrote it"),
         StoreError::InUse(_) | StoreError::Environment(_) => Failure::new(Exit::Environment, error)
-            .hint("when the cause is gone, run the same command again; --state names another folder"),
+            .hint("when the cause is gone, run the same command again; --state-dir names another folder"),
     }
 }

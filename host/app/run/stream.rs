@@ -61,8 +61,8 @@ enum Ended {
     Halted { evidence: String, lease: Option<(Log, u64)> },
 }
 
-/// Runs until every pipeline is drained, a signal comes or every partition has halted. Pipelines share nothing but the
-/// process: what ends one leaves the others at work.
+/// Runs until every pipeline has caught up, if it exits then, until a signal comes or every partition has halted.
+/// Pipelines share nothing but the process: what ends one leaves the others at work.
 pub(crate) fn run(mut options: StreamOptions) -> Result<(), Failure> {
     let mut all = std::mem::take(&mut options.work);
     for work in &mut all {
@@ -365,8 +365,8 @@ fn make_log(shared: &Shared, partition: u32, mut store: SledStore) -> (Log, Watc
 fn config(shared: &Shared, partition: u32) -> Config {
     let defaults = Config::new(partition, session());
     Config {
-        drain: shared.options.drain,
-        accept_gaps: shared.options.accept_loss,
+        exit_when_caught_up: shared.options.exit_when_caught_up,
+        accept_loss: shared.options.accept_loss,
         snapshot_epochs: bound("PELTON_TEST_SNAPSHOT_EPOCHS", defaults.snapshot_epochs),
         ..defaults
     }

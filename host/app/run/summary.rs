@@ -97,7 +97,7 @@ impl Summary {
             }
             "key-missing" | "key-type" => match &plan.source.key {
                 Key::Field(path) => {
-                    format!("`[source] key` reads text or an integer at `/{}`: is it there?", path.join("/"))
+                    format!("`[source] key` reads a string or an integer at `/{}`: is it there?", path.join("/"))
                 }
                 Key::Header(_) | Key::SubjectToken(_) => {
                     "lines of a file have no headers and no subject: `[source] key` must name a field".into()
@@ -115,7 +115,7 @@ impl Summary {
             "field-missing" | "field-type" => {
                 "the modules read fields that these events do not have so: `[source.fields]` maps names".into()
             }
-            "payload-size" => "the events are larger than `[limits] payload`".into(),
+            "payload-size" => "the events are larger than `[limits] max_payload`".into(),
             "limit-fuel" => "the modules need more than `[limits] fuel_per_event`".into(),
             _ => "the `message` of each dead letter says why".into(),
         }
@@ -151,7 +151,7 @@ mod tests {
         use pelton_engine::time::Span;
         let (stream, subject) = (String::new(), String::new());
         let time = Time { field: vec!["ts".into()], unit: TimeUnit::Millis };
-        let watermark = Watermark { delay: Span(0), idle: None, max_future: Span(0), max_past: Span(0) };
+        let watermark = Watermark { delay: Span(0), idle_timeout: None, max_future: Span(0), max_past: Span(0) };
         let key = Key::Field(vec!["user".into(), "id".into()]);
         let source = Source { stream, subject, partitions: 1, create: None, key, time, watermark, fields: Vec::new() };
         Plan { name: "p".into(), source, stages: Vec::new(), outputs: Vec::new(), limits: Limits::default() }

@@ -50,8 +50,8 @@ async fn create(broker: &Broker, target: &Target, next: u64, ack_pending: u64) -
         "name": name,
         "durable_name": name,
         "description": format!("pelton: pipeline {}, partition {}", target.pipeline, target.partition),
-        // Two processes that place it at the same position at the same time must not both be told that they made it.
-        "metadata": { "pelton-placed-by": inbox.rsplit('.').next().unwrap_or(&inbox) },
+        // Two processes that create it at the same position at the same time must not both be told that they did.
+        "metadata": { "pelton-created-by": inbox.rsplit('.').next().unwrap_or(&inbox) },
         "deliver_policy": "by_start_sequence",
         "opt_start_seq": next,
         "ack_policy": "all",

@@ -27,7 +27,7 @@ pub(crate) struct Expected {
 /// Every stream behind a pipeline, in the order of creation.
 pub(crate) fn streams(plan: &Plan, options: &ProvisionOptions) -> Vec<Expected> {
     let mut expected = vec![input(plan, options), log(plan, options), leases(options), snapshots(plan, options)];
-    expected.extend(public(plan, options));
+    expected.extend(outputs(plan, options));
     expected
 }
 
@@ -111,7 +111,7 @@ fn log(plan: &Plan, options: &ProvisionOptions) -> Expected {
     config.discard = DiscardPolicy::New;
     config.allow_atomic_publish = true;
     config.duplicate_window = DUPLICATE_WINDOW_MIN;
-    config.max_bytes = options.log_max_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+    config.max_bytes = options.stream_max_bytes.map_or(-1, |bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
     Expected { role: Role::Log, config, settings: LOG_SETTINGS, is_ours: true }
 }
 
@@ -154,17 +154,17 @@ fn snapshots(plan: &Plan, options: &ProvisionOptions) -> Expected {
 }
 
 /// One stream per name; several outputs may share it.
-fn public(plan: &Plan, options: &ProvisionOptions) -> Vec<Expected> {
+fn outputs(plan: &Plan, options: &ProvisionOptions) -> Vec<Expected> {
     let mut outputs: BTreeMap<&str, Vec<Vec<SubjectTransform>>> = BTreeMap::new();
     for output in &plan.outputs {
-        if let Some(publish) = &output.publish {
-            let transforms = output_transforms(plan, output, &publish.subject);
-            outputs.entry(&publish.stream).or_default().push(transforms.into());
+        if let Some(stream) = &output.stream {
+            let transforms = output_transforms(plan, output, &stream.subject);
+            outputs.entry(&stream.name).or_default().push(transforms.into());
         }
     }
     let make = |(stream, transforms): (&str, Vec<Vec<SubjectTransform>>)| {
         let mut config = base(stream.to_string(), options);
-        config.description = Some(format!("pelton: public outputs of pipeline {}", plan.name));
+        config.description = Some(format!("pelton: outputs of pipeline {}", plan.name));
         // One entry per output: with a changed list in a shared one, the server would send every old record again.
         let source = |subject_transforms| Source {
             name: names::log_stream(&plan.name),
@@ -172,7 +172,7 @@ fn public(plan: &Plan, options: &ProvisionOptions) -> Vec<Expected> {
             ..Source::default()
         };
         config.sources = Some(transforms.into_iter().map(source).collect());
-        Expected { role: Role::Public, config, settings: &["sources", "sealed"], is_ours: true }
+        Expected { role: Role::Output, config, settings: &["sources", "sealed"], is_ours: true }
     };
     outputs.into_iter().map(make).collect()
 }
@@ -200,7 +200,7 @@ pub(crate) fn asked(expected: &Expected, found: &Config, options: &ProvisionOpti
     if options.asked.lease_ttl && expected.role == Role::Leases {
         settings.push("max_age");
     }
-    if options.log_max_bytes.is_some() && expected.role == Role::Log {
+    if options.stream_max_bytes.is_some() && expected.role == Role::Log {
         settings.push("max_bytes");
     }
     differing(expected, found, &settings)

@@ -155,7 +155,7 @@ fn unacknowledged(plan: &Plan, info: &Info, account: &Value, checked: &mut Check
             why: "no more than that is read until an epoch is stored",
             remedy: format!("raise `consumer_limits.max_ack_pending` of stream {stream}, or the account's limit"),
         });
-    } else if allowed < 2 * u64::from(plan.limits.epoch_events) {
+    } else if allowed < 2 * u64::from(plan.limits.epoch_max_events) {
         let text = format!(
             "consumers may have {allowed} unacknowledged deliveries: epochs are that small, and a partition reads about \
              {} events a second",

@@ -83,7 +83,7 @@ pub async fn check(broker: &Broker, plan: &Plan, options: &ProvisionOptions) -> 
             Role::Input => input::check(broker, plan, &info, &account, &mut checked).await.map_err(fail)?,
             Role::Log => log(&info, &mut checked),
             Role::Leases => leases(&info, &mut checked),
-            Role::Snapshots | Role::Public => {}
+            Role::Snapshots | Role::Output => {}
         }
     }
     Ok(checked)
@@ -112,10 +112,10 @@ fn server(broker: &Broker, plan: &Plan, checked: &mut Checked) {
             why: "state is stored in messages of half a megabyte",
             remedy: "set `max_payload: 1MB` in the configuration of the server".to_string(),
         });
-    } else if plan.limits.payload > max_payload as u64 {
+    } else if plan.limits.max_payload > max_payload as u64 {
         let text = format!(
-            "the server takes messages of {max_payload} bytes, `limits.payload` allows events of {}",
-            plan.limits.payload
+            "the server takes messages of {max_payload} bytes, `limits.max_payload` allows events of {}",
+            plan.limits.max_payload
         );
         checked.note(
             "",

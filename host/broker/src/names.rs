@@ -7,7 +7,7 @@ pub const LEASE_BUCKET: &str = "PELTON_leases";
 
 const DEFAULT_PREFIX: &str = "$JS.API";
 
-/// The pipeline stream: outputs, dead letters, late rows, changes and markers.
+/// The pipeline stream: outputs, dead letters, late events, changes and markers.
 #[must_use]
 pub fn log_stream(pipeline: &str) -> String {
     format!("PELTON_{pipeline}")

@@ -22,7 +22,7 @@ pub struct ProvisionOptions {
     /// How long a lease lives without a renewal.
     pub lease_ttl: Duration,
     /// Bound of the pipeline stream; when it is full, the pipeline pauses.
-    pub log_max_bytes: Option<u64>,
+    pub stream_max_bytes: Option<u64>,
     /// Which of these somebody asked for, so that [`up`] tells where streams that exist have another value.
     pub asked: Asked,
 }
@@ -39,7 +39,7 @@ impl Default for ProvisionOptions {
         ProvisionOptions {
             replicas: 1,
             lease_ttl: Duration::from_secs(10),
-            log_max_bytes: None,
+            stream_max_bytes: None,
             asked: Asked::default(),
         }
     }
@@ -90,8 +90,8 @@ pub struct Provisioned {
 pub struct Down {
     /// The input stream, when the plan makes it.
     pub input: bool,
-    /// The public streams.
-    pub public: bool,
+    /// The output streams.
+    pub outputs: bool,
 }
 
 /// Makes what is missing and reports what is different. Doing it twice changes nothing.
@@ -145,8 +145,8 @@ pub async fn down(broker: &Broker, plan: &Plan, what: Down) -> Result<Vec<String
         }
     }
     let mut doomed = Vec::new();
-    if what.public {
-        doomed.extend(plan.outputs.iter().filter_map(|output| Some(output.publish.as_ref()?.stream.clone())));
+    if what.outputs {
+        doomed.extend(plan.outputs.iter().filter_map(|output| Some(output.stream.as_ref()?.name.clone())));
         doomed.sort();
         doomed.dedup();
     }

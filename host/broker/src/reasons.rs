@@ -7,7 +7,7 @@ pub(crate) enum Role {
     Log,
     Leases,
     Snapshots,
-    Public,
+    Output,
 }
 
 /// What goes wrong while the setting differs; empty when that is plain.
@@ -35,7 +35,7 @@ pub(crate) fn why(role: Role, setting: &str) -> &'static str {
         (Role::Snapshots, "allow_direct") => "a large state is read by direct requests",
         (Role::Snapshots, "allow_rollup_hdrs") => "a snapshot that is stored again replaces the one before",
         (Role::Input, "retention") => "what another consumer acknowledges would vanish before it is read",
-        (Role::Public, "sources") => "outputs would not be copied to where they are published",
+        (Role::Output, "sources") => "outputs would not be copied into this stream",
         _ => "",
     }
 }

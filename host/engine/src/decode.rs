@@ -9,7 +9,7 @@
 //! - An event that is not JSON at all is refused as such, whatever its fields held up to there.
 //! - A decimal keeps its digits as they were written, up to 255 bytes of them, and may be written as a string, too.
 //!   JSON is kept as it was written. Bytes are a string in base64, with or without padding.
-//! - The key may be a text or an integer of up to 255 digits, which are taken as they stand; an empty key is missing.
+//! - The key may be a string or an integer of up to 255 digits, which are taken as they stand; an empty key is missing.
 //! - A name on the way to a wanted field may occur once, too. In a list the digits of a pointer are an index.
 //! - Times are rounded down to milliseconds, whatever they are written in.
 
@@ -391,7 +391,7 @@ impl Decoder {
             Key::Field(pointer) => {
                 if self.row.key_seen != Seen::Value || keys.ends.len() == rows || keys.get(rows).is_empty() {
                     let message = format!(
-                        "the key is {}, expected text or an integer{}",
+                        "the key is {}, expected a string or an integer{}",
                         self.row.key_seen.absent(),
                         self.in_the_way(pointer)
                     );

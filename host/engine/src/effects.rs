@@ -1,7 +1,7 @@
 //! What one epoch brings about: records, counts, and at its end the state delta.
 //!
 //! Every record is made here, and none leaves here that the broker cannot take: outputs are weighed before
-//! (`step::output`), dead letters and late rows keep what fits (`letter`).
+//! (`step::output`), dead letters and late events keep what fits (`letter`).
 
 mod headers;
 mod letter;
@@ -18,7 +18,7 @@ use crate::epoch::{
     HEADER_BYTES_MAX, RECORD_BYTES_MAX, Record, Records,
 };
 use crate::event::RawEvent;
-use crate::totals::Totals;
+use crate::totals::{Faults, Totals};
 
 /// How much one epoch may bring about before it must be cut.
 #[derive(Clone, Copy, Debug)]
@@ -76,9 +76,9 @@ pub struct Effects {
     pub counters: BTreeMap<Counter, i128>,
     /// Records per output of the plan.
     pub records_by_output: Vec<u64>,
-    /// Guest faults by stage: traps, limits and broken replies, before any retry.
-    pub faults_by_stage: BTreeMap<usize, u64>,
-    /// Of the event at hand: where its records begin, and how many late rows it has.
+    /// Failed calls of modules by stage.
+    pub faults_by_stage: BTreeMap<usize, Faults>,
+    /// Of the event at hand: where its records begin, and how many of its rows are late.
     event_start: usize,
     event_late: u32,
 }
@@ -114,10 +114,10 @@ impl Effects {
         (self.event_start, self.event_late) = (self.records.data.len(), 0);
     }
 
-    /// Counts guest faults of a stage.
-    pub(crate) fn count_faults(&mut self, stage: usize, faults: u64) {
-        if faults > 0 {
-            *self.faults_by_stage.entry(stage).or_default() += faults;
+    /// Counts failed calls of a stage's module.
+    pub(crate) fn count_faults(&mut self, stage: usize, faults: Faults) {
+        if faults != Faults::default() {
+            self.faults_by_stage.entry(stage).or_default().add(faults);
         }
     }
 
@@ -170,7 +170,7 @@ pub struct Origin {
     pub revision: [u8; 32],
 }
 
-/// Roughly what a dead letter or late row of an event takes.
+/// Roughly what a dead letter or late event takes.
 pub(crate) fn letter_bytes(event: &RawEvent) -> usize {
     1024 + event.headers.len() + event.payload.len()
 }

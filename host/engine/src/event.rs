@@ -29,7 +29,7 @@ pub struct RawEvent {
     /// `headers` is the block as it was stored, because it is not one that a NATS client can read: the event becomes a
     /// dead letter that keeps those bytes.
     pub unreadable: bool,
-    /// `payload` is only the beginning of one that is larger than `limits.payload`: the event becomes a dead letter that
+    /// `payload` is only the beginning of one that is larger than `limits.max_payload`: the event becomes a dead letter that
     /// tells what it was. Boxed: it is rare, and events are many.
     pub whole: Option<Box<Whole>>,
 }
@@ -96,7 +96,7 @@ impl Kind {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Text => "text",
+            Kind::Text => "string",
             Kind::Integer => "integer",
             Kind::Number => "number",
             Kind::Boolean => "boolean",

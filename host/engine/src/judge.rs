@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 
 use crate::codes::Code;
 use crate::guest::{Fault, Metering};
+use crate::totals::Faults;
 
 /// The step did not happen; the state in memory is no longer valid and must be recovered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,7 +36,7 @@ pub(crate) type Done<'a, R> = dyn FnMut(&[u32], Result<R, Verdict>) -> ControlFl
 /// How a judgement ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Judgement {
-    pub(crate) faults: u64,
+    pub(crate) faults: Faults,
     /// Rows that were handed on, from the first one; fewer than all when `done` broke off. At least one where there is one.
     pub(crate) taken: usize,
 }
@@ -70,7 +71,7 @@ impl<R> Court<'_, '_, R> {
         match (self.call)(Metering::Deadline, rows) {
             Ok(reply) => Ok(self.hand_on(rows, Ok(reply))),
             Err(Fault::Timeout) => {
-                self.judgement.faults += 1;
+                self.judgement.faults.count("timeout");
                 for row in rows.chunks(1) {
                     if self.alone(row)?.is_break() {
                         return Ok(ControlFlow::Break(()));
@@ -79,8 +80,7 @@ impl<R> Court<'_, '_, R> {
                 Ok(ControlFlow::Continue(()))
             }
             Err(fault) => {
-                verdict(self.stage, fault)?;
-                self.judgement.faults += 1;
+                self.judgement.faults.count(verdict(self.stage, fault)?.code.name());
                 if rows.len() == 1 {
                     return self.alone(rows);
                 }
@@ -99,7 +99,7 @@ impl<R> Court<'_, '_, R> {
             Ok(reply) => Ok(self.hand_on(row, Ok(reply))),
             Err(fault) => {
                 let verdict = verdict(self.stage, fault)?;
-                self.judgement.faults += 1;
+                self.judgement.faults.count(verdict.code.name());
                 Ok(self.hand_on(row, Err(verdict)))
             }
         }
@@ -173,6 +173,16 @@ mod tests {
         check(9, 9, &Fault::Timeout, "");
         check(9, 3, &Fault::Retry("busy".into()), "stage `s` cannot work now: busy");
         check(9, 3, &Fault::Halt("sum".into()), "stage `s` refuses to go on: sum");
+    }
+
+    #[test]
+    fn faults_are_counted_by_kind() {
+        let all =
+            [Fault::Trap(String::new()), Fault::Fuel, Fault::Limit(String::new()), Fault::Contract(String::new())];
+        let mut faults = Faults::default();
+        faults.count("timeout");
+        all.into_iter().for_each(|fault| faults.count(verdict("s", fault).expect("a data fault").code.name()));
+        assert_eq!(faults.counts(), [1; Faults::KINDS.len()]);
     }
 
     #[test]

@@ -180,7 +180,7 @@ fn sample_columns() {
     check_samples(|said| said.rows[1] = 4, "sample of event 4 after event 0, 4 events");
     check_samples(|said| said.rows = vec![1; 4], "event 1 gives more than 3 samples");
     check_samples(|said| drop(said.columns.pop()), "1 derived columns, plan has 2");
-    check_samples(|said| said.columns.swap(0, 1), "derived column 0 is text, plan says integer");
+    check_samples(|said| said.columns.swap(0, 1), "derived column 0 is string, plan says integer");
     check_samples(|said| said.rows = vec![0], "derived column 0 has 2 rows for 1 samples");
     let missing = "derived column 0 has missing rows that do not ascend below 2";
     check_samples(|said| said.columns[0].missing = vec![2], missing);

@@ -11,5 +11,5 @@ mod token;
 
 pub use board::{Board, Health, PartitionStatus, Progress, Status};
 pub use http::{Access, Server, StartError};
-pub use metrics::{Answer, Fates, Partition, Shape};
+pub use metrics::{CommitResult, Fates, Partition, Shape};
 pub use token::{Token, TokenError};

@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use pelton_engine::totals::Totals;
+use pelton_engine::totals::{Faults, Totals};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -63,7 +63,7 @@ labels_with!(ByFate, fate);
 labels_with!(ByOutput, output);
 labels_with!(ByStage, stage);
 labels_with!(ByCode, code);
-labels_with!(ByAnswer, answer);
+labels_with!(ByResult, result);
 labels_with!(ByCause, cause);
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -72,6 +72,14 @@ struct ByCounter {
     partition: u32,
     stage: String,
     counter: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ByFault {
+    pipeline: String,
+    partition: u32,
+    stage: String,
+    kind: &'static str,
 }
 
 type Seconds = Gauge<f64, AtomicU64>;
@@ -84,13 +92,12 @@ pub(crate) struct Families {
     fates: Family<ByFate, Counter>,
     records: Family<ByOutput, Counter>,
     dead_letters: Family<ByCode, Counter>,
-    late_rows: Family<Labels, Counter>,
-    publishes: Family<ByAnswer, Counter>,
+    commit_attempts: Family<ByResult, Counter>,
     recoveries: Family<ByCause, Counter>,
-    traps: Family<ByStage, Counter>,
+    faults: Family<ByFault, Counter>,
     lag_events: Family<Labels, Gauge>,
     lag_seconds: Family<Labels, Seconds>,
-    watermark: Family<Labels, Gauge>,
+    watermark: Family<Labels, Seconds>,
     epoch: Family<Labels, Gauge>,
     state_bytes: Family<Labels, Gauge>,
     health: Family<Labels, Gauge>,
@@ -99,7 +106,7 @@ pub(crate) struct Families {
     counters: Family<ByCounter, Gauge>,
     epoch_seconds: Histograms<Labels>,
     commit_seconds: Histograms<Labels>,
-    guest_seconds: Histograms<ByStage>,
+    module_seconds: Histograms<ByStage>,
 }
 
 /// 100 µs to 52 s, doubling.
@@ -115,10 +122,9 @@ impl Families {
             fates: Family::default(),
             records: Family::default(),
             dead_letters: Family::default(),
-            late_rows: Family::default(),
-            publishes: Family::default(),
+            commit_attempts: Family::default(),
             recoveries: Family::default(),
-            traps: Family::default(),
+            faults: Family::default(),
             lag_events: Family::default(),
             lag_seconds: Family::default(),
             watermark: Family::default(),
@@ -130,53 +136,52 @@ impl Families {
             counters: Family::default(),
             epoch_seconds: Family::new_with_constructor(timed),
             commit_seconds: Family::new_with_constructor(timed),
-            guest_seconds: Family::new_with_constructor(timed),
+            module_seconds: Family::new_with_constructor(timed),
         };
         let all = families.clone();
-        registry.register("events_received", "Events taken from the source, reported gaps included", all.received);
-        registry.register("events", "Events by what became of them; the fates add up to the received", all.fates);
-        registry.register("records", "Records committed, by output", all.records);
+        registry.register("events_received", "Events taken from the source, reported losses included", all.received);
+        registry.register("events", "Events by fate; the fates add up to the received", all.fates);
+        registry.register("output_records", "Records committed, by output", all.records);
         registry.register("dead_letters", "Dead letters committed, by code", all.dead_letters);
-        registry.register("late_rows", "Late rows committed", all.late_rows);
-        registry.register("publishes", "Epochs published, by the broker's answer", all.publishes);
-        registry.register("recoveries", "Times that the state was rebuilt, by cause", all.recoveries);
-        registry.register("guest_traps", "Guest calls that gave no result", all.traps);
+        registry.register("commit_attempts", "Attempts to commit an epoch, by result", all.commit_attempts);
+        registry.register("recoveries", "Recoveries of the state, by cause", all.recoveries);
+        registry.register("module_faults", "Module calls that failed, by kind", all.faults);
         let help = "Events of the partition behind the last committed one, whoever works on it; measured every 5 s. -1: \
                     the broker does not say";
         registry.register("lag_events", help, all.lag_events);
         let help =
             "How long the oldest of them has been in the source, by the clock of this machine; 0 when none waits";
         registry.register_with_unit("lag", help, Unit::Seconds, all.lag_seconds);
-        let help = "Event time before which nothing more is expected, since 1970";
-        registry.register_with_unit("watermark", help, Unit::Other("milliseconds".to_owned()), all.watermark);
-        registry.register("epoch", "Number of the last committed epoch", all.epoch);
+        let help = "Event time before which nothing more is expected, since 1970; NaN before the first event";
+        registry.register_with_unit("watermark_timestamp", help, Unit::Seconds, all.watermark);
+        registry.register("last_committed_epoch", "Number of the last committed epoch", all.epoch);
         registry.register_with_unit("state", "Typed state in memory", Unit::Bytes, all.state_bytes);
-        registry.register("health", "0 ok, 1 degraded, 2 halted", all.health);
+        registry.register("partition_health", "0 ok, 1 degraded, 2 halted", all.health);
         registry.register("partition_working", "1 while this host takes events of the partition", all.working);
         let help =
             "1 for the revision of the pipeline that this host runs: sha256 of what its file says, and of its modules";
         registry.register("partition_revision", help, all.revision);
         let help = "Counters of the modules' own: their sums at the last committed epoch";
         registry.register("module_counter", help, all.counters);
-        let help = "From the first event of an epoch to its commit";
+        let help = "From the first event of an epoch to its seal";
         registry.register_with_unit("epoch_duration", help, Unit::Seconds, all.epoch_seconds);
         let help = "From publishing an epoch to the broker's answer";
         registry.register_with_unit("commit_duration", help, Unit::Seconds, all.commit_seconds);
-        registry.register_with_unit("guest_duration", "In guest calls, per epoch", Unit::Seconds, all.guest_seconds);
+        registry.register_with_unit("module_duration", "In module calls, per epoch", Unit::Seconds, all.module_seconds);
         families
     }
 }
 
-/// The broker's answer to a published epoch.
+/// How an attempt to commit an epoch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum CommitResult {
     Stored,
-    /// By a fence, or as a duplicate.
-    Rejected,
+    /// Refused by a fence, or as a duplicate.
+    Conflict,
     /// No answer, or a lost connection.
     Unknown,
-    /// For a reason of the environment.
-    Refused,
+    /// The broker cannot store it now, or refuses it for good.
+    Unavailable,
 }
 
 /// Counters for what became of events, in the order of [`Totals`].
@@ -187,7 +192,7 @@ pub struct Fates {
     filtered: Counter,
     late: Counter,
     dead: Counter,
-    gaps: Counter,
+    lost: Counter,
 }
 
 impl Fates {
@@ -198,7 +203,7 @@ impl Fates {
         self.filtered.inc_by(totals.filtered);
         self.late.inc_by(totals.late);
         self.dead.inc_by(totals.dead);
-        self.gaps.inc_by(totals.gaps);
+        self.lost.inc_by(totals.lost);
     }
 }
 
@@ -206,14 +211,12 @@ impl Fates {
 #[derive(Clone)]
 pub struct Partition {
     pub events: Fates,
-    /// Late rows committed.
-    pub late_rows: Counter,
     records: Arc<[Counter]>,
-    stages: Arc<[(Histogram, Counter)]>,
-    publishes: [Counter; 4],
+    stages: Arc<[(Histogram, [Counter; Faults::KINDS.len()])]>,
+    commit_attempts: [Counter; 4],
     lag_events: Gauge,
     lag_seconds: Seconds,
-    watermark: Gauge,
+    watermark: Seconds,
     epoch: Gauge,
     state_bytes: Gauge,
     health: Gauge,
@@ -238,12 +241,19 @@ impl Partition {
         let labels = Labels { pipeline: shape.pipeline.to_owned(), partition: shape.partition };
         families.revision.get_or_create_owned(&ByRevision::new(&labels, shape.revision)).set(1);
         let fate = |name| families.fates.get_or_create_owned(&ByFate::new(&labels, name));
-        let answer = |name| families.publishes.get_or_create_owned(&ByAnswer::new(&labels, name));
+        let result = |name| families.commit_attempts.get_or_create_owned(&ByResult::new(&labels, name));
         let record = |name: &&str| families.records.get_or_create_owned(&ByOutput::new(&labels, name));
         let stage = |name: &&str| {
-            let labels = ByStage::new(&labels, name);
-            (families.guest_seconds.get_or_create_owned(&labels), families.traps.get_or_create_owned(&labels))
+            let fault = |kind| {
+                let Labels { pipeline, partition } = labels.clone();
+                let labels = ByFault { pipeline, partition, stage: (*name).to_owned(), kind };
+                families.faults.get_or_create_owned(&labels)
+            };
+            let seconds = families.module_seconds.get_or_create_owned(&ByStage::new(&labels, name));
+            (seconds, Faults::KINDS.map(fault))
         };
+        let watermark = families.watermark.get_or_create_owned(&labels);
+        watermark.set(f64::NAN);
         Partition {
             events: Fates {
                 received: families.received.get_or_create_owned(&labels),
@@ -251,15 +261,14 @@ impl Partition {
                 filtered: fate("filtered"),
                 late: fate("late"),
                 dead: fate("dead"),
-                gaps: fate("gap"),
+                lost: fate("lost"),
             },
-            late_rows: families.late_rows.get_or_create_owned(&labels),
             records: shape.outputs.iter().map(record).collect(),
             stages: shape.stages.iter().map(stage).collect(),
-            publishes: [answer("stored"), answer("rejected"), answer("unknown"), answer("refused")],
+            commit_attempts: [result("stored"), result("conflict"), result("unknown"), result("unavailable")],
             lag_events: families.lag_events.get_or_create_owned(&labels),
             lag_seconds: families.lag_seconds.get_or_create_owned(&labels),
-            watermark: families.watermark.get_or_create_owned(&labels),
+            watermark,
             epoch: families.epoch.get_or_create_owned(&labels),
             state_bytes: families.state_bytes.get_or_create_owned(&labels),
             health: families.health.get_or_create_owned(&labels),
@@ -309,26 +318,28 @@ impl Partition {
         }
     }
 
-    /// Adds the time that one epoch spent in the guest of this stage.
-    pub fn observe_guest(&self, stage: usize, time: Duration) {
+    /// Adds the time that one epoch spent in the module of this stage.
+    pub fn observe_module(&self, stage: usize, time: Duration) {
         if let Some((seconds, _)) = self.stages.get(stage) {
             seconds.observe(time.as_secs_f64());
         }
     }
 
-    /// Counts guest calls of this stage that gave no result.
-    pub fn add_traps(&self, stage: usize, count: u64) {
-        if let Some((_, traps)) = self.stages.get(stage) {
-            traps.inc_by(count);
+    /// Counts module calls of this stage that failed.
+    pub fn add_faults(&self, stage: usize, faults: &Faults) {
+        if let Some((_, counters)) = self.stages.get(stage) {
+            for (counter, count) in counters.iter().zip(faults.counts()) {
+                counter.inc_by(count);
+            }
         }
     }
 
-    /// Counts one answer of the broker to a published epoch.
-    pub fn add_publish(&self, answer: Answer) {
-        self.publishes[answer as usize].inc();
+    /// Counts one attempt to commit an epoch.
+    pub fn add_commit_attempt(&self, result: CommitResult) {
+        self.commit_attempts[result as usize].inc();
     }
 
-    /// Counts one rebuilding of the state. `cause` is a word from the code, never text from outside.
+    /// Counts one recovery of the state. `cause` is a word from the code, never text from outside.
     pub fn add_recovery(&self, cause: &'static str) {
         let rare = &*self.rare;
         rare.families.recoveries.get_or_create_owned(&ByCause::new(&rare.labels, cause)).inc();
@@ -351,10 +362,9 @@ impl Partition {
         self.working.set(i64::from(working));
     }
 
-    /// The partition's watermark, milliseconds since 1970. `i64::MIN` (nothing seen yet) and `i64::MAX` (end of the
-    /// input) stay what they are.
+    /// The partition's watermark, milliseconds since 1970; `i64::MIN` before the first event.
     pub fn set_watermark(&self, millis: i64) {
-        self.watermark.set(millis);
+        self.watermark.set(if millis == i64::MIN { f64::NAN } else { millis as f64 / 1000.0 });
     }
 
     /// The number of the last committed epoch.

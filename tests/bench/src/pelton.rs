@@ -45,7 +45,7 @@ impl Pelton {
     #[must_use]
     pub fn run_file(&self, pipeline: &Path, input: &Path, output: &Path, state: &Path) -> Command {
         let mut command = self.command("run");
-        command.arg(pipeline).arg("--input").arg(input).arg("--output").arg(output).arg("--state").arg(state);
+        command.arg(pipeline).arg("--input").arg(input).arg("--output-dir").arg(output).arg("--state-dir").arg(state);
         command
     }
 
@@ -53,15 +53,15 @@ impl Pelton {
     #[must_use]
     pub fn run(&self, pipeline: &Path, state: &Path) -> Command {
         let mut command = self.command("run");
-        command.arg(pipeline).arg("--state").arg(state).arg("--listen").arg("off");
+        command.arg(pipeline).arg("--state-dir").arg(state).arg("--listen").arg("off");
         command
     }
 
     /// `run` from the broker until everything that the input held is processed.
     #[must_use]
-    pub fn drain(&self, pipeline: &Path, state: &Path) -> Command {
+    pub fn catch_up(&self, pipeline: &Path, state: &Path) -> Command {
         let mut command = self.run(pipeline, state);
-        command.arg("--drain");
+        command.arg("--exit-when-caught-up");
         command
     }
 

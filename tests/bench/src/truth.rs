@@ -1,4 +1,4 @@
-//! The generator's ground truth, and whether a pipeline's alerts, late rows and dead letters are exactly it.
+//! The generator's ground truth, and whether a pipeline's alerts, late events and dead letters are exactly it.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,7 +13,7 @@ use crate::stream::{Dump, Kind};
 pub struct Truth {
     pub farms: Vec<Farm>,
     pub alerts: Vec<ExpectedAlert>,
-    pub late_rows: u64,
+    pub late_events: u64,
     /// Bad records by kind.
     pub bad: BTreeMap<String, u64>,
 }
@@ -33,7 +33,7 @@ pub struct Alert {
     pub window_start: i64,
     pub window_end: i64,
     /// 0 for the first alert of a window, then the number of the correction.
-    pub revision: u32,
+    pub pane_index: u32,
     pub plays: i64,
     pub distinct_tracks: i64,
     pub average_ms: i64,
@@ -47,7 +47,7 @@ pub struct ExpectedAlert {
     #[serde(flatten)]
     pub alert: Alert,
     /// `on-time`, `late` or `end-of-input`; a stream that stays open does not show the last kind.
-    pub firing: String,
+    pub pane_timing: String,
 }
 
 /// Alerts expected against alerts found.
@@ -80,7 +80,7 @@ impl Truth {
     /// Alerts that a stream must show while it stays open, sorted.
     #[must_use]
     pub fn open_stream_alerts(&self) -> Vec<Alert> {
-        let shown = self.alerts.iter().filter(|expected| expected.firing != "end-of-input");
+        let shown = self.alerts.iter().filter(|expected| expected.pane_timing != "end-of-input");
         let mut alerts: Vec<Alert> = shown.map(|expected| expected.alert.clone()).collect();
         alerts.sort();
         alerts
@@ -152,7 +152,7 @@ mod tests {
             user: user.to_owned(),
             window_start: window_end - 3_600_000,
             window_end,
-            revision: 0,
+            pane_index: 0,
             plays: 116,
             distinct_tracks: 1,
             average_ms: 31_000,

@@ -24,7 +24,7 @@ static PLAN: LazyLock<Plan> = LazyLock::new(|| {
     let text = "name = 'p'\nstage = [{ name = 'echo', module = 'echo.wasm' }]\n\
                 source = { stream = 'S', subject = 's.{partition}', partitions = 2, format = 'json', key = '/k', \
                 time = { field = '/t', unit = 'ms' }, create = { ingest = 'in.*' } }\n\
-                output.out = { publish = 'results.{key}', stream = 'OUT' }\n";
+                output.out = { subject = 'results.{key}', stream = 'OUT' }\n";
     let (draft, problems) = parse(text);
     assert_eq!(problems, []);
     let (plan, problems) = draft.expect("no problems").bind(&[Native::new(World::Transform, &[]).descriptor]);

@@ -50,7 +50,7 @@ fn source((key, time, required, good): (&str, &str, bool, &'static str)) -> Sour
     let text = format!(
         "name = 'p'\nsource = {{ stream = 'S', subject = 's.key', format = 'json', key = {key}, time = {time}, \
          fields = {{ deep = '/a/b' }} }}\nstage = [{{ name = 'echo', module = 'echo.wasm' }}]\noutput.out = {{}}\n\
-         limits.payload = '1KiB'\n"
+         limits.max_payload = '1KiB'\n"
     );
     let (draft, problems) = parse(&text);
     assert_eq!(problems, [], "{text}");
@@ -85,7 +85,7 @@ pub(crate) fn run(bytes: &[u8]) {
 
 /// Between two good events; whether it was taken.
 fn decode(source: &Source, event: &Event) -> bool {
-    let mut decoder = Decoder::new(&source.plan.source, source.reads.clone(), source.plan.limits.payload);
+    let mut decoder = Decoder::new(&source.plan.source, source.reads.clone(), source.plan.limits.max_payload);
     let mut batch = RawBatch::default();
     batch.push(1, WallTime(NOW), &event.subject, &event.headers, &event.payload);
     let raw = &batch.events[0];

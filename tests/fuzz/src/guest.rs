@@ -48,12 +48,12 @@ pub(crate) fn run(bytes: &[u8]) {
         return;
     };
     let kinds = [
-        WindowKind::Sliding { size: Span(60), every: Span(20) },
+        WindowKind::Sliding { size: Span(60), slide: Span(20) },
         WindowKind::Tumbling { size: Span(10) },
         WindowKind::Global,
     ];
     let kind = script.pick(&kinds);
-    let lateness = if kind == WindowKind::Global { 0 } else { script.pick(&[0, 25, 90]) };
+    let allowed_lateness = if kind == WindowKind::Global { 0 } else { script.pick(&[0, 25, 90]) };
     let delay = script.pick(&[0, 40]);
     let cuts = cuts(&mut script);
     let records = script.pick(&[900, 1, 3, 10]);
@@ -66,7 +66,7 @@ pub(crate) fn run(bytes: &[u8]) {
     let is_windowed = matches!(worlds[worlds.len() - 1], World::WindowRule | World::WindowFold);
     let mut setup = Setup::new(guests);
     if is_windowed {
-        setup = setup.window(kind, lateness, delay);
+        setup = setup.window(kind, allowed_lateness, delay);
     }
     setup.room.records = records;
     // An error is a guest's wish to stop or to try again; all that `drive` promises it asserts itself.

@@ -83,11 +83,11 @@ fn check_promises(plan: &Plan, guests: &[Native]) {
         let windowed = matches!(guest.descriptor.identity.world, World::WindowRule | World::WindowFold);
         assert_eq!(stage.window.is_some(), windowed);
         match stage.window.map(|window| window.kind) {
-            Some(WindowKind::Sliding { size, every }) => assert!(0 < every.0 && size.0 % every.0 == 0),
+            Some(WindowKind::Sliding { size, slide }) => assert!(0 < slide.0 && size.0 % slide.0 == 0),
             Some(WindowKind::Tumbling { size }) => assert!(0 < size.0),
             Some(WindowKind::Global) | None => {}
         }
-        assert!(stage.window.is_none_or(|window| 0 <= window.lateness.0));
+        assert!(stage.window.is_none_or(|window| 0 <= window.allowed_lateness.0));
     }
     let mut ports: Vec<_> = plan.outputs.iter().map(|output| (output.stage, output.port)).collect();
     ports.sort_unstable();

@@ -22,7 +22,7 @@ pub(crate) fn run(bytes: &[u8]) {
 }
 
 fn shape(script: &mut Bytes) -> Shape {
-    let sliding = |size, every| WindowKind::Sliding { size: Span(size), every: Span(every) };
+    let sliding = |size, slide| WindowKind::Sliding { size: Span(size), slide: Span(slide) };
     let kinds = [
         sliding(60, 20),
         sliding(40, 10),
@@ -32,11 +32,11 @@ fn shape(script: &mut Bytes) -> Shape {
         WindowKind::Global,
     ];
     let kind = script.pick(&kinds);
-    let lateness = if kind == WindowKind::Global { 0 } else { script.pick(&[0, 25, 90]) };
+    let allowed_lateness = if kind == WindowKind::Global { 0 } else { script.pick(&[0, 25, 90]) };
     let delay = script.pick(&[0, 40, 130]);
     let least =
         (script.pick(&[0, 1, 2, 3]), script.pick(&[0, 0, 1, 2]), script.pick(&[i64::MIN, i64::MIN, -30, 0, 15]));
-    Shape { kind, lateness, delay, least }
+    Shape { kind, allowed_lateness, delay, least }
 }
 
 /// Where input and epochs are cut, and what happens at the cuts.

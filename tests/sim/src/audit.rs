@@ -93,11 +93,11 @@ fn accounted(position: u64, epoch: &Epoch, gaps: &[(u64, u64)], partition: u32, 
     let gone: u64 = gaps.iter().map(|(first, last)| last - first + 1).sum();
     let events = taken(position, marker, gaps, partition, input).len() as u64;
     let totals = &marker.totals;
-    if gone != totals.gaps || events + gone != totals.received {
+    if gone != totals.lost || events + gone != totals.received {
         return Err(format!(
-            "I4 accounts for {} events and {} in gaps; its range holds {events}, its gap records {gone}",
-            totals.received - totals.gaps,
-            totals.gaps
+            "I4 accounts for {} events and {} as lost; its range holds {events}, its gap records {gone}",
+            totals.received - totals.lost,
+            totals.lost
         ));
     }
     let is_ours = |sequence: &u64| is_of(input, partition, *sequence) && !input.is_excused(*sequence);
@@ -126,7 +126,7 @@ pub fn taken(position: u64, marker: &Marker, gaps: &[(u64, u64)], partition: u32
     let in_gap = |sequence: u64| gaps.iter().any(|(first, last)| (*first..=*last).contains(&sequence));
     let range = position + 1..=marker.position.sequence;
     let all: Vec<u64> = range.filter(|&sequence| is_of(input, partition, sequence) && !in_gap(sequence)).collect();
-    if all.len() as u64 + marker.totals.gaps == marker.totals.received {
+    if all.len() as u64 + marker.totals.lost == marker.totals.received {
         return all;
     }
     all.into_iter().filter(|&sequence| !input.is_excused(sequence)).collect()

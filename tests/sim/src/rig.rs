@@ -34,8 +34,8 @@ pub struct Setup {
     pub partitions: u32,
     /// Length of tumbling windows.
     pub window_ms: i64,
-    pub epoch_events: u32,
-    pub idle: Option<Span>,
+    pub epoch_max_events: u32,
+    pub idle_timeout: Option<Span>,
     pub room: Room,
     pub config: Config,
     pub weakness: Weakness,
@@ -49,8 +49,8 @@ impl Setup {
             worlds: vec![World::Reducer],
             partitions: 1,
             window_ms: 1_000,
-            epoch_events: 16,
-            idle: None,
+            epoch_max_events: 16,
+            idle_timeout: None,
             room: Room::default(),
             config: Config { mutants: weakness.protocol, ..Config::new(0, 0) },
             weakness: *weakness,
@@ -61,10 +61,10 @@ impl Setup {
     #[must_use]
     pub fn scenario(&self) -> Scenario {
         let size = Span(self.window_ms);
-        let window = Some(Window { kind: WindowKind::Tumbling { size }, lateness: Span(0) });
-        let limits = Limits { epoch_events: self.epoch_events, ..Limits::default() };
+        let window = Some(Window { kind: WindowKind::Tumbling { size }, allowed_lateness: Span(0) });
+        let limits = Limits { epoch_max_events: self.epoch_max_events, ..Limits::default() };
         let mut plan = scenario::plan(&self.worlds, window, self.partitions, limits);
-        plan.source.watermark.idle = self.idle;
+        plan.source.watermark.idle_timeout = self.idle_timeout;
         Scenario {
             plan: Arc::new(plan),
             worlds: self.worlds.clone(),

@@ -115,7 +115,7 @@ pub struct Scenario {
     pub is_diskless: bool,
     /// Per mille of snapshots that are not saved.
     pub unsaved: u64,
-    /// Events that come while no host runs, before the last one starts to drain.
+    /// Events that come while no host runs, before the last one starts, to exit when it has caught up.
     pub last_events: u64,
     pub config: Config,
 }
@@ -139,12 +139,12 @@ impl Scenario {
             51..=53 => Disaster::LogExpired,
             _ => Disaster::None,
         };
-        plan.source.watermark.idle = rng.chance(333).then(|| Span(rng.range(200, 2_000) as i64));
+        plan.source.watermark.idle_timeout = rng.chance(333).then(|| Span(rng.range(200, 2_000) as i64));
         let mut config = Config::new(0, 0);
         (config.idle_check_ms, config.renew_ms, config.retry_ms) = (1_500, 700, 50);
         (config.answer_ms, config.sync_ms) = (1_500, 300);
         config.snapshot_epochs = rng.range(3, 30);
-        config.accept_gaps = rng.chance(333);
+        config.accept_loss = rng.chance(333);
         let is_shared = rng.chance(200);
         // What is acknowledged is all that a partition without its markers is known by, and what shows a roll-back must
         // not expire: then nobody can tell.
@@ -261,10 +261,10 @@ fn shape(rng: &mut Rng, seed: u64) -> (Vec<World>, Window) {
     let size = Span(1_000);
     let kind = match rng.below(3) {
         0 => WindowKind::Tumbling { size },
-        1 => WindowKind::Sliding { size, every: Span(250) },
-        _ => WindowKind::Sliding { size: Span(2_000), every: size },
+        1 => WindowKind::Sliding { size, slide: Span(250) },
+        _ => WindowKind::Sliding { size: Span(2_000), slide: size },
     };
-    let window = Window { kind, lateness: Span(if rng.chance(500) { 0 } else { 600 }) };
+    let window = Window { kind, allowed_lateness: Span(if rng.chance(500) { 0 } else { 600 }) };
     let tail = match rng.below(10) {
         0..=3 => Some(World::Reducer),
         4..=6 => Some(World::WindowRule),
@@ -284,7 +284,11 @@ fn shape(rng: &mut Rng, seed: u64) -> (Vec<World>, Window) {
 }
 
 fn limits(rng: &mut Rng) -> Limits {
-    Limits { epoch_events: rng.range(2, 40) as u32, epoch_time: Span(rng.range(5, 120) as i64), ..Limits::default() }
+    Limits {
+        epoch_max_events: rng.range(2, 40) as u32,
+        epoch_max_age: Span(rng.range(5, 120) as i64),
+        ..Limits::default()
+    }
 }
 
 /// A pipeline of these stages.
@@ -298,11 +302,11 @@ pub fn plan(worlds: &[World], window: Option<Window>, partitions: u32, limits: L
         config: "{}".into(),
         window: matches!(world, World::WindowRule | World::WindowFold).then(|| window.expect("the shape has a window")),
     };
-    let mut outputs = vec![Output { name: "main".into(), stage: worlds.len() - 1, port: 0, publish: None }];
+    let mut outputs = vec![Output { name: "main".into(), stage: worlds.len() - 1, port: 0, stream: None }];
     let others = head.map_or(0, |head| head + 1)..worlds.len() - 1;
-    outputs.extend(others.map(|stage| Output { name: worlds[stage].name().into(), stage, port: 0, publish: None }));
+    outputs.extend(others.map(|stage| Output { name: worlds[stage].name().into(), stage, port: 0, stream: None }));
     if worlds[0] == World::Transform {
-        outputs.push(Output { name: "side".into(), stage: 0, port: 1, publish: None });
+        outputs.push(Output { name: "side".into(), stage: 0, port: 1, stream: None });
     }
     Plan {
         name: "sim".into(),
@@ -323,7 +327,7 @@ pub fn plan(worlds: &[World], window: Option<Window>, partitions: u32, limits: L
 }
 
 fn watermark() -> Watermark {
-    Watermark { delay: Span(200), idle: None, max_future: Span(3_600_000), max_past: Span(86_400_000) }
+    Watermark { delay: Span(200), idle_timeout: None, max_future: Span(3_600_000), max_past: Span(86_400_000) }
 }
 
 /// Events out of order, late, malformed and refused among good ones, in bursts.

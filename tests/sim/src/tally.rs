@@ -42,7 +42,7 @@ tally! {
     expiries: "times that read events expired",
     deleted: "input messages deleted one by one",
     holes: "holes told",
-    gaps: "sequences counted as gaps",
+    events_lost: "sequences counted as lost",
     idle: "epochs by idle time",
     unsaved: "snapshots not saved",
     consumers_deleted: "consumers deleted",

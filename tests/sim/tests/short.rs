@@ -142,11 +142,11 @@ fn results_do_not_depend_on_the_number_of_partitions_when_nothing_is_late() {
     // Not reducers: when a timer fires between two events of its key depends on the watermark of the partition.
     let shapes = [
         (World::WindowRule, WindowKind::Tumbling { size: Span(1_000) }),
-        (World::WindowFold, WindowKind::Sliding { size: Span(1_000), every: Span(250) }),
+        (World::WindowFold, WindowKind::Sliding { size: Span(1_000), slide: Span(250) }),
     ];
     for (tail, kind) in shapes {
         let rows = |partitions: u32| {
-            let window = Some(Window { kind, lateness: Span(0) });
+            let window = Some(Window { kind, allowed_lateness: Span(0) });
             let worlds = vec![World::Transform, tail];
             let plan = scenario::plan(&worlds, window, partitions, Limits::default());
             let scenario = Scenario { plan: plan.into(), worlds, ..Scenario::new(1) };

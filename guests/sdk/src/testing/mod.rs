@@ -22,7 +22,7 @@
 //!
 //! The kit computes what the host computes: the aggregates are the same code, and reducers see events and timers in the
 //! same order. What it does not do: events are never late for a window. Each window fires once, at the end, with all its
-//! events; corrections can be tried as panes. `watermark.idle`, limits and routing between stages are not there either.
+//! events; corrections can be tried as panes. `watermark.idle_timeout`, limits and routing between stages are not there either.
 //!
 //! A case is a folder with `config.json` (optional), `input.jsonl` and `expected.jsonl`:
 //!

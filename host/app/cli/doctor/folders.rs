@@ -18,7 +18,7 @@ pub(super) fn state(folder: &Path) -> Finding {
         Ok(()) => Finding::ok("state folder", folder.display().to_string()),
         Err(error) => {
             let found = format!("{} is not writable: {error}", folder.display());
-            Finding::fail("state folder", found, "name another one with --state")
+            Finding::fail("state folder", found, "name another one with --state-dir")
         }
     }
 }

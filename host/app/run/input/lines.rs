@@ -1,4 +1,4 @@
-//! Bytes into lines: linear in time, and in memory bounded by `limits.payload` however long a line is.
+//! Bytes into lines: linear in time, and in memory bounded by `limits.max_payload` however long a line is.
 
 use pelton_engine::event::{RawBatch, RawEvent, Whole};
 use pelton_engine::time::WallTime;

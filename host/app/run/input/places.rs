@@ -1,4 +1,4 @@
-//! Which file and line an event came from: dead letters and late rows say it.
+//! Which file and line an event came from: dead letters and late events say it.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -26,17 +26,17 @@ impl Silence {
         self.since = None;
     }
 
-    /// For how long it is silent, when that is `idle` at least.
-    pub(in crate::run) fn lasts(&self, idle: Option<Span>) -> Option<Span> {
+    /// For how long it is silent, when that is `idle_timeout` at least.
+    pub(in crate::run) fn lasts(&self, idle_timeout: Option<Span>) -> Option<Span> {
         let silent = i64::try_from(self.since?.elapsed().as_millis()).unwrap_or(i64::MAX);
-        idle.filter(|idle| silent >= idle.0).map(|_| Span(silent))
+        idle_timeout.filter(|timeout| silent >= timeout.0).map(|_| Span(silent))
     }
 
     /// How long to wait for the next line before looking again.
-    pub(in crate::run) fn patience(idle: Option<Span>) -> Duration {
+    pub(in crate::run) fn patience(idle_timeout: Option<Span>) -> Duration {
         const LONGEST: Duration = Duration::from_millis(100);
-        let idle = idle.and_then(|idle| u64::try_from(idle.0).ok()).map(Duration::from_millis);
-        idle.map_or(LONGEST, |idle| idle.clamp(Duration::from_millis(1), LONGEST))
+        let timeout = idle_timeout.and_then(|timeout| u64::try_from(timeout.0).ok()).map(Duration::from_millis);
+        timeout.map_or(LONGEST, |timeout| timeout.clamp(Duration::from_millis(1), LONGEST))
     }
 }
 

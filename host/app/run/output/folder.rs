@@ -48,7 +48,7 @@ impl Folder {
             // Names that differ in case only are one file on some file systems, which shows when both are open.
             if let Some(other) = files.iter().find(|other| other.identity == out.identity) {
                 let message = format!("the outputs `{}` and `{}` are one file", other.name, out.name);
-                return Err(Failure::usage(message).hint("rename one of the outputs, or name another --output"));
+                return Err(Failure::usage(message).hint("rename one of the outputs, or name another --output-dir"));
             }
             out.lock()?;
             files.push(out);
@@ -102,7 +102,7 @@ impl Out {
             Err(fs::TryLockError::WouldBlock) => {
                 let message = format!("another `pelton run` writes to {}", self.path.display());
                 Err(Failure::new(Exit::Environment, anyhow::Error::msg(message))
-                    .hint("wait for it, stop it, or name another --output"))
+                    .hint("wait for it, stop it, or name another --output-dir"))
             }
             // Some file systems have no locks.
             Ok(()) | Err(fs::TryLockError::Error(_)) => Ok(()),

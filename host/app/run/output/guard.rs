@@ -47,7 +47,7 @@ impl InputFiles {
     pub(super) fn refuse(&self, path: &Path, found: &Metadata) -> Result<(), Failure> {
         let Some(input) = self.find(found) else { return Ok(()) };
         let message = format!("the output `{}` is the input `{}`: it would be lost", path.display(), input.display());
-        Err(Failure::usage(message).hint("name another --output"))
+        Err(Failure::usage(message).hint("name another --output-dir"))
     }
 
     /// Refuses a stdout that leads into an input: the run would read what it writes, without end.
@@ -96,7 +96,7 @@ pub(super) fn check(
         inputs.refuse(&path, &found)?;
         if let Some(other) = seen.insert((found.dev(), found.ino()), path.clone()) {
             let message = format!("the outputs `{}` and `{}` are one file", other.display(), path.display());
-            return Err(Failure::usage(message).hint("remove one of the links, or name another --output"));
+            return Err(Failure::usage(message).hint("remove one of the links, or name another --output-dir"));
         }
         match committed {
             Some(_) => refuse_changed(&path, &found, wanted)?,
@@ -109,7 +109,8 @@ pub(super) fn check(
     }
     let message = format!("there are results without the state of the run that wrote them: {}", foreign.join(", "));
     Err(Failure::usage(message).hint(
-        "name another --output, add --fresh to delete these files and start over, or name that run's state with --state",
+        "name another --output-dir, add --fresh to delete these files and start over, or name that run's state with \
+         --state-dir",
     ))
 }
 
@@ -149,7 +150,7 @@ fn refuse_odd(path: &Path, found: &Metadata) -> Result<(), Failure> {
         "a device or socket"
     };
     let message = format!("the output `{}` is {what}; expected a plain file or nothing", path.display());
-    Err(Failure::usage(message).hint("remove it, or name another --output; `--output -` writes to stdout"))
+    Err(Failure::usage(message).hint("remove it, or name another --output-dir; `--output-dir -` writes to stdout"))
 }
 
 /// Refuses a file that somebody else has made: it would be theirs with all that is written to it.
@@ -158,7 +159,7 @@ pub(super) fn refuse_foreign(path: &Path, found: &Metadata) -> Result<(), Failur
         return Ok(());
     }
     let message = format!("the output `{}` belongs to the user with id {}", path.display(), found.uid());
-    Err(Failure::usage(message).hint("remove it, or name another --output"))
+    Err(Failure::usage(message).hint("remove it, or name another --output-dir"))
 }
 
 /// Refuses a file that no longer begins with what was committed to it.
@@ -190,7 +191,7 @@ pub(super) fn environment(path: &Path, error: io::Error) -> Failure {
     let hint = match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room there, then run the same command again",
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            "make it writable, or name another --output"
+            "make it writable, or name another --output-dir"
         }
         _ => "when the cause is gone, run the same command again",
     };

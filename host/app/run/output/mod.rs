@@ -90,7 +90,7 @@ impl Sink {
     /// When nobody could tell the rows of several outputs apart, or stdout is an input.
     pub(super) fn stdout(plan: &Plan, envelope: bool, inputs: &InputFiles) -> Result<Sink, Failure> {
         if plan.outputs.len() > 1 && !envelope {
-            let message = format!("`--output -` would mix the rows of {} outputs", plan.outputs.len());
+            let message = format!("`--output-dir -` would mix the rows of {} outputs", plan.outputs.len());
             return Err(Failure::usage(message)
                 .hint("add --envelope, which names the output of each row, or write to a folder"));
         }
@@ -107,7 +107,7 @@ impl Sink {
     }
 
     /// Writes the records of an epoch and makes them durable; returns what the files hold then. `places` says of dead
-    /// letters and late rows which file and line they came from.
+    /// letters and late events which file and line they came from.
     ///
     /// # Errors
     /// With the file's name. What was written of the epoch is cut off by the next [`Sink::folder`].

@@ -1,4 +1,4 @@
-//! Rows of the files: an output beside what its headers say, dead letters and late rows.
+//! Rows of the files: an output beside what its headers say, dead letters and late events.
 //!
 //! The headers that the engine makes are the one source: a file says under the same names what the pipeline stream says.
 
@@ -16,7 +16,7 @@ const NUMBERS: [&str; 10] = [
     "timestamp",
     "event_time",
     "watermark",
-    "pane",
+    "pane_index",
     "key_bytes",
     "payload_bytes",
     "headers_bytes",
@@ -25,8 +25,8 @@ const NUMBERS: [&str; 10] = [
 
 /// Appends an output's record as one line: name, headers and payload (`--envelope`).
 ///
-/// A record of a window has `window`, `pane`, `firing`, `final` and `watermark`; any other one has `event_time`, that of its
-/// event or timer.
+/// A record of a window has `window`, `pane_index`, `pane_timing`, `pane_last` and `watermark`; any other one has
+/// `event_time`, that of its event or timer.
 pub(super) fn put_output(output: &str, headers: &[u8], payload: &[u8], line: &mut Vec<u8>) {
     let headers = String::from_utf8_lossy(headers);
     let value = |name: &str| pairs(&headers).find(|(found, _)| *found == name).map(|(_, value)| value);
@@ -49,9 +49,9 @@ pub(super) fn put_output(output: &str, headers: &[u8], payload: &[u8], line: &mu
     if let (Some(start), Some(end)) = (value("Pelton-Window-Start"), value("Pelton-Window-End")) {
         write!(line, ",\"window\":{{\"start\":{start},\"end\":{end}}}").expect("writing to memory does not fail");
     }
-    plain("pane", "Pelton-Pane", line);
-    text("firing", "Pelton-Pane-Timing", line);
-    plain("final", "Pelton-Final", line);
+    plain("pane_index", "Pelton-Pane-Index", line);
+    text("pane_timing", "Pelton-Pane-Timing", line);
+    plain("pane_last", "Pelton-Pane-Last", line);
     plain("watermark", "Pelton-Watermark", line);
     text("id", "Pelton-Id", line);
     text("replaces", "Pelton-Replaces", line);
@@ -61,7 +61,7 @@ pub(super) fn put_output(output: &str, headers: &[u8], payload: &[u8], line: &mu
     line.extend_from_slice(b"}\n");
 }
 
-/// Appends a dead letter or late row as one line: the reason, then the original bytes as `payload`, or as
+/// Appends a dead letter or late event as one line: the reason, then the original bytes as `payload`, or as
 /// `payload_base64` when they are not UTF-8. `output` names the file where several share a stream of lines; `places`
 /// knows the input's file and line.
 pub(super) fn put_letter(output: Option<&str>, headers: &[u8], payload: &[u8], places: &Places, line: &mut Vec<u8>) {
@@ -117,11 +117,11 @@ mod tests {
     #[test]
     fn a_window_and_an_event_say_what_their_headers_say() {
         let pane = "Pelton-Id: p/0/s/u/-60/1/0\r\nPelton-Key: u\"\\n1\r\nPelton-Window-Start: -60\r\n\
-                    Pelton-Window-End: 0\r\nPelton-Pane: 1\r\nPelton-Pane-Timing: late\r\nPelton-Final: false\r\n\
-                    Pelton-Watermark: 7\r\nPelton-Replaces: p/0/s/u/-60/0/0\r\n";
+                    Pelton-Window-End: 0\r\nPelton-Pane-Index: 1\r\nPelton-Pane-Timing: late\r\n\
+                    Pelton-Pane-Last: false\r\nPelton-Watermark: 7\r\nPelton-Replaces: p/0/s/u/-60/0/0\r\n";
         let expected = concat!(
-            r#"{"output":"alerts","key":"u\"\\n1","window":{"start":-60,"end":0},"pane":1,"firing":"late","#,
-            r#""final":false,"watermark":7,"id":"p/0/s/u/-60/1/0","replaces":"p/0/s/u/-60/0/0","payload":{"n":1.0}}"#,
+            r#"{"output":"alerts","key":"u\"\\n1","window":{"start":-60,"end":0},"pane_index":1,"pane_timing":"late","#,
+            r#""pane_last":false,"watermark":7,"id":"p/0/s/u/-60/1/0","replaces":"p/0/s/u/-60/0/0","payload":{"n":1.0}}"#,
             "\n"
         );
         assert_eq!(output(pane, br#"{"n":1.0}"#), expected);

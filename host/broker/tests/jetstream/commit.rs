@@ -73,7 +73,7 @@ async fn partitions_do_not_fence_each_other() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_the_server_cannot_take_is_refused_as_a_whole() {
-    let options = ProvisionOptions { log_max_bytes: Some(200_000), ..ProvisionOptions::default() };
+    let options = ProvisionOptions { stream_max_bytes: Some(200_000), ..ProvisionOptions::default() };
     let rig = Rig::with(1, &options, "").await;
     let log = rig.log(0);
     let cases = [

@@ -1,4 +1,4 @@
-//! Leases, provisioning, public streams and the tools around them.
+//! Leases, provisioning, output streams and the tools around them.
 
 use std::time::{Duration, Instant};
 
@@ -135,23 +135,23 @@ async fn provisioning_twice_changes_nothing_and_drift_is_named() {
 
     let deleted = down(&rig.broker, &rig.plan, Down::default()).await.expect("down");
     assert_eq!(deleted, ["PELTON_fraud", "OBJ_PELTON_snapshots_fraud"]);
-    let all = Down { input: true, public: true };
+    let all = Down { input: true, outputs: true };
     assert_eq!(down(&rig.broker, &rig.plan, all).await.expect("down"), ["ALERTS", "PLAYS"]);
     assert_eq!(down(&rig.broker, &rig.plan, all).await.expect("down again"), [""; 0]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn outputs_reach_their_public_stream_and_nothing_else_does() {
+async fn outputs_reach_their_stream_and_nothing_else_does() {
     let rig = Rig::new(1).await;
     let log = rig.log(0);
-    let mut public = tail(&rig.broker, "ALERTS", ">", Some(1)).await.expect("tail");
+    let mut output = tail(&rig.broker, "ALERTS", ">", Some(1)).await.expect("tail");
     let mut records = Records::default();
     records.push(Channel::Output(0), b"out.alerts.u1", b"Pelton-Id: 9\r\n", b"first");
     records.push(Channel::DeadLetter, b"dlq.source.json-syntax", b"", b"bad");
     records.push(Channel::Output(0), b"out.alerts", b"", b"second");
     stored(&log, &first_epoch(records, b"state".to_vec()), FIRST).await;
     for (subject, payload) in [("fraud.alerts.u1", "first"), ("fraud.alerts._", "second")] {
-        let next = tokio::time::timeout(Duration::from_secs(10), public.next()).await.expect("in time");
+        let next = tokio::time::timeout(Duration::from_secs(10), output.next()).await.expect("in time");
         let message = next.expect("open").expect("a message");
         assert_eq!((message.subject.as_str(), &message.payload[..]), (subject, payload.as_bytes()));
         if subject.ends_with("u1") {

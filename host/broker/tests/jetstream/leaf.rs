@@ -90,8 +90,8 @@ async fn a_host_at_the_hub_works_in_the_domain_of_a_leaf() {
         (survey(&log, None, None).await.ack_floor == 10).then_some(())
     })
     .await;
-    let mut public = tail(&at_leaf, "ALERTS", ">", Some(1)).await.expect("tail");
-    let message = public.next().await.expect("open").expect("a message");
+    let mut output = tail(&at_leaf, "ALERTS", ">", Some(1)).await.expect("tail");
+    let message = output.next().await.expect("open").expect("a message");
     assert_eq!(message.subject.as_str(), "fraud.alerts.u1");
     let released = log.perform(Request::ReleaseLease { revision: held }).await;
     assert!(matches!(released, Response::LeaseReleased), "{released:?}");

@@ -117,7 +117,7 @@ async fn limits_that_stop_a_host_are_named() {
         ("", |config| config.max_consumers = 2, &[]),
         ("max_payload: 400000", none, &[("", "max_payload")]),
         (
-            // One is taken by the copy to the public stream.
+            // One is taken by the copy to the output stream.
             "accounts { A { jetstream { max_consumers: 2 }, users: [ { user: a, password: a } ] } }\nno_auth_user: a",
             none,
             &[("", "max_consumers")],
@@ -213,7 +213,7 @@ async fn what_was_asked_for_and_is_not_so_is_named() {
     let rig = Rig::new(1).await;
     let options = ProvisionOptions {
         lease_ttl: Duration::from_secs(20),
-        log_max_bytes: Some(1 << 30),
+        stream_max_bytes: Some(1 << 30),
         asked: Asked { replicas: true, lease_ttl: true },
         ..ProvisionOptions::default()
     };

@@ -10,7 +10,7 @@ use pelton_broker::testing::Server;
 use pelton_broker::{Broker, Log, LogOptions, Producer, ProvisionOptions, Target, up};
 use pelton_engine::epoch::{Epoch, Marker, MarkerFields, Position, Records, StreamIdentity};
 use pelton_engine::log::{Fence, Fetched, Hole, Published, Request, Response, StoredMarker, Survey};
-use pelton_engine::plan::{CreateStream, Key, Limits, Output, Plan, Publish, Source, Time, TimeUnit, Watermark};
+use pelton_engine::plan::{CreateStream, Key, Limits, Output, OutputStream, Plan, Source, Time, TimeUnit, Watermark};
 use pelton_engine::time::Span;
 
 pub(crate) struct Rig {
@@ -119,7 +119,7 @@ pub(crate) fn plan(partitions: u32) -> Plan {
             time: Time { field: vec!["ts".to_string()], unit: TimeUnit::Millis },
             watermark: Watermark {
                 delay: Span::from_secs(1),
-                idle: None,
+                idle_timeout: None,
                 max_future: Span::from_secs(60),
                 max_past: Span::from_secs(86_400),
             },
@@ -130,7 +130,7 @@ pub(crate) fn plan(partitions: u32) -> Plan {
             name: "alerts".to_string(),
             stage: 0,
             port: 0,
-            publish: Some(Publish { subject: "fraud.alerts.{key}".to_string(), stream: "ALERTS".to_string() }),
+            stream: Some(OutputStream { subject: "fraud.alerts.{key}".to_string(), name: "ALERTS".to_string() }),
         }],
         limits: Limits::default(),
     }

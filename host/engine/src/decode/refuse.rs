@@ -11,7 +11,7 @@ pub(super) fn syntax_fault(error: &serde_json::Error, text: &str) -> DecodeFault
     if text.trim_start().as_bytes().first().is_some_and(|&byte| byte != b'{') && error.is_data() {
         let found = match text.trim_start().as_bytes().first() {
             Some(b'[') => "a list",
-            Some(b'"') => "text",
+            Some(b'"') => "a string",
             Some(b'n') => "null",
             Some(b't' | b'f') => "a boolean",
             _ => "a number",
@@ -37,7 +37,7 @@ pub(super) fn key_digits(numeral: &str) -> Result<(), DecodeFault> {
         () => return Ok(()),
     };
     let found = visit::shown(numeral);
-    let message = format!("the key has the wrong type: expected text or an integer, found {reason} (`{found}`)");
+    let message = format!("the key has the wrong type: expected a string or an integer, found {reason} (`{found}`)");
     Err(fault(Code::KeyType, message))
 }
 

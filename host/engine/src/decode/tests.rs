@@ -21,7 +21,7 @@ fn source(unit: TimeUnit) -> Source {
         time: Time { field: vec!["t".into()], unit },
         watermark: Watermark {
             delay: Span(0),
-            idle: None,
+            idle_timeout: None,
             max_future: Span::from_secs(300),
             max_past: Span::from_secs(20 * 366 * 86_400),
         },
@@ -332,23 +332,23 @@ fn messages_name_what_was_found_and_what_was_expected() {
     for (payload, expected) in [
         (
             format!(r#"{{"items":[3,{name}]}}"#),
-            "the key is missing, expected text or an integer; `/items/0` is a number, expected an object",
+            "the key is missing, expected a string or an integer; `/items/0` is a number, expected an object",
         ),
         (
             format!(r#"{{"items":[[1],{name}]}}"#),
-            "the key is missing, expected text or an integer; `/items/0` is a list, expected an object or the index of an element",
+            "the key is missing, expected a string or an integer; `/items/0` is a list, expected an object or the index of an element",
         ),
-        (format!(r#"{{"items":[{{"id":""}},{name}]}}"#), "the key is empty, expected text or an integer"),
-        (format!(r#"{{"items":[{{"id":null}},{name}]}}"#), "the key is null, expected text or an integer"),
+        (format!(r#"{{"items":[{{"id":""}},{name}]}}"#), "the key is empty, expected a string or an integer"),
+        (format!(r#"{{"items":[{{"id":null}},{name}]}}"#), "the key is null, expected a string or an integer"),
         (
             format!(r#"{{"items":[{{"id":"a"}},{name}],"at":[1,2]}}"#),
             "the event time is missing; the list `/at` has 2 elements, counted from 0",
         ),
         (
             r#"{"items":[]}"#.into(),
-            "field `name` is missing, expected text; the list `/items` has 0 elements, counted from 0",
+            "field `name` is missing, expected string; the list `/items` has 0 elements, counted from 0",
         ),
-        (r#"{"items":null}"#.into(), "field `name` is missing, expected text; `/items` is null, expected an object"),
+        (r#"{"items":null}"#.into(), "field `name` is missing, expected string; `/items` is null, expected an object"),
         ("\u{feff}{}".into(), "the event begins with a byte order mark (EF BB BF), expected JSON without one"),
         ("{\0}\0".into(), "the event looks like UTF-16 (every other byte is 0), expected JSON in UTF-8"),
         ("[1]".into(), "the event is a list, expected a JSON object"),
@@ -363,25 +363,25 @@ fn messages_name_what_was_found_and_what_was_expected() {
         (
             TimeUnit::Millis,
             r#"{"k":true,"i":1}"#,
-            "the key has the wrong type: expected text or an integer, found boolean true",
+            "the key has the wrong type: expected a string or an integer, found boolean true",
         ),
         (
             TimeUnit::Millis,
             r#"{"k":1000.0,"i":1}"#,
-            "the key has the wrong type: expected text or an integer, found a number with a fraction or an exponent (`1000.0`)",
+            "the key has the wrong type: expected a string or an integer, found a number with a fraction or an exponent (`1000.0`)",
         ),
         (
             TimeUnit::Millis,
             &format!(r#"{{"k":{long},"i":1}}"#),
             &format!(
-                "the key has the wrong type: expected text or an integer, found an integer of 256 digits, limit 255 (`{}…`)",
+                "the key has the wrong type: expected a string or an integer, found an integer of 256 digits, limit 255 (`{}…`)",
                 &long[..48]
             ),
         ),
         (
             TimeUnit::Millis,
             r#"{"k":"a","i":1,"t":"17"}"#,
-            "the event time has the wrong type: expected an integer of milliseconds, found text of digits `17`; write it without quotes",
+            "the event time has the wrong type: expected an integer of milliseconds, found a string of digits `17`; write it without quotes",
         ),
         (TimeUnit::Seconds, r#"{"k":"a","i":1,"t":1e30}"#, "the event time `1e30` is beyond 64 bits of milliseconds"),
         (
@@ -392,7 +392,7 @@ fn messages_name_what_was_found_and_what_was_expected() {
         (
             TimeUnit::Rfc3339,
             r#"{"k":"a","i":1,"t":17}"#,
-            "the event time has the wrong type: expected an RFC 3339 text such as 2026-05-01T00:00:00Z, found integer 17",
+            "the event time has the wrong type: expected an RFC 3339 string such as 2026-05-01T00:00:00Z, found integer 17",
         ),
     ] {
         assert_eq!(message(&mut decoder(unit), event.as_bytes()), expected, "{event}");

@@ -95,7 +95,7 @@ impl<'de> Visitor<'de> for Object<'_, '_> {
         self.scalar("a number")
     }
     fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        self.scalar("text")
+        self.scalar("a string")
     }
     fn visit_unit<E>(self) -> Result<(), E> {
         self.scalar("null")
@@ -194,7 +194,7 @@ enum Scalar<'a> {
 impl Scalar<'_> {
     fn found(self) -> String {
         match self {
-            Scalar::Text(_) => "text".into(),
+            Scalar::Text(_) => "a string".into(),
             Scalar::Integer(value) => format!("integer {value}"),
             Scalar::Number(value) => format!("number {value}"),
             Scalar::Boolean(value) => format!("boolean {value}"),
@@ -256,7 +256,8 @@ fn take_key_value(value: Scalar<'_>, row: &mut Row, keys: &mut TextColumn) -> Op
         // Perhaps an integer that is larger: its digits tell.
         Scalar::Huge(_) | Scalar::Number(_) => row.reread_key = true,
         other => {
-            let message = format!("the key has the wrong type: expected text or an integer, found {}", other.found());
+            let message =
+                format!("the key has the wrong type: expected a string or an integer, found {}", other.found());
             return Some(fault(Code::KeyType, message));
         }
     }
@@ -291,7 +292,7 @@ fn take_time_value(value: Scalar<'_>, unit: TimeUnit, row: &mut Row) -> Option<D
         return None;
     }
     let expected = match unit {
-        TimeUnit::Rfc3339 => "an RFC 3339 text such as 2026-05-01T00:00:00Z",
+        TimeUnit::Rfc3339 => "an RFC 3339 string such as 2026-05-01T00:00:00Z",
         TimeUnit::Seconds => "a number of seconds",
         TimeUnit::Millis => "an integer of milliseconds",
         TimeUnit::Micros => "an integer of microseconds",
@@ -299,7 +300,7 @@ fn take_time_value(value: Scalar<'_>, unit: TimeUnit, row: &mut Row) -> Option<D
     };
     let found = match value {
         Scalar::Text(text) if is_numeral(text) => {
-            format!("text of digits `{}`; write it without quotes", shown(text))
+            format!("a string of digits `{}`; write it without quotes", shown(text))
         }
         value => value.found(),
     };

@@ -1,4 +1,4 @@
-//! Dead letters and late rows: an input event kept with the reason, whatever its size.
+//! Dead letters and late events: an input event kept with the reason, whatever its size.
 //!
 //! A record must fit into one message, and an event may be as large as a message: then the event is kept as far as it
 //! fits, and headers tell the length and sha256 of what it was. Stream and sequence are always there, so that the

@@ -111,7 +111,7 @@ pub struct MarkerFields {
     /// Counters of modules, as `STAGE/COUNTER`: what this epoch has added, and the sum since the counter began.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub counters: BTreeMap<String, [i128; 2]>,
-    /// Outputs, dead letters and late rows of this epoch.
+    /// Outputs, dead letters and late events of this epoch.
     pub records: u32,
     /// Chunks of the state delta.
     pub delta_chunks: u32,

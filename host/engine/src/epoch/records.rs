@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use sha2::{Digest, Sha256};
 
-/// Outputs, dead letters and late rows of an epoch, in one arena.
+/// Outputs, dead letters and late events of an epoch, in one arena.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Records {
     pub data: Vec<u8>,

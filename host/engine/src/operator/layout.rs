@@ -65,7 +65,7 @@ enum Values<'a> {
 pub(super) fn text(plan: &Plan, stage: usize, module: &Identity, rule: Option<(&Aggregation, &[FieldRead])>) -> String {
     let window = plan.stages[stage].window.map(|window| match window.kind {
         WindowKind::Tumbling { size } => Window::Tumbling { size: size.0 },
-        WindowKind::Sliding { size, every } => Window::Sliding { size: size.0, slide: every.0 },
+        WindowKind::Sliding { size, slide } => Window::Sliding { size: size.0, slide: slide.0 },
         WindowKind::Global => Window::Global,
     });
     let aggregates =

@@ -25,6 +25,7 @@ use crate::guest::{Guest, World};
 use crate::judge::StepError;
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
+use crate::totals::Faults;
 use crate::unit::{Context, Fate, Letter, Scale, Unit};
 use crate::watermark::Watermark;
 
@@ -50,7 +51,7 @@ pub(crate) struct Attempt {
     /// At least what the state delta would grow by.
     pub(crate) change_bytes: usize,
     /// Faults of the module.
-    pub(crate) faults: u64,
+    pub(crate) faults: Faults,
 }
 
 /// A stage with state.

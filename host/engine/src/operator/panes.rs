@@ -7,6 +7,7 @@ use crate::effects::{Counter, DeadLetter, Effects, key_text};
 use crate::event::TextColumn;
 use crate::guest::{Addition, AggregateColumn, AggregateData, Fault, Metering, OF_ROW, Output, Panes};
 use crate::judge::{StepError, Verdict, judge};
+use crate::totals::Faults;
 use crate::unit::{Cause, Context, Held, Outgoing, Refusal, Scale};
 
 /// Records of judged panes that wait for room in an epoch.
@@ -188,15 +189,15 @@ pub(super) fn add_all(stage: usize, additions: &[Addition], effects: &mut Effect
 /// Asks a module about some panes, which are those rows of all.
 type Call<'a> = dyn FnMut(Metering, &[u32], &mut Panes, &mut Output) -> Result<(), Fault> + 'a;
 
-/// What a module says of panes, of which it is asked some rows at a time. Returns the panes with that, and how many faults
-/// it had; panes behind what may be held at one time stay due.
+/// What a module says of panes, of which it is asked some rows at a time. Returns the panes with that, and its faults;
+/// panes behind what may be held at one time stay due.
 pub(super) fn judge_panes(
     name: &str,
     mut panes: Panes,
     mut held: Held,
     output: &mut Output,
     call: &mut Call<'_>,
-) -> Result<(Judged, u64), StepError> {
+) -> Result<(Judged, Faults), StepError> {
     let rows: Vec<u32> = (0..panes.len() as u32).collect();
     let mut results: Vec<PaneResult> = rows.iter().map(|_| PaneResult::Records(Vec::new(), Vec::new())).collect();
     let keys = panes.keys.data.clone();

@@ -188,7 +188,7 @@ fn decoder_behind(stage: usize, plan: &Plan, fields: &[FieldRead], descriptors: 
             }
         }
     }
-    Decoder::between_stages(fields, &needed, plan.limits.payload)
+    Decoder::between_stages(fields, &needed, plan.limits.max_payload)
 }
 
 impl Unit {

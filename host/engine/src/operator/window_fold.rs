@@ -11,6 +11,7 @@ use crate::guest::{self, Addition, Fault, Groups, Guest, Metering, Output, Panes
 use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
+use crate::totals::Faults;
 use crate::unit::{Context, Fate, Letter, Scale, Unit, keep_row, letter_of, refuse_row};
 use crate::watermark::Watermark;
 use crate::window::Windows;
@@ -318,7 +319,7 @@ struct Folded {
     refused: BTreeMap<u32, Letter>,
     /// What the module counts, by row.
     additions: BTreeMap<u32, Vec<Addition>>,
-    faults: u64,
+    faults: Faults,
 }
 
 /// The accumulator of a key in the slice at `start`, as the module has left it.

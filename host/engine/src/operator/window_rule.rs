@@ -421,7 +421,7 @@ pub(super) fn input_of(
         }
         Function::Distinct | Function::TopK if *limit == 0 => Err(format!("aggregate `{name}` needs a limit above 0")),
         Function::TopK if kind == Kind::Number => {
-            Err(format!("aggregate `{name}` cannot rank numbers; use text or integers"))
+            Err(format!("aggregate `{name}` cannot rank numbers; use strings or integers"))
         }
         Function::Distinct | Function::TopK if matches!(kind, Kind::Decimal | Kind::Json | Kind::Bytes) => {
             let reason = "which writes one value in several ways; derive a text from it";

@@ -10,7 +10,7 @@ use crate::store::{Store, StoreError};
 use super::recover::{Halted, check_position, input_gap};
 use super::recovery::fence_of;
 use super::run::Look;
-use super::{Asked, Committed, FRUITLESS_MAX, Notice, Partition, Phase, describe};
+use super::{Asked, Committed, FRUITLESS_MAX, Notice, Partition, Phase, RecoveryCause, describe};
 
 /// Look at the marker and the input at least every so many epochs.
 const EPOCHS_UNCHECKED_MAX: u64 = 50;
@@ -118,7 +118,7 @@ impl Partition {
             }
             (State::Resolving(_), Response::Survey(survey)) => self.resolved(&survey, now, store),
             (State::Resolving(_), Response::Missing { stream }) => {
-                self.recover(format!("stream `{stream}` is missing"), now, store)
+                self.recover(RecoveryCause::StreamMissing, format!("stream `{stream}` is missing"), now, store)
             }
             (State::Resolving(_) | State::Waiting { .. }, other) => {
                 inflight.state = State::Waiting { until: now + self.config.retry_ms };
@@ -169,7 +169,12 @@ impl Partition {
             let found = found.cloned();
             return self.adopt_foreign_head(found, now);
         }
-        self.recover(format!("fenced: the stream is at epoch {}, not at ours", before.0), now, store);
+        self.recover(
+            RecoveryCause::Fenced,
+            format!("fenced: the stream is at epoch {}, not at ours", before.0),
+            now,
+            store,
+        );
     }
 
     /// Mutant: goes on with the state in memory behind a marker of another host.
@@ -333,20 +338,37 @@ impl Partition {
         let Phase::Running(running) = &mut self.phase else { return };
         let survey = match response {
             Response::Survey(survey) => survey,
-            Response::Missing { stream } => return self.recover(format!("stream `{stream}` is missing"), now, store),
+            Response::Missing { stream } => {
+                return self.recover(RecoveryCause::StreamMissing, format!("stream `{stream}` is missing"), now, store);
+            }
             _ => return,
         };
         if survey.input.identity != running.input {
-            return self.recover("the input stream was created anew".into(), now, store);
+            return self.recover(
+                RecoveryCause::StreamRecreated,
+                "the input stream was created anew".into(),
+                now,
+                store,
+            );
         }
         if survey.log.identity != running.log && !self.config.mutants().any_log {
-            return self.recover("the pipeline stream was created anew".into(), now, store);
+            return self.recover(
+                RecoveryCause::StreamRecreated,
+                "the pipeline stream was created anew".into(),
+                now,
+                store,
+            );
         }
         let place = |head: Option<&StoredMarker>| head.map(|head| (head.sequence, head.marker.nonce));
         // The marker is compared only when nothing was committed or in flight meanwhile; else the fence looks at it.
         let is_still = running.inflight.is_none() && running.epochs_unchecked == 0;
         if is_still && place(survey.marker.as_ref()) != place(look.head.as_ref()) {
-            return self.recover("the pipeline stream is not where we left it".into(), now, store);
+            return self.recover(
+                RecoveryCause::StreamChanged,
+                "the pipeline stream is not where we left it".into(),
+                now,
+                store,
+            );
         }
         if let Some(halted) = self.is_rolled_back(&look, survey) {
             return self.halt(halted);

@@ -10,9 +10,9 @@ pub struct Config {
     /// Unique per process start: makes nonces unique.
     pub session: u64,
     /// End when everything that is in the input is committed; windows stay open.
-    pub drain: bool,
-    /// Go on behind input that expired before it was read; the gap becomes a record.
-    pub accept_gaps: bool,
+    pub exit_when_caught_up: bool,
+    /// Continue after input that expired before it was read; the gap becomes a record.
+    pub accept_loss: bool,
     /// How often both streams are looked at when nothing else asks for it.
     pub idle_check_ms: u64,
     /// A quiet partition commits how far it has read at most this often.
@@ -79,7 +79,7 @@ pub struct Mutants {
     /// Holes are not noticed.
     pub no_holes: bool,
     /// Holes are passed without a record.
-    pub uncounted_gaps: bool,
+    pub uncounted_loss: bool,
     /// Lost input is a gap also when no operator said to go on.
     pub skip_unasked: bool,
     /// Of what one answer holds twice both are taken.
@@ -92,8 +92,8 @@ pub struct Mutants {
     pub quiet_says_nothing: bool,
     /// A broker that does not answer is a silent source.
     pub outage_is_silence: bool,
-    /// A drained run ends with work open.
-    pub drain_early: bool,
+    /// A run that exits when it has caught up ends with work open.
+    pub exit_early: bool,
     /// What was counted in an epoch counts in the next one, too.
     pub counters_kept: bool,
     /// State of another layout is read.
@@ -125,8 +125,8 @@ impl Config {
         Config {
             partition,
             session,
-            drain: false,
-            accept_gaps: false,
+            exit_when_caught_up: false,
+            accept_loss: false,
             idle_check_ms: 5_000,
             quiet_ms: 10_000,
             renew_ms: 3_000,

@@ -22,7 +22,7 @@ use std::sync::Arc;
 
 pub use compatible::is_compatible;
 pub use config::{Config, Mutants};
-pub use notice::{Committed, Notice};
+pub use notice::{Committed, Notice, RecoveryCause};
 pub use recover::{Decision, Halted, check_position, decide};
 use recovery::Recovery;
 use run::Running;
@@ -310,7 +310,7 @@ impl Partition {
         match response {
             Response::LeaseHeld { revision } => {
                 self.lease = Some(Lease { revision, renewed_at: now, renewal: None });
-                self.tell(Notice::Recovering { cause: "start".into() });
+                self.tell(Notice::Recovering { cause: RecoveryCause::Start, reason: "the lease was taken".into() });
                 self.start_over(now, store);
             }
             Response::LeaseTaken { holder } => {

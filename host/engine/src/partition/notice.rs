@@ -3,7 +3,7 @@
 use super::Halted;
 use crate::log::Hole;
 use crate::time::WallTime;
-use crate::totals::Totals;
+use crate::totals::{Faults, Totals};
 
 /// News for logs and metrics. Nothing depends on them.
 #[derive(Clone, Debug)]
@@ -13,7 +13,8 @@ pub enum Notice {
         holder: String,
     },
     Recovering {
-        cause: String,
+        cause: RecoveryCause,
+        reason: String,
     },
     /// Ready to take events.
     Running {
@@ -57,7 +58,7 @@ pub enum Notice {
         attempts: u32,
         reason: String,
     },
-    /// Input that is gone: it is counted as a gap, or the partition halts.
+    /// Input that is gone: it is counted as lost, or the partition halts.
     Hole(Hole),
     /// The lease is given back because this host cannot work; another one may.
     Yielded {
@@ -68,6 +69,43 @@ pub enum Notice {
         reason: String,
     },
     Halted(Halted),
+}
+
+/// Why a partition recovers its state from what is stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecoveryCause {
+    /// The lease was taken: a start, or a fail-over.
+    Start,
+    /// Another host has committed.
+    Fenced,
+    StreamMissing,
+    StreamRecreated,
+    /// A stream is not as it was left, or as it was when recovery began.
+    StreamChanged,
+    /// The stream holds what this version does not know.
+    OtherFormat,
+    /// An epoch that was published again may be stored or not.
+    CommitUnknown,
+    FetchUnanswered,
+    ConsumerLost,
+}
+
+impl RecoveryCause {
+    /// The word of the metric.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            RecoveryCause::Start => "start",
+            RecoveryCause::Fenced => "fenced",
+            RecoveryCause::StreamMissing => "stream-missing",
+            RecoveryCause::StreamRecreated => "stream-recreated",
+            RecoveryCause::StreamChanged => "stream-changed",
+            RecoveryCause::OtherFormat => "other-format",
+            RecoveryCause::CommitUnknown => "commit-unknown",
+            RecoveryCause::FetchUnanswered => "fetch-unanswered",
+            RecoveryCause::ConsumerLost => "consumer-lost",
+        }
+    }
 }
 
 /// Facts of one committed epoch.
@@ -84,7 +122,7 @@ pub struct Committed {
     pub counters: Vec<(String, i128)>,
     pub dead_by_code: Vec<(String, u64)>,
     pub records_by_output: Vec<u64>,
-    pub faults_by_stage: Vec<(usize, u64)>,
+    pub faults_by_stage: Vec<(usize, Faults)>,
     pub state_bytes: usize,
     /// From the first event to the seal, ms.
     pub epoch_ms: u64,

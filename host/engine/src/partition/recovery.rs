@@ -13,7 +13,7 @@ use crate::store::{Discard, Local, OUTBOX_MAX, Store, StoreError};
 use super::compatible::is_compatible;
 use super::recover::{Decision, Halted, check_position, decide};
 use super::run::{Running, Unsnapped};
-use super::{Asked, FRUITLESS_MAX, Lease, Notice, Partition, Phase, Ticket, describe};
+use super::{Asked, FRUITLESS_MAX, Lease, Notice, Partition, Phase, RecoveryCause, Ticket, describe};
 
 /// A stream may be missing for this long while a broker starts; then it is gone.
 const MISSING_MS: u64 = 10_000;
@@ -99,14 +99,14 @@ impl Recovery {
 impl Partition {
     /// Leaves everything in memory behind and starts over from what is stored; at once, or later when that has led to
     /// nothing again and again.
-    pub(super) fn recover(&mut self, cause: String, now: u64, store: &mut dyn Store) {
+    pub(super) fn recover(&mut self, cause: RecoveryCause, reason: String, now: u64, store: &mut dyn Store) {
         self.fruitless = self.fruitless.saturating_add(1);
-        self.tell(Notice::Recovering { cause: cause.clone() });
+        self.tell(Notice::Recovering { cause, reason: reason.clone() });
         if self.fruitless < FRUITLESS_MAX {
             return self.start_over(now, store);
         }
         let attempts = self.fruitless;
-        self.tell(Notice::Stuck { position: self.position, attempts, reason: cause });
+        self.tell(Notice::Stuck { position: self.position, attempts, reason });
         self.phase = Phase::Paused { until: now + self.config.backoff_ms(attempts - FRUITLESS_MAX + 1) };
     }
 
@@ -198,7 +198,12 @@ impl Partition {
         recovery.asked = None;
         if matches!(recovery.step, Step::Republish { .. }) {
             // Whether the lost publish landed, only the marker knows.
-            return self.recover("an epoch of the outbox was not confirmed".into(), now, store);
+            return self.recover(
+                RecoveryCause::CommitUnknown,
+                "an epoch of the outbox was not confirmed".into(),
+                now,
+                store,
+            );
         }
         self.ask_next(now);
     }
@@ -403,13 +408,23 @@ impl Partition {
         let Step::CheckInput { engine, head } = recovery.step else { return };
         let found = survey.marker.as_ref().map(|stored| stored.marker.nonce);
         if found != head.as_ref().map(|head| head.marker.nonce) {
-            return self.recover("the marker changed during recovery".into(), now, store);
+            return self.recover(RecoveryCause::StreamChanged, "the marker changed during recovery".into(), now, store);
         }
         if recovery.log.as_ref().is_some_and(|log| *log != survey.log.identity) {
-            return self.recover("the pipeline stream was created anew".into(), now, store);
+            return self.recover(
+                RecoveryCause::StreamRecreated,
+                "the pipeline stream was created anew".into(),
+                now,
+                store,
+            );
         }
         if head.as_ref().is_some_and(|head| !head.marker.is_fresh() && head.marker.input != survey.input.identity) {
-            return self.recover("the input stream was created anew".into(), now, store);
+            return self.recover(
+                RecoveryCause::StreamRecreated,
+                "the input stream was created anew".into(),
+                now,
+                store,
+            );
         }
         if let Err(halted) = self.check_input(head.as_ref(), &survey) {
             return self.halt(halted);
@@ -448,10 +463,10 @@ impl Partition {
             && survey.input.identity == before.input.identity
             && survey.log.identity == before.log.identity;
         if !is_same {
-            return self.recover("a stream changed during recovery".into(), now, store);
+            return self.recover(RecoveryCause::StreamChanged, "a stream changed during recovery".into(), now, store);
         }
         if self.check_input(head.as_ref(), survey).is_err() {
-            return self.recover("the input changed during recovery".into(), now, store);
+            return self.recover(RecoveryCause::StreamChanged, "the input changed during recovery".into(), now, store);
         }
         self.start_running(recovery, now);
     }

@@ -14,7 +14,7 @@ use crate::time::{EventTime, Span};
 
 use super::commit::{InFlight, Sealed};
 use super::recover::Halted;
-use super::{Asked, Committed, Mutants, Notice, Partition, Phase, Ticket, describe};
+use super::{Asked, Committed, Mutants, Notice, Partition, Phase, RecoveryCause, Ticket, describe};
 
 /// Events asked for at a time.
 const FETCH_EVENTS: u32 = 8_192;
@@ -41,8 +41,8 @@ pub(super) struct Running {
     pub(super) inflight: Option<InFlight>,
     pub(super) input: StreamIdentity,
     pub(super) log: StreamIdentity,
-    /// With `drain`: the newest input sequence when this run began; nothing behind it is fetched.
-    drain_until: u64,
+    /// With `exit_when_caught_up`: the newest input sequence when this run began; nothing after it is fetched.
+    exit_at: u64,
     queue: VecDeque<Queued>,
     queue_bytes: usize,
     /// Last sequence that a fetch has told of, as an event or as a hole.
@@ -145,7 +145,7 @@ impl Running {
             inflight: None,
             input: survey.input.identity.clone(),
             log: survey.log.identity.clone(),
-            drain_until: survey.input.last_sequence,
+            exit_at: survey.input.last_sequence,
             queue: VecDeque::new(),
             queue_bytes: 0,
             last_fetched: position.sequence,
@@ -314,14 +314,14 @@ impl Partition {
     /// Whether the next thing is input that is lost, and no operator said to go on without it.
     pub(super) fn must_halt_at_hole(&self) -> bool {
         let Phase::Running(running) = &self.phase else { return false };
-        let accept = self.config.accept_gaps || self.config.mutants().skip_unasked;
+        let accept = self.config.accept_loss || self.config.mutants().skip_unasked;
         running.hole_ahead().is_some_and(|hole| hole.cause == HoleCause::Expired && !accept)
     }
 
-    /// Counts a hole as a gap; a record says which sequences it was.
+    /// Counts a hole as lost; a gap record says which sequences it was.
     fn skip(&mut self, hole: Hole, now: u64) {
         let Phase::Running(running) = &mut self.phase else { return };
-        if self.config.mutants().uncounted_gaps {
+        if self.config.mutants().uncounted_loss {
             return;
         }
         if running.engine.skip_gap(hole.first, hole.last, &mut running.effects) {
@@ -360,7 +360,7 @@ impl Partition {
         }
         let Phase::Running(running) = &mut self.phase else { return };
         let hungry = running.queue_bytes < QUEUE_BYTES_MAX && running.queue.len() < QUEUE_BATCHES_MAX;
-        let wanted = !self.config.drain || running.last_fetched < running.drain_until || !running.caught_up;
+        let wanted = !self.config.exit_when_caught_up || running.last_fetched < running.exit_at || !running.caught_up;
         // A consumer that has delivered is the sign of an earlier marker, so the first one comes before the first event.
         let is_begun = running.head.is_some() || self.config.mutants().no_first_marker;
         if is_begun
@@ -375,27 +375,28 @@ impl Partition {
                 running.fetch = Some(asked);
             }
         }
-        self.end_if_drained(now);
+        self.exit_if_caught_up(now);
     }
 
-    /// With `drain`, ends when everything that the input held is committed. Windows stay open: more may come.
-    fn end_if_drained(&mut self, now: u64) {
+    /// With `exit_when_caught_up`, ends when everything that the input held is committed. Windows stay open: more may
+    /// come.
+    fn exit_if_caught_up(&mut self, now: u64) {
         /// Looks without a proof after which the end of the deliveries has to do.
         const LOOKS: u32 = 3;
         let Phase::Running(running) = &mut self.phase else { return };
-        let is_done = (running.caught_up || running.last_fetched >= running.drain_until)
+        let is_done = (running.caught_up || running.last_fetched >= running.exit_at)
             && running.is_drained()
-            && (running.is_settled() || self.config.mutants().drain_early);
-        if !self.config.drain || !is_done || self.stopping.is_some() {
+            && (running.is_settled() || self.config.mutants().exit_early);
+        if !self.config.exit_when_caught_up || !is_done || self.stopping.is_some() {
             return;
         }
         // The last messages may be gone without a later one that shows it: only a look tells.
         let seen = running.seen(running.last_fetched);
-        if seen < running.drain_until && running.fruitless_looks < LOOKS && !self.config.mutants().no_idle_check {
+        if seen < running.exit_at && running.fruitless_looks < LOOKS && !self.config.mutants().no_idle_check {
             return self.look(now);
         }
         let said = running.head.as_ref().map_or(0, |head| head.marker.read_through);
-        if said < seen && !self.config.mutants().drain_early {
+        if said < seen && !self.config.mutants().exit_early {
             // What others have in the stream may expire before the next run: this one has seen that it was theirs.
             running.opened_at = Some(now);
             return;
@@ -412,10 +413,10 @@ impl Partition {
         }
         let age = now.saturating_sub(opened_at);
         let full =
-            running.progress == Progress::Full || running.effects.totals.received >= u64::from(limits.epoch_events);
+            running.progress == Progress::Full || running.effects.totals.received >= u64::from(limits.epoch_max_events);
         let ends_here = running.is_closing || running.hole_ahead().is_some();
         let ripe = running.inflight.is_none()
-            && (age >= limits.epoch_time.0.unsigned_abs()
+            && (age >= limits.epoch_max_age.0.unsigned_abs()
                 || (running.is_drained() && age >= LINGER_MS)
                 || (ends_here && running.progress == Progress::NeedInput));
         if full || ripe {
@@ -491,7 +492,7 @@ impl Partition {
             running.fetch = None;
             // What it delivered, if it did, will not be delivered again: only a reset brings it back.
             if !self.config.mutants().forget_fetch {
-                return self.recover("a fetch was not answered".into(), now, store);
+                return self.recover(RecoveryCause::FetchUnanswered, "a fetch was not answered".into(), now, store);
             }
         }
         let asked = running.saving.and_then(|saving| saving.asked);
@@ -503,15 +504,15 @@ impl Partition {
         self.pump(now);
     }
 
-    /// Lets event time go on when the source is silent, but only to where something is due: a commit that shows
-    /// nothing new would be one more every few milliseconds, for ever.
+    /// Advances the watermark when the source is silent, but only to where something is due: a commit that shows
+    /// nothing new would be one more every few milliseconds, forever.
     fn tick_idle(&mut self, now: u64) {
-        let idle = self.plan.source.watermark.idle;
+        let idle_timeout = self.plan.source.watermark.idle_timeout;
         let Phase::Running(running) = &mut self.phase else { return };
-        let (Some(idle), Some(since)) = (idle, running.silence.since) else { return };
+        let (Some(idle_timeout), Some(since)) = (idle_timeout, running.silence.since) else { return };
         let here = now.saturating_sub(since);
         let is_quiet = running.is_drained() && running.opened_at.is_none() && running.sealed.is_none();
-        if (here as i64) < idle.0 || !is_quiet || running.engine.watermark() == EventTime::MAX {
+        if (here as i64) < idle_timeout.0 || !is_quiet || running.engine.watermark() == EventTime::MAX {
             return;
         }
         let silent = Span(i64::try_from(running.silence.before.saturating_add(here)).unwrap_or(i64::MAX));
@@ -529,7 +530,7 @@ impl Partition {
         let ignore_restart = mutants.ignore_restart;
         let retry_ms = self.config.retry_ms;
         if let Response::OtherFormat(reason) = response {
-            return self.recover(reason, now, store);
+            return self.recover(RecoveryCause::OtherFormat, reason, now, store);
         }
         let Phase::Running(running) = &mut self.phase else { return };
         let is = |asked: Option<Asked>| asked.is_some_and(|asked| asked.ticket == ticket);
@@ -538,7 +539,7 @@ impl Partition {
             match response {
                 // The stream may not be what it was: check it against the position before anything more is taken.
                 Response::Fetched(fetched) if fetched.restarted && !ignore_restart => {
-                    return self.recover("the consumer was lost".into(), now, store);
+                    return self.recover(RecoveryCause::ConsumerLost, "the consumer was lost".into(), now, store);
                 }
                 Response::Fetched(fetched) => {
                     running.take(fetched, now, mutants);
@@ -548,7 +549,12 @@ impl Partition {
                     }
                 }
                 Response::Missing { stream } => {
-                    return self.recover(format!("stream `{stream}` is missing"), now, store);
+                    return self.recover(
+                        RecoveryCause::StreamMissing,
+                        format!("stream `{stream}` is missing"),
+                        now,
+                        store,
+                    );
                 }
                 other => {
                     running.fetch_after = now + retry_ms;

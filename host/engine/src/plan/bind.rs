@@ -26,7 +26,7 @@ impl Draft {
         assert_eq!(self.stages.len(), modules.len(), "one descriptor per stage");
         assert!(modules.iter().all(|module| !module.shape.ports.is_empty()), "a descriptor has at least one port");
         let mut problems = Vec::new();
-        worlds(&self, modules, &mut problems);
+        kinds_of_module(&self, modules, &mut problems);
         field_kinds(&self, modules, &mut problems);
         field_conflicts(&self, modules, &mut problems);
         unread_fields(&self, modules, &mut problems);
@@ -52,7 +52,7 @@ impl Draft {
         let last = self.stages.len() - 1;
         let output = |output: DraftOutput| {
             let stage = output.from.map_or(last, |from| from.stage);
-            Output { name: output.name, stage, port: 0, publish: output.publish }
+            Output { name: output.name, stage, port: 0, stream: output.stream }
         };
         Plan {
             name: self.name,
@@ -65,23 +65,23 @@ impl Draft {
 }
 
 /// Windows only where they are used, and nothing that reads a stage that keeps state.
-fn worlds(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) {
+fn kinds_of_module(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) {
     for (idx, (stage, module)) in draft.stages.iter().zip(modules).enumerate() {
-        let (name, world) = (&stage.stage.name, module.identity.world.name());
+        let (name, kind) = (&stage.stage.name, module.identity.world.name());
         let windowed = matches!(module.identity.world, World::WindowRule | World::WindowFold);
         if windowed && stage.stage.window.is_none() {
-            let message = format!("stage `{name}` has no window, but its module is a `{world}`");
+            let message = format!("stage `{name}` has no window, but its module is a `{kind}`");
             let hint = "add `window = { kind = \"tumbling\", size = \"5m\" }`";
             problems.push(Problem::new(code::WINDOW_WORLD, stage.place, message).with_hint(hint));
         }
         if !windowed && stage.stage.window.is_some() {
-            let message = format!("stage `{name}` has a window, but its module is a `{world}`");
+            let message = format!("stage `{name}` has a window, but its module is a `{kind}`");
             let hint = "remove `window`; only a `window-rule` or `window-fold` takes one";
             problems.push(Problem::new(code::WINDOW_WORLD, stage.window_place, message).with_hint(hint));
         }
         let reader = draft.stages.iter().find(|reader| reader.stage.from == Some(idx));
         if let Some(reader) = reader.filter(|_| module.identity.world != World::Transform) {
-            let message = format!("stage `{}` reads stage `{name}`, which keeps state (`{world}`)", reader.stage.name);
+            let message = format!("stage `{}` reads stage `{name}`, which keeps state (`{kind}`)", reader.stage.name);
             let hint = "only transforms feed other stages: name one, or the source, with `from = \"…\"`";
             problems.push(Problem::new(code::STATE_NOT_LAST, reader.from_place, message).with_hint(hint));
         }
@@ -224,7 +224,7 @@ fn outputs(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) -
             problems.push(Problem::new(code::BAD_PORT, place, message).with_hint(hint));
             continue;
         }
-        outputs.push(Output { name: output.name.clone(), stage, port, publish: output.publish.clone() });
+        outputs.push(Output { name: output.name.clone(), stage, port, stream: output.stream.clone() });
     }
     for (idx, stage) in draft.stages.iter().enumerate().filter(|(idx, _)| reader_of(draft, *idx).is_none()) {
         let takes = |output: &DraftOutput| output.from.as_ref().map_or(last, |from| from.stage) == idx;

@@ -3,7 +3,7 @@
 //! The host loads the modules that [`Draft::stages`] names, gives each its configuration, and hands their
 //! descriptors to [`Draft::bind`]. Places are kept, so that a problem with a module still points into the file.
 
-use super::{Limits, Publish, Source, Stage};
+use super::{Limits, OutputStream, Source, Stage};
 use crate::epoch::sha256;
 use crate::hex;
 use crate::problem::{Place, Problem, code};
@@ -48,7 +48,7 @@ pub(super) struct DraftOutput {
     pub(super) place: Place,
     /// Absent: the last stage.
     pub(super) from: Option<From>,
-    pub(super) publish: Option<Publish>,
+    pub(super) stream: Option<OutputStream>,
 }
 
 /// `from = "stage.port"`.

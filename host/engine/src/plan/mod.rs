@@ -17,6 +17,7 @@ mod tests;
 
 pub use draft::{Draft, DraftStage};
 pub use lower::parse;
+pub use raw::size_parse;
 
 use crate::event::Kind;
 use crate::time::Span;
@@ -76,7 +77,7 @@ pub struct CreateStream {
 /// What identifies the thing an event is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
-    /// A text field of the event: JSON pointer segments.
+    /// A string or integer of the event: JSON pointer segments.
     Field(Vec<String>),
     Header(String),
     /// Token of the subject, from 0.
@@ -101,7 +102,7 @@ pub struct Time {
     pub unit: TimeUnit,
 }
 
-/// Unit of an integer timestamp, or RFC 3339 text.
+/// Unit of an integer timestamp, or RFC 3339 string.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TimeUnit {
     Seconds,
@@ -116,8 +117,8 @@ pub enum TimeUnit {
 pub struct Watermark {
     /// Bounded out-of-orderness: how far the watermark stays behind the newest event.
     pub delay: Span,
-    /// After this long without an event, time goes on at the pace of the clock.
-    pub idle: Option<Span>,
+    /// After this long without an event, the watermark advances with the wall clock.
+    pub idle_timeout: Option<Span>,
     /// An event further ahead of its arrival than this is a dead letter and moves nothing.
     pub max_future: Span,
     /// An event further behind its arrival than this is a dead letter (seconds taken for milliseconds).
@@ -143,19 +144,19 @@ pub struct Stage {
 pub struct Window {
     pub kind: WindowKind,
     /// How long after its end a window still takes events, each firing a correction.
-    pub lateness: Span,
+    pub allowed_lateness: Span,
 }
 
-/// The shape of windows. Starts are multiples of `size` or `every` since the Unix epoch.
+/// The shape of windows. Starts are multiples of `size` or `slide` since the Unix epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WindowKind {
     Tumbling {
         size: Span,
     },
-    /// `every` divides `size`.
+    /// `slide` divides `size`.
     Sliding {
         size: Span,
-        every: Span,
+        slide: Span,
     },
     /// One window that ends with the input.
     Global,
@@ -173,37 +174,38 @@ pub struct Output {
     pub stage: usize,
     /// Port of that stage.
     pub port: u8,
-    /// Public subject, perhaps with `{key}`; the pipeline stream is sourced into a stream of this output.
-    pub publish: Option<Publish>,
+    /// Where the server copies the output to from the pipeline stream.
+    pub stream: Option<OutputStream>,
 }
 
-/// A public stream fed from the pipeline stream by the server.
+/// An output stream, which the server fills from the pipeline stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Publish {
+pub struct OutputStream {
+    /// Optionally with `{key}`.
     pub subject: String,
-    pub stream: String,
+    pub name: String,
 }
 
 /// Bounds; every one has a default.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Wall time of one guest call.
-    pub time_per_batch: Span,
+    pub call_timeout: Span,
     pub fuel_per_event: u64,
     /// Linear memory of one guest instance, bytes.
     pub memory: u64,
     /// Bytes a guest may return from one call.
-    pub output_bytes: u64,
+    pub reply_bytes: u64,
     /// Typed hot state of one partition, bytes; beyond it the partition halts (`state-limit`).
     pub state: u64,
     /// Largest payload that is decoded, bytes; a larger one is a dead letter.
-    pub payload: u64,
+    pub max_payload: u64,
     /// State bytes of one key, bytes.
     pub state_per_key: u64,
     /// Events per epoch at most.
-    pub epoch_events: u32,
+    pub epoch_max_events: u32,
     /// Age of an epoch at which it is cut.
-    pub epoch_time: Span,
+    pub epoch_max_age: Span,
     /// What modules may look like, and what compiling them may take.
     pub shape: Shape,
 }
@@ -212,7 +214,7 @@ impl Limits {
     /// What modules may make of events before it is handed on: as much as four replies, and no less than 32 MiB.
     #[must_use]
     pub fn held_bytes(&self) -> u64 {
-        self.output_bytes.saturating_mul(4).max(32 << 20)
+        self.reply_bytes.saturating_mul(4).max(32 << 20)
     }
 }
 
@@ -228,15 +230,15 @@ pub enum Shape {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            time_per_batch: Span(100),
+            call_timeout: Span(100),
             fuel_per_event: 10_000_000,
             memory: 64 << 20,
-            output_bytes: 8 << 20,
+            reply_bytes: 8 << 20,
             state: 2 << 30,
-            payload: 1 << 20,
+            max_payload: 1 << 20,
             state_per_key: 64 << 10,
-            epoch_events: 16_384,
-            epoch_time: Span(50),
+            epoch_max_events: 16_384,
+            epoch_max_age: Span(50),
             shape: Shape::Compiled,
         }
     }

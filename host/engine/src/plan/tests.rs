@@ -144,13 +144,13 @@ fn the_fraud_pipeline() {
     let create = CreateStream { ingest: None, max_age: Some(Span::from_secs(7 * 86_400)), max_bytes: None };
     assert_eq!(source.create, Some(create));
     assert_eq!(source.watermark.delay, Span::from_secs(120));
-    assert_eq!(source.watermark.idle, Some(Span::from_secs(30)));
+    assert_eq!(source.watermark.idle_timeout, Some(Span::from_secs(30)));
     assert_eq!(plan.stages[0].window, None);
     assert!(plan.stages[0].config.starts_with(r#"{"schema":{"properties":{"app":{"type":"string"},"country":"#));
-    let kind = WindowKind::Sliding { size: Span::from_secs(3600), every: Span::from_secs(300) };
-    assert_eq!(plan.stages[1].window, Some(Window { kind, lateness: Span::from_secs(600) }));
-    let publish = Publish { subject: "fraud.alerts.{key}".to_owned(), stream: "FRAUD_ALERTS".to_owned() };
-    assert_eq!(plan.outputs, [Output { name: "alerts".to_owned(), stage: 1, port: 0, publish: Some(publish) }]);
+    let kind = WindowKind::Sliding { size: Span::from_secs(3600), slide: Span::from_secs(300) };
+    assert_eq!(plan.stages[1].window, Some(Window { kind, allowed_lateness: Span::from_secs(600) }));
+    let stream = OutputStream { subject: "fraud.alerts.{key}".to_owned(), name: "FRAUD_ALERTS".to_owned() };
+    assert_eq!(plan.outputs, [Output { name: "alerts".to_owned(), stage: 1, port: 0, stream: Some(stream) }]);
     assert_eq!(plan.limits, Limits::default());
     let reads = plan.reads(&modules);
     assert_eq!(reads.iter().map(|read| read.name.as_str()).collect::<Vec<_>>(), ["track_id", "device", "ms_played"]);
@@ -173,19 +173,19 @@ stage = [
   { name = "farm", module = "a/rule.wasm", window = { kind = "tumbling", size = "1h30m" } },
 ]
 [output]
-audit = { from = "route", publish = "demo.audit", stream = "AUDIT" }
+audit = { from = "route", subject = "demo.audit", stream = "AUDIT" }
 rest = { from = "route.rejected" }
 found = {}
 [limits]
-time_per_batch = "250ms"
+call_timeout = "250ms"
 fuel_per_event = 20_000_000
 memory = "128MiB"
-output_bytes = 65536
+reply_bytes = 65536
 state = "4GiB"
-payload = "64KiB"
+max_payload = "64KiB"
 state_per_key = "1KiB"
-epoch_events = 900
-epoch_time = "1s"
+epoch_max_events = 900
+epoch_max_age = "1s"
 shape = "interpreter"
 "#;
 
@@ -207,15 +207,15 @@ fn every_key_arrives() {
         plan.outputs.iter().map(|output| (output.name.as_str(), output.stage, output.port)).collect();
     assert_eq!(ports, [("audit", 0, 2), ("rest", 0, 1), ("found", 1, 0)]);
     let limits = Limits {
-        time_per_batch: Span(250),
+        call_timeout: Span(250),
         fuel_per_event: 20_000_000,
         memory: 128 << 20,
-        output_bytes: 65_536,
+        reply_bytes: 65_536,
         state: 4 << 30,
-        payload: 64 << 10,
+        max_payload: 64 << 10,
         state_per_key: 1 << 10,
-        epoch_events: 900,
-        epoch_time: Span(1000),
+        epoch_max_events: 900,
+        epoch_max_age: Span(1000),
         shape: Shape::Interpreter,
     };
     assert_eq!(plan.limits, limits);

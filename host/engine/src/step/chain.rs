@@ -35,7 +35,7 @@ impl Chain {
         Chain {
             transforms: transforms.into_iter().map(transform).collect(),
             inlets: (0..plan.stages.len()).filter(has_state).map(|stage| outlet(plan.stages[stage].from)).collect(),
-            decoder: Decoder::new(&plan.source, fields, plan.limits.payload).in_partition(&plan.source, partition),
+            decoder: Decoder::new(&plan.source, fields, plan.limits.max_payload).in_partition(&plan.source, partition),
             spare: Vec::new(),
         }
     }

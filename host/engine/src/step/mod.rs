@@ -19,7 +19,7 @@ use crate::event::RawBatch;
 use crate::guest::{Descriptor, Guest, World};
 use crate::judge::StepError;
 use crate::operator::{self, Due, Operator};
-use crate::plan::{Plan, Publish};
+use crate::plan::{OutputStream, Plan};
 use crate::time::{EventTime, Span, WallTime};
 use crate::unit::{self, Context, Fate, UNIT_EVENTS, Unit};
 use crate::watermark::Watermark;
@@ -144,8 +144,8 @@ impl Engine {
         let chain = Chain::new(&plan, options.origin.partition, transforms, fields, &descriptors);
         let Options { origin, room, envelope, hash_key: _ } = options;
         let counters = counters(&plan, &descriptors);
-        let is_keyed = |publish: &Publish| publish.subject.contains("{key}");
-        let keyed = plan.outputs.iter().map(|output| output.publish.as_ref().is_some_and(is_keyed)).collect();
+        let is_keyed = |stream: &OutputStream| stream.subject.contains("{key}");
+        let keyed = plan.outputs.iter().map(|output| output.stream.as_ref().is_some_and(is_keyed)).collect();
         let context = Context { plan, origin, room, envelope, keyed };
         let mut engine = Engine {
             chain,
@@ -248,7 +248,7 @@ impl Engine {
         self.operators.iter().filter_map(|operator| operator.next_due()).min()
     }
 
-    /// Reports sequences that were gone before they could be read: they count as gaps, and a record tells which.
+    /// Reports sequences that were gone before they could be read: they count as lost, and a record tells which.
     /// False when the epoch is full: then nothing has happened.
     pub fn skip_gap(&mut self, first: u64, last: u64, effects: &mut Effects) -> bool {
         if !effects.fits(&self.context.room, 1) {
@@ -267,7 +267,7 @@ impl Engine {
         let body = serde_json::json!({"first": first, "last": last}).to_string();
         effects.push_dead_row(&self.context.origin, &letter, body.as_bytes());
         effects.totals.received += last - first + 1;
-        effects.totals.gaps += last - first + 1;
+        effects.totals.lost += last - first + 1;
         (self.batch, self.next) = (RawBatch::default(), 0);
         self.position = Position { sequence: last, fingerprint: 0 };
         true

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::effects::{Origin, Room};
 use crate::plan::Plan;
 
-/// Whether outputs carry headers. Dead letters and late rows always do.
+/// Whether outputs carry headers. Dead letters and late events always do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Envelope {
     Headers,

@@ -14,6 +14,7 @@ use crate::effects::{Counter, DeadLetter};
 use crate::event::{RawBatch, RawEvent};
 use crate::flow::{Flow, View};
 use crate::guest::Addition;
+use crate::totals::Faults;
 
 pub(crate) use context::Context;
 pub use context::Envelope;
@@ -38,7 +39,7 @@ pub(crate) struct Unit {
     pub(crate) refused: Vec<DecodeFault>,
     pub(crate) letters: Vec<Letter>,
     /// Faults of modules, by stage.
-    pub(crate) faults: Vec<(usize, u64)>,
+    pub(crate) faults: Vec<(usize, Faults)>,
     pub(crate) held: Held,
     /// The stage at which the unit became too large to be held; the rest of it was not computed.
     pub(crate) too_much: Option<usize>,

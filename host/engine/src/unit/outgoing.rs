@@ -104,9 +104,9 @@ impl Outgoing<'_> {
                     .put_key(self.key)
                     .put("Pelton-Window-Start", start)
                     .put("Pelton-Window-End", end)
-                    .put("Pelton-Pane", number)
+                    .put("Pelton-Pane-Index", number)
                     .put("Pelton-Pane-Timing", panes.timings[idx].name())
-                    .put("Pelton-Final", panes.lasts[idx])
+                    .put("Pelton-Pane-Last", panes.lasts[idx])
                     .put("Pelton-Watermark", panes.watermarks[idx]);
                 if let Some(before) = number.checked_sub(1) {
                     headers.put("Pelton-Replaces", format_args!("{base}/{before}/{nth}"));
@@ -151,7 +151,7 @@ pub(crate) struct Scale<'a> {
     /// Makes each header block in order to measure it, instead of taking an upper bound.
     exact: bool,
     scratch: Vec<u8>,
-    /// Records of outputs, dead letters and late rows.
+    /// Records of outputs, dead letters and late events.
     pub(crate) records: usize,
     /// Records of outputs, and their bytes.
     pub(crate) outputs: usize,
@@ -179,7 +179,7 @@ impl<'a> Scale<'a> {
         unreachable!("an exact measure is the last word")
     }
 
-    /// Adds a dead letter or a late row: these keep what fits, so only their number counts.
+    /// Adds a dead letter or a late event: these keep what fits, so only their number counts.
     pub(crate) fn add_letters(&mut self, count: usize) {
         self.records += count;
     }

@@ -1,6 +1,6 @@
 //! Event-time windows of one stage: slices per key, what is due, corrections, and their deltas.
 //!
-//! A sliding window is kept as slices of its step, never as one copy per window. What is due is a queue that is part
+//! A sliding window is kept as slices of one slide each, never as one copy per window. What is due is a queue that is part
 //! of the state: while it is not empty no further event is taken, so firing can be cut over many epochs at any pane.
 
 mod aggregate;
@@ -54,8 +54,8 @@ struct InFiring {
 /// Windows of one stage and partition.
 pub(crate) struct Windows {
     size: i64,
-    every: i64,
-    lateness: i64,
+    slide: i64,
+    allowed_lateness: i64,
     global: bool,
     shapes: Vec<Shape>,
     /// Of the hash by which texts are counted.
@@ -97,15 +97,15 @@ struct Scratch {
 impl Windows {
     /// Conditions of `thresholds` name shapes.
     pub(crate) fn new(window: &Window, shapes: Vec<Shape>, thresholds: &[Vec<Condition>], fold: bool) -> Windows {
-        let (size, every, global) = match window.kind {
+        let (size, slide, global) = match window.kind {
             WindowKind::Tumbling { size } => (size.0, size.0, false),
-            WindowKind::Sliding { size, every } => (size.0, every.0, false),
+            WindowKind::Sliding { size, slide } => (size.0, slide.0, false),
             WindowKind::Global => (i64::MAX, i64::MAX, true),
         };
         Windows {
             size,
-            every,
-            lateness: window.lateness.0,
+            slide,
+            allowed_lateness: window.allowed_lateness.0,
             global,
             thresholds: Thresholds::new(thresholds, &shapes),
             shapes,
@@ -140,7 +140,7 @@ impl Windows {
 
     /// Start of the slice that `time` falls into.
     pub(crate) fn slice_start(&self, time: EventTime) -> i64 {
-        if self.global { i64::MIN } else { time.0.div_euclid(self.every).saturating_mul(self.every) }
+        if self.global { i64::MIN } else { time.0.div_euclid(self.slide).saturating_mul(self.slide) }
     }
 
     /// First instant after the last window of the slice at `start`.
@@ -150,12 +150,12 @@ impl Windows {
 
     /// Whether an event at `time` is behind every window that could take it.
     pub(crate) fn is_late(&self, time: EventTime, watermark: EventTime) -> bool {
-        self.last_end(self.slice_start(time)).saturating_add(self.lateness) <= watermark.0
+        self.last_end(self.slice_start(time)).saturating_add(self.allowed_lateness) <= watermark.0
     }
 
     /// Whether an event at `time` that arrives at this watermark fires a correction.
     pub(crate) fn corrects(&self, time: EventTime, watermark: EventTime) -> bool {
-        !self.global && self.lateness > 0 && self.slice_start(time).saturating_add(self.every) <= watermark.0
+        !self.global && self.allowed_lateness > 0 && self.slice_start(time).saturating_add(self.slide) <= watermark.0
     }
 
     /// Puts an event that is not late into its slice; `fold` updates the row.
@@ -170,7 +170,7 @@ impl Windows {
             return Placed::Late;
         }
         let start = self.slice_start(time);
-        self.wake = self.wake.min(self.last_end(start).saturating_add(self.lateness));
+        self.wake = self.wake.min(self.last_end(start).saturating_add(self.allowed_lateness));
         let key = self.keys.intern(key);
         self.correct(start, key, watermark);
         let (shapes, fold) = (&self.shapes, self.fold);
@@ -198,7 +198,7 @@ impl Windows {
 
     /// Stores what `fold` returned for the slice at `start`, and queues corrections of windows that have fired.
     pub(crate) fn replace(&mut self, key: &[u8], start: i64, bytes: &[u8], watermark: EventTime) {
-        self.wake = self.wake.min(self.last_end(start).saturating_add(self.lateness));
+        self.wake = self.wake.min(self.last_end(start).saturating_add(self.allowed_lateness));
         let key = self.keys.intern(key);
         self.correct(start, key, watermark);
         let slice = self.slices.entry(start).or_insert_with(|| Slice::new(&[], true));
@@ -213,9 +213,9 @@ impl Windows {
         if !self.corrects(EventTime(start), watermark) {
             return;
         }
-        let mut end = start + self.every;
+        let mut end = start + self.slide;
         while end <= watermark.0 && end <= start + self.size {
-            if end.saturating_add(self.lateness) > watermark.0 {
+            if end.saturating_add(self.allowed_lateness) > watermark.0 {
                 let number = match self.revisions.get(&(end, key)) {
                     Some(number) => number.saturating_add(1),
                     None => {
@@ -226,7 +226,7 @@ impl Windows {
                 self.revisions_changed.push((end, key));
                 self.corrections.push_back(Correction { end, key, number });
             }
-            end += self.every;
+            end += self.slide;
         }
     }
 
@@ -241,8 +241,8 @@ impl Windows {
         if self.global {
             return (watermark == EventTime::MAX && self.fired_until != i64::MAX).then_some(i64::MAX);
         }
-        let next = self.fired_until.saturating_add(self.every);
-        let unfired = |start: i64| (start + self.every).max(next);
+        let next = self.fired_until.saturating_add(self.slide);
+        let unfired = |start: i64| (start + self.slide).max(next);
         // Slices whose windows have all fired are only kept for corrections.
         let start = if first + self.size > self.fired_until {
             first
@@ -413,7 +413,7 @@ impl Windows {
         panes.ends.push(end);
         panes.timings.push(timing);
         panes.indexes.push(index);
-        panes.lasts.push(end.saturating_add(self.lateness) <= watermark.0);
+        panes.lasts.push(end.saturating_add(self.allowed_lateness) <= watermark.0);
         panes.watermarks.push(watermark.0);
         for (idx, values) in panes.values.iter_mut().enumerate() {
             aggregate::push(values, self.merged(end, key, idx).finish(self.shapes[idx]));
@@ -434,14 +434,14 @@ impl Windows {
         if self.global {
             self.wake = i64::MAX;
         } else {
-            let passed = watermark.0.div_euclid(self.every).saturating_mul(self.every);
+            let passed = watermark.0.div_euclid(self.slide).saturating_mul(self.slide);
             self.fired_until = self.fired_until.max(passed);
-            self.wake = passed.saturating_add(self.every);
+            self.wake = passed.saturating_add(self.slide);
         }
         while let Some(entry) = self.slices.first_entry() {
             let start = *entry.key();
             let end = if self.global { i64::MAX } else { start.saturating_add(self.size) };
-            let gone = end.saturating_add(self.lateness);
+            let gone = end.saturating_add(self.allowed_lateness);
             if gone > watermark.0 || end > self.fired_until {
                 // Not later than then, so that the state at a watermark does not depend on when it was looked at.
                 self.wake = if gone > watermark.0 { self.wake.min(gone) } else { self.wake };
@@ -457,7 +457,7 @@ impl Windows {
 
     fn drop_revisions(&mut self, watermark: EventTime) {
         while let Some(entry) = self.revisions.first_entry() {
-            if entry.key().0.saturating_add(self.lateness) > watermark.0 {
+            if entry.key().0.saturating_add(self.allowed_lateness) > watermark.0 {
                 break;
             }
             entry.remove();

@@ -127,13 +127,13 @@ impl Windows {
     fn read_slice_start(&self, reader: &mut Reader<'_>) -> Result<i64, Damaged> {
         let start = reader.i64()?;
         let is_start =
-            if self.global { start == i64::MIN } else { in_range(start) && start.rem_euclid(self.every) == 0 };
+            if self.global { start == i64::MIN } else { in_range(start) && start.rem_euclid(self.slide) == 0 };
         if is_start { Ok(start) } else { Err(Damaged(format!("no slice starts at {start}"))) }
     }
 
     fn read_end(&self, reader: &mut Reader<'_>) -> Result<i64, Damaged> {
         let end = reader.i64()?;
-        let is_end = if self.global { end == i64::MAX } else { in_range(end) && end.rem_euclid(self.every) == 0 };
+        let is_end = if self.global { end == i64::MAX } else { in_range(end) && end.rem_euclid(self.slide) == 0 };
         if is_end { Ok(end) } else { Err(Damaged(format!("no window ends at {end}"))) }
     }
 

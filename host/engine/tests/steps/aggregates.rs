@@ -68,7 +68,7 @@ fn integer(key: &str, time: i64, value: i64) -> String {
 }
 
 const TUMBLING: WindowKind = WindowKind::Tumbling { size: Span(120) };
-const SLIDING: WindowKind = WindowKind::Sliding { size: Span(120), every: Span(10) };
+const SLIDING: WindowKind = WindowKind::Sliding { size: Span(120), slide: Span(10) };
 
 fn rows(setup: &Setup, events: &[String]) -> Vec<String> {
     let rows = drive(setup, events, &Cuts::default()).unwrap().rows;

@@ -50,7 +50,7 @@ fn setups() -> Vec<Setup> {
         }
         Ok(())
     }));
-    let sliding = WindowKind::Sliding { size: Span(40), every: Span(10) };
+    let sliding = WindowKind::Sliding { size: Span(40), slide: Span(10) };
     let mut setups = vec![
         Setup::new(vec![rule]).window(sliding, 30, 0),
         Setup::new(vec![fold]).window(sliding, 30, 0),

@@ -76,7 +76,8 @@ fn keeper() -> Native {
 
 fn keeping() -> Setup {
     let mut setup = Setup::new(vec![keeper()]);
-    setup.limits = Limits { state_per_key: 16 << 20, output_bytes: 64 << 20, payload: 16 << 20, ..Limits::default() };
+    setup.limits =
+        Limits { state_per_key: 16 << 20, reply_bytes: 64 << 20, max_payload: 16 << 20, ..Limits::default() };
     setup
 }
 
@@ -140,7 +141,7 @@ fn an_event_that_would_change_too_much_is_a_dead_letter() {
     native.plan.aggregates = vec![top("a"), top("b")];
     native.evaluate = Some(Arc::new(|_: &Panes, _: &States, _: &mut Output| Ok(())));
     let mut setup = Setup::new(vec![native]).window(WindowKind::Tumbling { size: Span(1000) }, 0, 0);
-    setup.limits.payload = 16 << 20;
+    setup.limits.max_payload = 16 << 20;
     let text = |bytes: usize| event("k", 0, &format!(r#","s":"{}""#, "t".repeat(bytes)));
     let outcome = drive(&setup, &[text(3 * MIB), text(4 * MIB), text(10)], &Cuts::default()).unwrap();
     assert_eq!((outcome.totals.processed, outcome.totals.dead), (2, 1));

@@ -59,7 +59,7 @@ fn check(name: &str, got: &str, expected: &str) {
     }
 }
 
-const SLIDING: WindowKind = WindowKind::Sliding { size: Span(40), every: Span(10) };
+const SLIDING: WindowKind = WindowKind::Sliding { size: Span(40), slide: Span(10) };
 const TUMBLING: WindowKind = WindowKind::Tumbling { size: Span(10) };
 
 fn rule(aggregates: &[(Function, Option<&str>)]) -> Native {
@@ -194,7 +194,7 @@ fn records_are_stored_so() {
             vec![event("a", 0, ""), event("b", 0, ""), event("c", 0, "")],
         ),
         (
-            "a rule: panes, a correction, a late row, a dead letter of a pane",
+            "a rule: panes, a correction, a late event, a dead letter of a pane",
             Setup::new(vec![rule(&[(Function::Count, None)])]).window(TUMBLING, 20, 0),
             vec![
                 event("a/b", 0, ""),
@@ -293,8 +293,8 @@ fn whatever_shapes_the_state_makes_another_layout() {
         newer,
         other(TUMBLING),
         other(WindowKind::Global),
-        other(WindowKind::Sliding { size: Span(50), every: Span(10) }),
-        other(WindowKind::Sliding { size: Span(40), every: Span(20) }),
+        other(WindowKind::Sliding { size: Span(50), slide: Span(10) }),
+        other(WindowKind::Sliding { size: Span(40), slide: Span(20) }),
         aggregates(&[(Function::Sum, Some("i"))]),
         aggregates(&[(Function::Sum, Some("n"))]),
         aggregates(&[(Function::Count, None), (Function::Count, None)]),

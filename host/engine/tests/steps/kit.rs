@@ -162,8 +162,8 @@ impl Setup {
         Setup { guests, from: Vec::new(), window: None, delay: 0, room: Room::default(), limits, hash_key: None }
     }
 
-    pub(crate) fn window(mut self, kind: WindowKind, lateness: i64, delay: i64) -> Setup {
-        self.window = Some(Window { kind, lateness: Span(lateness) });
+    pub(crate) fn window(mut self, kind: WindowKind, allowed_lateness: i64, delay: i64) -> Setup {
+        self.window = Some(Window { kind, allowed_lateness: Span(allowed_lateness) });
         self.delay = delay;
         self
     }
@@ -185,7 +185,7 @@ impl Setup {
         let outputs = (0..=last)
             .flat_map(|stage| (0..2).map(move |port| (stage, port)))
             .filter(|&(stage, port)| !is_read(stage) || port > 0)
-            .map(|(stage, port)| plan::Output { name: format!("{stage}-{port}"), stage, port, publish: None })
+            .map(|(stage, port)| plan::Output { name: format!("{stage}-{port}"), stage, port, stream: None })
             .collect();
         let century = Span::from_secs(100 * 366 * 86_400);
         Plan {
@@ -197,7 +197,12 @@ impl Setup {
                 create: None,
                 key: Key::Field(vec!["k".into()]),
                 time: Time { field: vec!["t".into()], unit: TimeUnit::Millis },
-                watermark: Watermark { delay: Span(self.delay), idle: None, max_future: century, max_past: century },
+                watermark: Watermark {
+                    delay: Span(self.delay),
+                    idle_timeout: None,
+                    max_future: century,
+                    max_past: century,
+                },
                 fields: Vec::new(),
             },
             stages: (0..=last).map(stage).collect(),
@@ -328,7 +333,7 @@ impl Outcome {
         let twice: Vec<_> = ids.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect();
         assert!(twice.is_empty(), "ids of more than one record: {twice:?}");
         let with_id = self.rows.iter().filter(|row| !row.starts_with("dlq.")).count();
-        assert_eq!(ids.len(), with_id, "every output and late row has an id");
+        assert_eq!(ids.len(), with_id, "every output and late event has an id");
     }
 }
 

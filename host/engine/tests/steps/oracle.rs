@@ -39,7 +39,7 @@ impl Sample {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
     pub(crate) kind: WindowKind,
-    pub(crate) lateness: i64,
+    pub(crate) allowed_lateness: i64,
     pub(crate) delay: i64,
     /// Smallest count, smallest distinct, smallest minimum (`i64::MIN` for no such threshold).
     pub(crate) least: (i64, i64, i64),
@@ -49,7 +49,7 @@ pub(crate) struct Shape {
 #[track_caller]
 pub(crate) fn check(shape: Shape, samples: &[Sample], cuts: &Cuts, room: Room, is_fold: bool) {
     let guest = if is_fold { fold() } else { rule(shape.least) };
-    let mut setup = Setup::new(vec![guest]).window(shape.kind, shape.lateness, shape.delay);
+    let mut setup = Setup::new(vec![guest]).window(shape.kind, shape.allowed_lateness, shape.delay);
     setup.limits.state_per_key = 10_000;
     setup.room = room;
     let events: Vec<String> = samples.iter().map(Sample::json).collect();
@@ -226,9 +226,9 @@ fn rule_values(samples: &[Sample], least: (i64, i64, i64)) -> Option<String> {
 
 /// Every record that must come out, in order, and which events are late.
 fn oracle(shape: Shape, samples: &[Sample], is_fold: bool) -> Vec<String> {
-    let (size, every) = match shape.kind {
+    let (size, slide) = match shape.kind {
         WindowKind::Tumbling { size } => (size.0, size.0),
-        WindowKind::Sliding { size, every } => (size.0, every.0),
+        WindowKind::Sliding { size, slide } => (size.0, slide.0),
         WindowKind::Global => (0, 0),
     };
     let is_global = shape.kind == WindowKind::Global;
@@ -236,7 +236,7 @@ fn oracle(shape: Shape, samples: &[Sample], is_fold: bool) -> Vec<String> {
     let mut windows: BTreeMap<(i64, String), Vec<Sample>> = BTreeMap::new();
     let mut numbers: BTreeMap<(i64, String), u32> = BTreeMap::new();
     let mut watermark = i64::MIN;
-    let closes = |end: i64| end.saturating_add(shape.lateness);
+    let closes = |end: i64| end.saturating_add(shape.allowed_lateness);
     let pane = |place: &(i64, String),
                 content: &[Sample],
                 number: u32,
@@ -246,7 +246,7 @@ fn oracle(shape: Shape, samples: &[Sample], is_fold: bool) -> Vec<String> {
         let (end, key) = place;
         let values = if is_fold {
             let mut content = content.to_vec();
-            content.sort_by_key(|sample| if is_global { 0 } else { (NOW + sample.time).div_euclid(every) });
+            content.sort_by_key(|sample| if is_global { 0 } else { (NOW + sample.time).div_euclid(slide) });
             Some(content.iter().map(|sample| format!("{};", sample.v.unwrap_or(0))).collect())
         } else {
             rule_values(content, shape.least)
@@ -266,9 +266,9 @@ fn oracle(shape: Shape, samples: &[Sample], is_fold: bool) -> Vec<String> {
             }
             let time = NOW + sample.time;
             let key = format!("key{}", sample.key);
-            let first = if is_global { i64::MAX } else { time.div_euclid(every) * every + every };
+            let first = if is_global { i64::MAX } else { time.div_euclid(slide) * slide + slide };
             let ends: Vec<i64> =
-                if is_global { vec![first] } else { (first..=first + size - every).step_by(every as usize).collect() };
+                if is_global { vec![first] } else { (first..=first + size - slide).step_by(slide as usize).collect() };
             if ends.iter().all(|&end| closes(end) <= watermark) {
                 rows.push(format!("late.s0 {}", sample.json()));
             } else if is_fold && sample.v == Some(13) {

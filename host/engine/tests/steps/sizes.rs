@@ -256,7 +256,7 @@ fn what_one_event_brings_about_fits_into_one_epoch() {
 
 /// Rows of one event that are late are told apart, and share the bytes that one event may take.
 #[test]
-fn late_rows_of_one_event_have_ids_of_their_own() {
+fn late_records_of_one_event_have_ids_of_their_own() {
     let mut copies = Native::new(World::Transform, &[("op", Kind::Text, true)]);
     copies.process = Some(Arc::new(|_, events: &Events, output: &mut Output| {
         for (row, op) in ops(events) {

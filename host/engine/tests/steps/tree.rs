@@ -15,7 +15,7 @@ use crate::cuts::{any_cuts, any_room};
 use crate::fates::{fold, reducer, rule, split, transform};
 use crate::kit::{Cuts, NOW, Native, Outcome, Setup, drive};
 
-const SLIDING: WindowKind = WindowKind::Sliding { size: Span(20), every: Span(5) };
+const SLIDING: WindowKind = WindowKind::Sliding { size: Span(20), slide: Span(5) };
 
 /// Records by stage, without those of the first stage's side port: every pipeline has these.
 fn by_stage(outcome: &Outcome) -> BTreeMap<String, Vec<String>> {

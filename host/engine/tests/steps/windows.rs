@@ -41,7 +41,7 @@ pub(crate) fn samples(sorted: bool) -> impl Strategy<Value = Vec<Sample>> {
 fn shapes() -> impl Strategy<Value = Shape> {
     let tumbling = prop::sample::select(vec![10i64, 50]).prop_map(|size| WindowKind::Tumbling { size: Span(size) });
     let sliding = prop::sample::select(vec![(60i64, 20i64), (40, 10), (30, 30)])
-        .prop_map(|(size, every)| WindowKind::Sliding { size: Span(size), every: Span(every) });
+        .prop_map(|(size, slide)| WindowKind::Sliding { size: Span(size), slide: Span(slide) });
     let kind = prop_oneof![3 => tumbling, 5 => sliding, 1 => Just(WindowKind::Global)];
     let least = (
         prop_oneof![Just(0i64), 1..4i64],
@@ -49,9 +49,9 @@ fn shapes() -> impl Strategy<Value = Shape> {
         prop_oneof![4 => Just(i64::MIN), 1 => -30..20i64],
     );
     (kind, prop_oneof![Just(0i64), Just(25), Just(90)], prop_oneof![Just(0i64), Just(40), Just(130)], least).prop_map(
-        |(kind, lateness, delay, least)| {
-            let lateness = if kind == WindowKind::Global { 0 } else { lateness };
-            Shape { kind, lateness, delay, least }
+        |(kind, allowed_lateness, delay, least)| {
+            let allowed_lateness = if kind == WindowKind::Global { 0 } else { allowed_lateness };
+            Shape { kind, allowed_lateness, delay, least }
         },
     )
 }
@@ -91,7 +91,7 @@ proptest! {
 /// Job A: an event counts in the windows that end after the watermark before it, and only there.
 #[test]
 fn an_event_is_dropped_from_passed_windows_only() {
-    let kind = WindowKind::Sliding { size: Span(60), every: Span(20) };
+    let kind = WindowKind::Sliding { size: Span(60), slide: Span(20) };
     let sample = |time| Sample { key: 0, time, v: None, x: None, s: None, bad: false };
     let setup = Setup::new(vec![rule((0, 0, i64::MIN))]).window(kind, 0, 0);
     // At watermark 25 the windows up to 20 have passed; the event at 5 still counts in those that end at 40 and 60.
@@ -121,7 +121,7 @@ fn the_pane_contract() {
     let head = |number: u32, firing: &str, watermark: i64| {
         format!(
             "Pelton-Id: {base}/{number}/0\r\nPelton-Key: key1\r\nPelton-Window-Start: {start}\r\nPelton-Window-End: {end}\r\n\
-             Pelton-Pane: {number}\r\nPelton-Pane-Timing: {firing}\r\nPelton-Final: false\r\nPelton-Watermark: {watermark}\r\n"
+             Pelton-Pane-Index: {number}\r\nPelton-Pane-Timing: {firing}\r\nPelton-Pane-Last: false\r\nPelton-Watermark: {watermark}\r\n"
         )
     };
     assert_eq!(outcome.headers[0], head(0, "on-time", NOW + 12));

@@ -1,10 +1,10 @@
 //! What clients get, and what they can take.
 
-use pelton_engine::totals::Totals;
+use pelton_engine::totals::{Faults, Totals};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::*;
-use crate::{Answer, Partition, Shape};
+use crate::{CommitResult, Partition, Shape};
 
 const SHAPE: Shape<'static> =
     Shape { pipeline: "fraud", partition: 3, revision: "ab12", stages: &["farm"], outputs: &["alerts"] };
@@ -39,20 +39,21 @@ async fn ask(address: SocketAddr, request: &str) -> (String, String) {
 }
 
 fn work(partition: &Partition) {
-    let totals = Totals { received: 10, processed: 6, filtered: 1, late: 1, dead: 1, gaps: 1 };
+    let totals = Totals { received: 10, processed: 6, filtered: 1, late: 1, dead: 1, lost: 1 };
     partition.events.add(&totals);
     partition.add_records(0, 4);
     partition.add_records(9, 4);
     partition.add_dead_letters("json-syntax", 1);
-    partition.late_rows.inc();
-    partition.observe_guest(0, Duration::from_millis(3));
-    partition.add_traps(0, 2);
-    partition.add_publish(Answer::Stored);
-    partition.add_publish(Answer::Unknown);
+    partition.observe_module(0, Duration::from_millis(3));
+    let mut faults = Faults::default();
+    ["trap", "timeout", "trap"].into_iter().for_each(|kind| faults.count(kind));
+    partition.add_faults(0, &faults);
+    partition.add_commit_attempt(CommitResult::Stored);
+    partition.add_commit_attempt(CommitResult::Unknown);
     partition.add_recovery("start");
     partition.set_lag(Some(17), 1.5);
     partition.set_working(true);
-    partition.set_watermark(1_767_225_600_000);
+    partition.set_watermark(1_767_225_600_250);
     partition.set_epoch(42);
     partition.observe_epoch(Duration::from_millis(50), Duration::from_millis(5));
     partition.set_state_bytes(4096);
@@ -69,22 +70,22 @@ async fn metrics_are_open_metrics_with_labels_from_the_pipeline() {
     for line in [
         format!("pelton_events_received_total{{{labels}}} 10"),
         format!("pelton_events_total{{{labels},fate=\"processed\"}} 6"),
-        format!("pelton_events_total{{{labels},fate=\"gap\"}} 1"),
-        format!("pelton_records_total{{{labels},output=\"alerts\"}} 4"),
+        format!("pelton_events_total{{{labels},fate=\"lost\"}} 1"),
+        format!("pelton_output_records_total{{{labels},output=\"alerts\"}} 4"),
         format!("pelton_dead_letters_total{{{labels},code=\"json-syntax\"}} 1"),
-        format!("pelton_late_rows_total{{{labels}}} 1"),
-        format!("pelton_guest_traps_total{{{labels},stage=\"farm\"}} 2"),
-        format!("pelton_publishes_total{{{labels},answer=\"unknown\"}} 1"),
-        format!("pelton_publishes_total{{{labels},answer=\"rejected\"}} 0"),
+        format!("pelton_module_faults_total{{{labels},stage=\"farm\",kind=\"trap\"}} 2"),
+        format!("pelton_module_faults_total{{{labels},stage=\"farm\",kind=\"limit\"}} 0"),
+        format!("pelton_commit_attempts_total{{{labels},result=\"unknown\"}} 1"),
+        format!("pelton_commit_attempts_total{{{labels},result=\"conflict\"}} 0"),
         format!("pelton_recoveries_total{{{labels},cause=\"start\"}} 1"),
         format!("pelton_lag_events{{{labels}}} 17"),
         format!("pelton_lag_seconds{{{labels}}} 1.5"),
         format!("pelton_partition_working{{{labels}}} 1"),
-        format!("pelton_watermark_milliseconds{{{labels}}} 1767225600000"),
-        format!("pelton_epoch{{{labels}}} 42"),
+        format!("pelton_watermark_timestamp_seconds{{{labels}}} 1767225600.25"),
+        format!("pelton_last_committed_epoch{{{labels}}} 42"),
         format!("pelton_epoch_duration_seconds_count{{{labels}}} 1"),
         format!("pelton_commit_duration_seconds_count{{{labels}}} 1"),
-        format!("pelton_guest_duration_seconds_count{{{labels},stage=\"farm\"}} 1"),
+        format!("pelton_module_duration_seconds_count{{{labels},stage=\"farm\"}} 1"),
         format!("pelton_state_bytes{{{labels}}} 4096"),
     ] {
         assert!(body.lines().any(|found| found == line), "{line} is not in\n{body}");

@@ -13,7 +13,7 @@ use super::ensure;
 
 fn accepting(weakness: &Weakness) -> Setup {
     let setup = Setup::new(weakness);
-    Setup { config: Config { accept_gaps: true, ..setup.config }, ..setup }
+    Setup { config: Config { accept_loss: true, ..setup.config }, ..setup }
 }
 
 /// Every published event of a partition is received or in a gap.
@@ -41,7 +41,7 @@ fn stands_before(rig: &mut Rig, partition: u32, unread: u64) -> Result<(), Strin
 /// The same partition with `--accept-loss`: everything is in the account.
 fn accept(rig: &mut Rig, partition: u32) -> Result<(), String> {
     let seat = rig.seats.iter().position(|seat| seat.partition == partition).unwrap_or(0);
-    rig.seats[seat].setup.config.accept_gaps = true;
+    rig.seats[seat].setup.config.accept_loss = true;
     rig.restart(seat);
     rig.run(20_000);
     accounts_for_all(rig, partition)
@@ -88,8 +88,8 @@ pub(super) fn accepted_while_running(weakness: &Weakness) -> Result<(), String> 
     pass_unread(&mut rig);
     rig.run(60_000);
     accounts_for_all(&rig, 0)?;
-    let gaps = rig.head(0).map_or(0, |head| head.totals_sum.gaps);
-    ensure(gaps > 0 && rig.seats[0].halted().is_none(), || format!("{gaps} in gaps: {}", story(&rig)))
+    let lost = rig.head(0).map_or(0, |head| head.totals_sum.lost);
+    ensure(lost > 0 && rig.seats[0].halted().is_none(), || format!("{lost} lost: {}", story(&rig)))
 }
 
 /// 50 events are read; the host stands still while 1,000 come and the first 800 of them go. Gives the first unread one.
@@ -175,8 +175,8 @@ pub(super) fn quiet_neighbour(weakness: &Weakness) -> Result<(), String> {
             rig.produce(1, 1);
         }
     }
-    let head = rig.head(1).map(|head| (head.totals_sum.received, head.totals_sum.gaps));
-    ensure(head == Some((2, 0)), || format!("received and gaps of the quiet partition: {head:?}"))
+    let head = rig.head(1).map(|head| (head.totals_sum.received, head.totals_sum.lost));
+    ensure(head == Some((2, 0)), || format!("received and lost of the quiet partition: {head:?}"))
 }
 
 /// It has read its last events; they expire, and it learns of nothing else. It must not halt, now or at its next start.
@@ -192,8 +192,8 @@ pub(super) fn read_then_gone(weakness: &Weakness) -> Result<(), String> {
     rig.run(5_000);
     ensure(rig.seats[0].halted().is_none(), || story(&rig))?;
     accounts_for_all(&rig, 0)?;
-    let gaps = rig.head(0).map_or(0, |head| head.totals_sum.gaps);
-    ensure(gaps == 0, || format!("{gaps} in gaps, all were read"))
+    let lost = rig.head(0).map_or(0, |head| head.totals_sum.lost);
+    ensure(lost == 0, || format!("{lost} lost, all were read"))
 }
 
 /// Between the question of a look and its answer another host reads on, and what it has read expires.

@@ -30,13 +30,13 @@ pub(super) fn passed_by_retention(weakness: &Weakness) -> Result<(), String> {
     gapped(&rig, 70, 1)
 }
 
-/// Everything is received, so many sequences as gaps, and nobody halts.
-fn gapped(rig: &Rig, received: u64, gaps: u64) -> Result<(), String> {
+/// Everything is received, N sequences are lost, and nobody halts.
+fn gapped(rig: &Rig, received: u64, lost: u64) -> Result<(), String> {
     ensure(rig.seats[0].halted().is_none(), || story(rig))?;
     audit::chain(rig.log.pipeline.entries(0), 0, &rig.log.input)?;
-    let found = rig.head(0).map(|head| (head.totals_sum.received, head.totals_sum.gaps));
-    ensure(found == Some((received, gaps)), || {
-        format!("received and gaps {found:?}, wanted {received} and {gaps}: {}", story(rig))
+    let found = rig.head(0).map(|head| (head.totals_sum.received, head.totals_sum.lost));
+    ensure(found == Some((received, lost)), || {
+        format!("received and lost {found:?}, wanted {received} and {lost}: {}", story(rig))
     })
 }
 

@@ -35,7 +35,7 @@ pub(super) fn no_lease_no_work(weakness: &Weakness) -> Result<(), String> {
 pub(super) fn away(weakness: &Weakness) -> Result<(), String> {
     let setup = Setup::new(weakness);
     let config = Config { snapshot_epochs: 1_000_000, ..setup.config };
-    let mut rig = Rig::new(&Setup { epoch_events: 1, config, ..setup });
+    let mut rig = Rig::new(&Setup { epoch_max_events: 1, config, ..setup });
     let mut other = SimStore::default();
     rig.produce(0, 10);
     rig.run(3_000);
@@ -75,9 +75,9 @@ pub(super) fn yields(weakness: &Weakness) -> Result<(), String> {
 }
 
 /// Publishing is slow; the machine says that it has ended when the last epoch is stored.
-pub(super) fn drains(weakness: &Weakness) -> Result<(), String> {
+pub(super) fn exits_when_caught_up(weakness: &Weakness) -> Result<(), String> {
     let setup = Setup::new(weakness);
-    let config = Config { drain: true, ..setup.config };
+    let config = Config { exit_when_caught_up: true, ..setup.config };
     let mut rig = Rig::new(&Setup { config, ..setup });
     rig.restart(0);
     rig.produce(0, 333);

@@ -48,7 +48,7 @@ pub const CASES: &[Case] = &[
     ("who lost the lease does not work", hosts::no_lease_no_work),
     ("a host away for 4,300 epochs sets nothing aside", hosts::away),
     ("a host whose store refuses gives the lease to one that can work", hosts::yields),
-    ("drain ends when everything is committed, not before", hosts::drains),
+    ("a host that has caught up exits when everything is committed, not before", hosts::exits_when_caught_up),
     ("in calm weather one host works and none recovers", hosts::calm),
     ("idle time commits nothing until something is due", output::idle_is_quiet),
     ("idle time fires what is due, and no event is late for it", output::idle_fires),

@@ -18,7 +18,7 @@ use super::expiry::story;
 
 fn idle(weakness: &Weakness) -> Setup {
     let window_ms = 10_000;
-    Setup { worlds: vec![World::WindowRule], idle: Some(Span(1_000)), window_ms, ..Setup::new(weakness) }
+    Setup { worlds: vec![World::WindowRule], idle_timeout: Some(Span(1_000)), window_ms, ..Setup::new(weakness) }
 }
 
 /// Epochs of the stream, and how many records they hold.

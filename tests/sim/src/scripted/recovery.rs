@@ -19,7 +19,7 @@ fn snapping(weakness: &Weakness, epochs: u64) -> Setup {
 
 /// A state of 200 keys, and at least two snapshots of it.
 fn large(weakness: &Weakness) -> Rig {
-    let mut rig = Rig::new(&Setup { epoch_events: 40, ..snapping(weakness, 8) });
+    let mut rig = Rig::new(&Setup { epoch_max_events: 40, ..snapping(weakness, 8) });
     for n in 0..1_000 {
         rig.produce_at(0, n, &format!("key-{}", n % 200));
     }
@@ -135,7 +135,7 @@ pub(super) fn altered_change(weakness: &Weakness) -> Result<(), String> {
 }
 
 pub(super) fn unsaved_snapshot(weakness: &Weakness) -> Result<(), String> {
-    let mut rig = Rig::new(&Setup { epoch_events: 4, ..snapping(weakness, 5) });
+    let mut rig = Rig::new(&Setup { epoch_max_events: 4, ..snapping(weakness, 5) });
     rig.produce(0, 400);
     let mut full = |_: &mut SimLog, _: usize, request: &Request, _: u64| match request {
         Request::SaveSnapshot { .. } => Fate::Instead(Response::Unavailable("maximum bytes exceeded".into())),

@@ -180,7 +180,7 @@ impl World {
     fn landed(&mut self, host: usize, part: usize, before: usize, epoch: &Epoch) {
         let (partition, marker) = (part as u32, &epoch.marker);
         self.tally.epochs += 1;
-        self.tally.gaps += marker.totals.gaps;
+        self.tally.events_lost += marker.totals.lost;
         self.looked_at[host][part] = u64::MAX;
         // Who looked before the stream was made again commits to it under the old one's identity, and keeps that.
         if marker.pipeline_stream.created != self.log.pipeline.created() {

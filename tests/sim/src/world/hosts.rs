@@ -30,7 +30,7 @@ impl World {
             let config = Config {
                 partition: part as u32,
                 session,
-                drain: self.drain,
+                exit_when_caught_up: self.exit_when_caught_up,
                 mutants: self.weakness.protocol,
                 ..self.scenario.config.clone()
             };

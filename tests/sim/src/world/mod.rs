@@ -152,7 +152,7 @@ struct World {
     /// Processes and engines so far: sessions, instances and stamps.
     lives: u64,
     attempts: Arc<std::sync::atomic::AtomicU64>,
-    drain: bool,
+    exit_when_caught_up: bool,
     /// The input still holds every message under its sequence.
     is_input_whole: bool,
     /// Per partition: consumed messages were lost, so that it has to halt.
@@ -228,7 +228,7 @@ impl World {
             stormy_guests: Arc::default(),
             lives: 0,
             attempts: Arc::default(),
-            drain: false,
+            exit_when_caught_up: false,
             is_input_whole: true,
             must_halt: vec![false; partitions as usize],
             rolled_at: vec![0; partitions as usize],

@@ -34,7 +34,7 @@ impl World {
     pub(super) fn halted(&mut self, host: usize, part: usize, halted: &Halted) {
         self.tally.halts += 1;
         let is_caused = match halted.code.name() {
-            "input-gap" if self.scenario.config.accept_gaps => false,
+            "input-gap" if self.scenario.config.accept_loss => false,
             // Who looks while the stream lacks its tail sees what was read by it as unread, until it is published again.
             "input-gap" => {
                 let read = self.read(part as u32).min(self.lost_to[part]).min(self.looked_at[host][part]);
@@ -70,7 +70,7 @@ impl World {
         })
     }
 
-    /// Waits for the work to be done, compares, starts once more to drain, compares again.
+    /// Waits for the work to be done, compares, starts once more to catch up and exit, compares again.
     pub(super) fn settle(&mut self) -> Result<(), String> {
         let awake = self.hosts.iter().map(|host| host.frozen_until).fold(self.now, u64::max);
         self.run_until(awake)?;
@@ -294,8 +294,8 @@ impl World {
     }
 
     /// Every process ends; one host, or each, starts again.
-    fn start_anew(&mut self, drain: bool) -> usize {
-        self.drain = drain;
+    fn start_anew(&mut self, exit_when_caught_up: bool) -> usize {
+        self.exit_when_caught_up = exit_when_caught_up;
         for host in &mut self.hosts {
             host.alive = false;
             host.parts.iter_mut().for_each(|part| part.machine = None);
@@ -309,7 +309,7 @@ impl World {
 
     /// All processes end, and some events come; one host starts again, works them off and ends by itself.
     fn end(&mut self) -> Result<(), String> {
-        self.trace.note(self.now, &[10], || "drain".into());
+        self.trace.note(self.now, &[10], || "exit when caught up".into());
         for idx in 0..self.scenario.last_events {
             let partition = (idx % u64::from(self.partitions())) as u32;
             let time = EPOCH_MS + self.now as i64;
@@ -327,7 +327,7 @@ impl World {
             self.run_until(self.now + LOOK_MS)?;
         }
         if !self.is_settled() {
-            return Err(format!("I12 drained, and yet not at the end: {}", self.lag()));
+            return Err(format!("I12 exited, and yet not at the end: {}", self.lag()));
         }
         Ok(())
     }

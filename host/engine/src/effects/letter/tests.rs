@@ -1,4 +1,4 @@
-//! Dead letters and late rows always fit, and tell what they had to leave out.
+//! Dead letters and late events always fit, and tell what they had to leave out.
 
 use std::collections::BTreeMap;
 

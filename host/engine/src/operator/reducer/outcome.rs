@@ -7,6 +7,7 @@ use crate::codes::Code;
 use crate::effects::Room;
 use crate::event::Events;
 use crate::guest::{Addition, Change, Fault, Groups, Guest, Metering, OF_ROW, Reduced, Reject};
+use crate::totals::Faults;
 use crate::unit::{Held, Letter, Refusal, state_size};
 
 use super::kept::Entries;
@@ -35,7 +36,7 @@ pub(super) struct Outcome {
     pub(super) held: Held,
     /// Timer groups that were judged, from the first one.
     pub(super) taken: usize,
-    pub(super) faults: u64,
+    pub(super) faults: Faults,
 }
 
 impl Outcome {

@@ -6,15 +6,15 @@ use crate::problem::code;
 use crate::time::Span;
 
 const KEYS: [&str; 10] = [
-    "time_per_batch",
+    "call_timeout",
     "fuel_per_event",
     "memory",
-    "output_bytes",
+    "reply_bytes",
     "state",
-    "payload",
+    "max_payload",
     "state_per_key",
-    "epoch_events",
-    "epoch_time",
+    "epoch_max_events",
+    "epoch_max_age",
     "shape",
 ];
 const SHAPES: [(&str, Shape); 2] = [("compiled", Shape::Compiled), ("interpreter", Shape::Interpreter)];
@@ -31,16 +31,16 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Limits {
         return limits;
     };
     let section = reader.section(table, "`[limits]`", &KEYS);
-    for (key, limit) in [("time_per_batch", &mut limits.time_per_batch), ("epoch_time", &mut limits.epoch_time)] {
+    for (key, limit) in [("call_timeout", &mut limits.call_timeout), ("epoch_max_age", &mut limits.epoch_max_age)] {
         if let Some(span) = reader.duration(&section, key, Span(1)..=MINUTE) {
             *limit = span.value;
         }
     }
     let sizes = [
         ("memory", &mut limits.memory, MIB..=4 * GIB),
-        ("output_bytes", &mut limits.output_bytes, 4 * KIB..=256 * MIB),
+        ("reply_bytes", &mut limits.reply_bytes, 4 * KIB..=256 * MIB),
         ("state", &mut limits.state, MIB..=1024 * GIB),
-        ("payload", &mut limits.payload, 64..=64 * MIB),
+        ("max_payload", &mut limits.max_payload, 64..=64 * MIB),
         ("state_per_key", &mut limits.state_per_key, 64..=16 * MIB),
     ];
     for (key, limit, bounds) in sizes {
@@ -51,8 +51,8 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Limits {
     if let Some(fuel) = reader.integer(&section, "fuel_per_event", 10_000..=1_000_000_000_000) {
         limits.fuel_per_event = fuel;
     }
-    if let Some(events) = reader.integer(&section, "epoch_events", 1..=1_000_000) {
-        limits.epoch_events = events as u32;
+    if let Some(events) = reader.integer(&section, "epoch_max_events", 1..=1_000_000) {
+        limits.epoch_max_events = events as u32;
     }
     if let Some(shape) = reader.choice(&section, "shape", "shape of modules", &SHAPES) {
         limits.shape = shape;

@@ -6,10 +6,10 @@ use crate::plan::draft::{DraftOutput, DraftStage, From};
 use crate::plan::raw::{
     Pattern, Reader, Section, Spanned, check_stream_name, check_subject, nearest_or_list, subjects_overlap,
 };
-use crate::plan::{Publish, Source};
+use crate::plan::{OutputStream, Source};
 use crate::problem::code;
 
-const KEYS: [&str; 3] = ["from", "publish", "stream"];
+const KEYS: [&str; 3] = ["from", "subject", "stream"];
 const OUTPUTS_MAX: usize = 32;
 /// Streams of the host itself: one per pipeline.
 const RESERVED: &str = "PELTON_";
@@ -74,11 +74,11 @@ fn output(
         Some(from) => Some(from_stage(reader, from, context)?),
         None => None,
     };
-    let publish = publish(reader, &section, name.value, context);
-    if let Some(publish) = &publish {
-        distinct(reader, &section, publish, context, before);
+    let stream = stream(reader, &section, name.value, context);
+    if let Some(stream) = &stream {
+        distinct(reader, &section, stream, context, before);
     }
-    Some(DraftOutput { name: name.value.to_owned(), place: name.place, from, publish })
+    Some(DraftOutput { name: name.value.to_owned(), place: name.place, from, stream })
 }
 
 /// `stage` or `stage.port`.
@@ -98,16 +98,16 @@ fn from_stage(reader: &mut Reader<'_>, from: Spanned<&str>, context: &Context<'_
     found.map(|stage| From { stage, port, place: from.place })
 }
 
-fn publish(reader: &mut Reader<'_>, section: &Section<'_>, output: &str, context: &Context<'_>) -> Option<Publish> {
-    let stream = reader.text(section, "stream");
-    if let Some(stream) = stream {
-        stream_name(reader, stream);
+fn stream(reader: &mut Reader<'_>, section: &Section<'_>, output: &str, context: &Context<'_>) -> Option<OutputStream> {
+    let name = reader.text(section, "stream");
+    if let Some(name) = name {
+        stream_name(reader, name);
     }
-    let Some(subject) = reader.text(section, "publish") else {
-        if let Some(stream) = stream.filter(|_| !section.table.contains_key("publish")) {
-            let message = format!("the output has the stream `{}` but no subject", stream.value.escape_debug());
-            let hint = format!("add `publish = \"{}.{output}.{{key}}\"`", context.pipeline.unwrap_or("fraud"));
-            reader.report(code::MISSING_KEY, stream.place, message, hint);
+    let Some(subject) = reader.text(section, "subject") else {
+        if let Some(name) = name.filter(|_| !section.table.contains_key("subject")) {
+            let message = format!("the output sets `stream = \"{}\"` without `subject`", name.value.escape_debug());
+            let hint = format!("add `subject = \"{}.{output}.{{key}}\"`", context.pipeline.unwrap_or("fraud"));
+            reader.report(code::MISSING_KEY, name.place, message, hint);
         }
         return None;
     };
@@ -122,11 +122,11 @@ fn publish(reader: &mut Reader<'_>, section: &Section<'_>, output: &str, context
         reader.report(code::BAD_SUBJECT, subject.place, message, "choose another one, such as `fraud.alerts.{key}`");
         return None;
     }
-    let stream = match stream {
-        Some(stream) => stream.value.to_owned(),
+    let name = match name {
+        Some(name) => name.value.to_owned(),
         None => default_stream(context.pipeline?, output),
     };
-    Some(Publish { subject: subject.value.to_owned(), stream })
+    Some(OutputStream { subject: subject.value.to_owned(), name })
 }
 
 fn stream_name(reader: &mut Reader<'_>, stream: Spanned<&str>) {
@@ -148,42 +148,42 @@ fn default_stream(pipeline: &str, output: &str) -> String {
 fn distinct(
     reader: &mut Reader<'_>,
     section: &Section<'_>,
-    publish: &Publish,
+    stream: &OutputStream,
     context: &Context<'_>,
     before: &[DraftOutput],
 ) {
     let place_of = |key| reader.item(section, key).map(|item| item.place);
-    let place = place_of("publish").unwrap_or(section.place);
+    let place = place_of("subject").unwrap_or(section.place);
     let stream_place = place_of("stream").unwrap_or(place);
-    if context.source.is_some_and(|source| source.stream == publish.stream) {
-        let message = format!("the output is published into `{}`, the stream of the source", publish.stream);
+    if context.source.is_some_and(|source| source.stream == stream.name) {
+        let message = format!("the output is published into `{}`, the stream of the source", stream.name);
         reader.report(code::BAD_OUTPUT, stream_place, message, "choose another `stream`");
     }
     // The stream of the source may take such a subject, and then the pipeline reads what it has written.
     let ingest = context.source.and_then(|source| source.create.as_ref()?.ingest.as_deref());
     let inputs = [("subject", context.source.map(|source| source.subject.as_str())), ("ingest", ingest)];
     for (key, input) in inputs {
-        if let Some(input) = input.filter(|input| subjects_overlap(input, &publish.subject)) {
+        if let Some(input) = input.filter(|input| subjects_overlap(input, &stream.subject)) {
             let message = format!(
                 "the output is published to `{}`, which is a subject of the source (`{key} = \"{input}\"`): the pipeline would read its own output",
-                publish.subject
+                stream.subject
             );
-            reader.report(code::BAD_OUTPUT, place, message, "choose another `publish`, such as `fraud.alerts.{key}`");
+            reader.report(code::BAD_OUTPUT, place, message, "choose another `subject`, such as `fraud.alerts.{key}`");
             break;
         }
     }
-    let others = before.iter().filter_map(|output| Some((&output.name, output.publish.as_ref()?)));
+    let others = before.iter().filter_map(|output| Some((&output.name, output.stream.as_ref()?)));
     for (name, other) in others {
-        if subjects_overlap(&other.subject, &publish.subject) {
-            let message = if other.subject == publish.subject {
-                format!("the output `{name}` is published to `{}` as well", publish.subject)
+        if subjects_overlap(&other.subject, &stream.subject) {
+            let message = if other.subject == stream.subject {
+                format!("the output `{name}` is published to `{}` as well", stream.subject)
             } else {
-                format!("the output `{name}` is published to `{}`, which overlaps `{}`", other.subject, publish.subject)
+                format!("the output `{name}` is published to `{}`, which overlaps `{}`", other.subject, stream.subject)
             };
             reader.report(code::BAD_OUTPUT, place, message, "give each output a subject of its own");
         }
-        if other.stream == publish.stream {
-            let message = format!("the output `{name}` is published into the stream `{}` as well", publish.stream);
+        if other.name == stream.name {
+            let message = format!("the output `{name}` is published into the stream `{}` as well", stream.name);
             reader.report(code::BAD_OUTPUT, stream_place, message, "give each output a stream of its own");
         }
     }

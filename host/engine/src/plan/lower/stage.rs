@@ -146,7 +146,7 @@ fn config(reader: &mut Reader<'_>, section: &Section<'_>) -> Option<Spanned<Stri
         Err(error) => {
             let place = reader.place(error.offset);
             let message = format!("`config` holds `{}`, which JSON cannot", error.value);
-            reader.report(code::BAD_CONFIG, place, message, "leave it out or write it as text");
+            reader.report(code::BAD_CONFIG, place, message, "leave it out or write it as a string");
             None
         }
     }

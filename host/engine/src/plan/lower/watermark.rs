@@ -12,17 +12,17 @@ const MAX_PAST: Span = Span::from_secs(3650 * DAY);
 
 /// The settings, with defaults where nothing is said.
 pub(super) fn read(reader: &mut Reader<'_>, source: &Section<'_>) -> Watermark {
-    let mut watermark = Watermark { delay: DELAY, idle: None, max_future: MAX_FUTURE, max_past: MAX_PAST };
+    let mut watermark = Watermark { delay: DELAY, idle_timeout: None, max_future: MAX_FUTURE, max_past: MAX_PAST };
     let Some(table) = reader.table(source, "watermark") else {
         return watermark;
     };
-    let keys = ["delay", "idle", "max_future", "max_past"];
+    let keys = ["delay", "idle_timeout", "max_future", "max_past"];
     let section = reader.section(table, "`watermark`", &keys);
     let (zero, year, century) = (Span(0), Span::from_secs(366 * DAY), Span::from_secs(36_500 * DAY));
     if let Some(delay) = reader.duration(&section, "delay", zero..=year) {
         watermark.delay = delay.value;
     }
-    watermark.idle = reader.duration(&section, "idle", Span(100)..=year).map(|idle| idle.value);
+    watermark.idle_timeout = reader.duration(&section, "idle_timeout", Span(100)..=year).map(|span| span.value);
     if let Some(max_future) = reader.duration(&section, "max_future", zero..=year) {
         watermark.max_future = max_future.value;
     }

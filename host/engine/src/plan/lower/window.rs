@@ -7,7 +7,7 @@ use crate::plan::{Window, WindowKind};
 use crate::problem::code;
 use crate::time::Span;
 
-const KEYS: [&str; 4] = ["kind", "size", "every", "lateness"];
+const KEYS: [&str; 4] = ["kind", "size", "slide", "allowed_lateness"];
 const YEAR: Span = Span::from_secs(366 * 86_400);
 /// A pane of a sliding window merges this many slices at most.
 const SLICES_MAX: i64 = 1024;
@@ -27,31 +27,31 @@ pub(super) fn read(reader: &mut Reader<'_>, table: Spanned<&dyn TableLike>) -> O
     reader.require(&section, &[("kind", "kind = \"tumbling\"")]);
     let word = reader.choice(&section, "kind", "kind of window", &KINDS);
     let size = reader.duration(&section, "size", Span(1)..=YEAR);
-    let every = reader.duration(&section, "every", Span(1)..=YEAR);
-    let lateness = match reader.item(&section, "lateness") {
-        Some(_) => reader.duration(&section, "lateness", Span(0)..=YEAR).map(|lateness| lateness.value),
+    let slide = reader.duration(&section, "slide", Span(1)..=YEAR);
+    let allowed_lateness = match reader.item(&section, "allowed_lateness") {
+        Some(_) => reader.duration(&section, "allowed_lateness", Span(0)..=YEAR).map(|span| span.value),
         None => Some(Span(0)),
     };
     let kind = match word? {
         Word::Tumbling => {
             reader.require(&section, &[("size", "size = \"5m\"")]);
-            refuse(reader, &section, "every", "a tumbling window", "remove it, or write `kind = \"sliding\"`");
+            refuse(reader, &section, "slide", "a tumbling window", "remove it, or write `kind = \"sliding\"`");
             size.map(|size| WindowKind::Tumbling { size: size.value })
         }
         Word::Sliding => {
-            reader.require(&section, &[("size", "size = \"1h\""), ("every", "every = \"5m\"")]);
-            let (size, every) = (size?, every?);
-            slices_fit(reader, size.value, every)
-                .then_some(WindowKind::Sliding { size: size.value, every: every.value })
+            reader.require(&section, &[("size", "size = \"1h\""), ("slide", "slide = \"5m\"")]);
+            let (size, slide) = (size?, slide?);
+            slices_fit(reader, size.value, slide)
+                .then_some(WindowKind::Sliding { size: size.value, slide: slide.value })
         }
         Word::Global => {
-            for key in ["size", "every", "lateness"] {
+            for key in ["size", "slide", "allowed_lateness"] {
                 refuse(reader, &section, key, "a global window", "remove it: the window ends with the input");
             }
             Some(WindowKind::Global)
         }
     };
-    Some(Window { kind: kind?, lateness: lateness? })
+    Some(Window { kind: kind?, allowed_lateness: allowed_lateness? })
 }
 
 fn refuse(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, kind: &str, hint: &str) {
@@ -62,49 +62,49 @@ fn refuse(reader: &mut Reader<'_>, section: &Section<'_>, key: &str, kind: &str,
 }
 
 /// Whether whole slides make up the window, and not too many.
-fn slices_fit(reader: &mut Reader<'_>, size: Span, every: Spanned<Span>) -> bool {
-    let Spanned { value: every, place } = every;
-    if size.0 % every.0 != 0 {
-        let message = format!("slide `{}` does not divide size `{}`", span_text(every), span_text(size));
-        let (below, above) = nearest_divisors(size, every);
+fn slices_fit(reader: &mut Reader<'_>, size: Span, slide: Spanned<Span>) -> bool {
+    let Spanned { value: slide, place } = slide;
+    if size.0 % slide.0 != 0 {
+        let message = format!("slide `{}` does not divide size `{}`", span_text(slide), span_text(size));
+        let (below, above) = nearest_divisors(size, slide);
         let near: Vec<String> =
             [below, above].into_iter().flatten().map(|span| format!("`{}`", span_text(span))).collect();
         reader.report(code::WINDOW_SHAPE, place, message, format!("slides that divide it: {}", near.join(" and ")));
         return false;
     }
-    let slices = size.0 / every.0;
+    let slices = size.0 / slide.0;
     if slices > SLICES_MAX {
-        let (slide, window) = (span_text(every), span_text(size));
+        let (shown, window) = (span_text(slide), span_text(size));
         let message =
-            format!("slide `{slide}` cuts size `{window}` into {slices} slices, at most {SLICES_MAX} are allowed");
-        let hint = format!("choose a slide of `{}` or more", span_text(least_slide(size, every)));
+            format!("slide `{shown}` cuts size `{window}` into {slices} slices, at most {SLICES_MAX} are allowed");
+        let hint = format!("choose a slide of `{}` or more", span_text(least_slide(size, slide)));
         reader.report(code::WINDOW_SHAPE, place, message, hint);
         return false;
     }
     true
 }
 
-/// The divisors of `size` around `every`, in the coarsest unit that both are whole in: `6s` and `8s` around `7s`.
-fn nearest_divisors(size: Span, every: Span) -> (Option<Span>, Option<Span>) {
-    let unit = common_unit(size, every);
+/// The divisors of `size` around `slide`, in the coarsest unit that both are whole in: `6s` and `8s` around `7s`.
+fn nearest_divisors(size: Span, slide: Span) -> (Option<Span>, Option<Span>) {
+    let unit = common_unit(size, slide);
     let divisors = divisors(size.0 / unit);
-    let slide = every.0 / unit;
-    let above = divisors.partition_point(|divisor| *divisor < slide);
+    let count = slide.0 / unit;
+    let above = divisors.partition_point(|divisor| *divisor < count);
     let span = |count: &i64| Span(count * unit);
     (above.checked_sub(1).map(|below| span(&divisors[below])), divisors.get(above).map(span))
 }
 
-/// The smallest slide that gives at most [`SLICES_MAX`] slices, in the unit of `every`.
-fn least_slide(size: Span, every: Span) -> Span {
-    let unit = common_unit(size, every);
+/// The smallest slide that gives at most [`SLICES_MAX`] slices, in the unit of `slide`.
+fn least_slide(size: Span, slide: Span) -> Span {
+    let unit = common_unit(size, slide);
     let fits = |slide: &i64| size.0 / (slide * unit) <= SLICES_MAX;
     divisors(size.0 / unit).into_iter().find(fits).map_or(size, |slide| Span(slide * unit))
 }
 
 /// The coarsest unit that both spans are whole in.
-fn common_unit(size: Span, every: Span) -> i64 {
+fn common_unit(size: Span, slide: Span) -> i64 {
     const UNITS: [i64; 4] = [86_400_000, 3_600_000, 60_000, 1000];
-    UNITS.into_iter().find(|unit| size.0 % unit == 0 && every.0 % unit == 0).unwrap_or(1)
+    UNITS.into_iter().find(|unit| size.0 % unit == 0 && slide.0 % unit == 0).unwrap_or(1)
 }
 
 /// All divisors of a positive number, ascending. At most 177,827 steps, since a size is at most a year.

@@ -15,6 +15,7 @@ pub(in crate::plan) use duration::span_text;
 pub(in crate::plan) use json::json_text;
 pub(in crate::plan) use pointer::{pointer_hint, pointer_parse, pointer_text};
 pub(in crate::plan) use reader::{Reader, Section, Spanned};
+pub use size::size_parse;
 pub(in crate::plan) use size::size_text;
 pub(in crate::plan) use subject::{Pattern, check_stream_name, check_subject, subjects_overlap};
 pub(in crate::plan) use suggest::{list, nearest_or_list};

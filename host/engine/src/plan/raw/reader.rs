@@ -112,7 +112,7 @@ impl<'t> Reader<'t> {
         let Spanned { value, place } = self.item(section, key)?;
         match value.as_str() {
             Some(value) => Some(Spanned { value, place }),
-            None => self.wrong_type(key, value, place, "text"),
+            None => self.wrong_type(key, value, place, "a string"),
         }
     }
 
@@ -175,7 +175,7 @@ impl<'t> Reader<'t> {
         }
     }
 
-    /// A size in bytes, as text with a unit or as an integer.
+    /// A size in bytes, as a string with a unit or as an integer.
     pub(in crate::plan) fn size(
         &mut self,
         section: &Section<'_>,
@@ -246,7 +246,7 @@ impl<'t> Reader<'t> {
     /// Reports a value of another type; `None`, so that a getter can end with it.
     pub(in crate::plan) fn wrong_type<T>(&mut self, key: &str, item: &Item, place: Place, wanted: &str) -> Option<T> {
         let hint = match wanted {
-            "text" => format!("write `{key} = \"…\"`"),
+            "a string" => format!("write `{key} = \"…\"`"),
             "a table" => format!("write `{key} = {{ … }}`"),
             _ => format!("write `{key}` as {wanted}"),
         };
@@ -276,7 +276,7 @@ impl<'t> Reader<'t> {
 /// A type as a sentence needs it.
 fn type_name(item: &Item) -> &'static str {
     match item.type_name() {
-        "string" => "text",
+        "string" => "a string",
         "integer" => "a whole number",
         "float" => "a number with a fraction",
         "boolean" => "a truth value",

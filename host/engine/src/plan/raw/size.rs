@@ -17,7 +17,7 @@ const UNITS: [(&str, u64); 9] = [
 ///
 /// # Errors
 /// Says what is wrong, to follow "is not a size: ".
-pub(super) fn size_parse(text: &str) -> Result<u64, String> {
+pub fn size_parse(text: &str) -> Result<u64, String> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     if number.is_empty() {

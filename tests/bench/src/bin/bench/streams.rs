@@ -40,7 +40,7 @@ pub(crate) fn run(setting: &Setting) -> Result<Outcome> {
         pelton.up(&pipeline, LEASE_S)?;
         let state = folder.join("state");
         place::fresh(&state)?;
-        let usage = measure::run(&pelton.drain(&pipeline, &state))?;
+        let usage = measure::run(&pelton.catch_up(&pipeline, &state))?;
         peltons.extend((round != 0).then_some(usage));
         checked = check(&runtime, &server, &truth)?;
     }
@@ -103,10 +103,10 @@ fn check(runtime: &tokio::runtime::Runtime, server: &Server, truth: &Truth) -> R
         comparison.unexpected.first()
     );
     let (late, dead) = (dump.count(Kind::Late), dump.count(Kind::DeadLetter));
-    ensure!(late == truth.late_rows, "{late} late rows, {} expected", truth.late_rows);
+    ensure!(late == truth.late_events, "{late} late events, {} expected", truth.late_events);
     ensure!(dead == truth.bad_records(), "{dead} dead letters, {} expected", truth.bad_records());
     let (alerts, late, dead) = (grouped(comparison.equal), grouped(late), grouped(dead));
     Ok(format!(
-        "fraud from JetStream: {alerts} alerts, {late} late rows, {dead} dead letters equal to the ground truth"
+        "fraud from JetStream: {alerts} alerts, {late} late events, {dead} dead letters equal to the ground truth"
     ))
 }

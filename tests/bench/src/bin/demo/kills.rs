@@ -40,13 +40,13 @@ pub(crate) fn again(stage: &Stage, arguments: &Arguments, first: &Dump) -> Resul
         }
         story::line("", &format!("killed at event {}", grouped(committed)));
     }
-    pelton::finish(&mut stage.pelton.drain(&stage.pipeline, &state))?;
+    pelton::finish(&mut stage.pelton.catch_up(&stage.pipeline, &state))?;
     compare(first, &stage.dump()?)
 }
 
 fn start(stage: &Stage, state: &Path) -> Result<Child> {
     let log = File::create(stage.scratch.path().join("host.log")).context("making host.log")?;
-    let mut command = stage.pelton.drain(&stage.pipeline, state);
+    let mut command = stage.pelton.catch_up(&stage.pipeline, state);
     command.stdout(Stdio::null()).stderr(log).spawn().with_context(|| format!("starting {command:?}"))
 }
 
@@ -90,7 +90,8 @@ fn targets(events: u64, kills: usize) -> Vec<u64> {
 fn compare(first: &Dump, second: &Dump) -> Result<bool> {
     let differences = first.differences(second);
     if differences.is_empty() {
-        for (what, kind) in [("alerts", Kind::Output), ("dead letters", Kind::DeadLetter), ("late rows", Kind::Late)] {
+        for (what, kind) in [("alerts", Kind::Output), ("dead letters", Kind::DeadLetter), ("late events", Kind::Late)]
+        {
             let count = grouped(second.count(kind));
             story::line("", &format!("{what}: {count}, equal byte for byte, headers and order included"));
         }

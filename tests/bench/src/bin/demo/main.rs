@@ -89,7 +89,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
     let truth = prepare(&stage, arguments)?;
 
     let start = Instant::now();
-    pelton::finish(&mut stage.pelton.drain(&stage.pipeline, &stage.scratch.path().join("first")))?;
+    pelton::finish(&mut stage.pelton.catch_up(&stage.pipeline, &stage.scratch.path().join("first")))?;
     let seconds = start.elapsed().as_secs_f64();
     let rate = grouped((arguments.events as f64 / seconds) as u64);
     story::line("processed", &format!("in {seconds:.1} s, start included: {rate} events/s, exactly once"));

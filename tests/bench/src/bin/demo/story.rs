@@ -26,7 +26,7 @@ pub(crate) fn tell(dump: &Dump, truth: &Truth) -> Result<bool> {
     caught(&alerts, truth);
     let (late, dead) = (dump.count(Kind::Late), dump.count(Kind::DeadLetter));
     println!();
-    line("late", &format!("{} plays came after all their windows had closed; kept as rows", grouped(late)));
+    line("late", &format!("{} plays came after all their windows had closed; stored as late events", grouped(late)));
     line("dead", &format!("{} records were refused, kept with code and original bytes:", grouped(dead)));
     for (code, count) in truth::dead_by_code(dump) {
         more(&format!("{:>7}  {code}", grouped(count)));
@@ -34,7 +34,7 @@ pub(crate) fn tell(dump: &Dump, truth: &Truth) -> Result<bool> {
     println!();
     let comparison = truth::compare(&truth.open_stream_alerts(), &alerts);
     alerts_verdict(&comparison);
-    let late_right = verdict("late rows", truth.late_rows, late);
+    let late_right = verdict("late events", truth.late_events, late);
     let dead_right = verdict("dead letters", truth.bad_records(), dead);
     Ok(comparison.is_equal() && late_right && dead_right)
 }
@@ -55,7 +55,7 @@ fn caught(alerts: &[Alert], truth: &Truth) {
     ));
     let mut times = Vec::new();
     for (user, alerts) in &accounts {
-        let Some(first) = alerts.iter().min_by_key(|alert| (alert.window_end, alert.revision)) else { continue };
+        let Some(first) = alerts.iter().min_by_key(|alert| (alert.window_end, alert.pane_index)) else { continue };
         let time = starts.get(user).map(|start| first.window_end - start);
         times.extend(time);
         let shown = time.map_or_else(|| "no farm".to_owned(), minutes);
