@@ -32,7 +32,7 @@ pub(crate) async fn check(broker: &Broker, pipeline: &Pipeline, partitions: &[u3
                 if let Decision::Halt(Halted { code, evidence }) = decide(None, &survey, &mut |_, _| false) {
                     return Some((code, evidence));
                 }
-                is_compatible(&stored.marker, partition, &engine).err().map(|halted| (halted.code, halted.evidence))
+                is_compatible(&stored.marker, partition, &engine, None).err().map(|halted| (halted.code, halted.evidence))
             }),
             _ => None,
         };
