@@ -4,9 +4,9 @@
 use pelton_broker::{Broker, Log, LogOptions, Target};
 use pelton_engine::codes::HaltCode;
 use pelton_engine::effects::Room;
-use pelton_engine::log::{Request, Response};
+use pelton_engine::log::{Request, Response, StoredMarker, Survey};
 use pelton_engine::partition::{Decision, Halted, decide, is_compatible};
-use pelton_engine::step::Envelope;
+use pelton_engine::step::{Engine, Envelope};
 
 use crate::cli::failure::Failure;
 use crate::pipeline::Pipeline;
@@ -26,21 +26,32 @@ pub(crate) async fn check(broker: &Broker, pipeline: &Pipeline, partitions: &[u3
         let log = Log::new(broker, Target::new(&pipeline.plan, partition), LogOptions::default());
         let survey = Request::Survey { input_sequence: None, epoch: None, history: false };
         let halted = match log.perform(survey).await {
-            Response::OtherFormat(text) => Some((HaltCode::PipelineStreamFormat, text)),
-            Response::Survey(survey) => survey.marker.clone().and_then(|stored| {
-                // As a host without a local state would find it.
-                if let Decision::Halt(Halted { code, evidence }) = decide(None, &survey, &mut |_, _| false) {
-                    return Some((code, evidence));
-                }
-                is_compatible(&stored.marker, partition, &engine).err().map(|halted| (halted.code, halted.evidence))
-            }),
-            _ => None,
+            Response::OtherFormat(text) => Err(Halted { code: HaltCode::PipelineStreamFormat, evidence: text }),
+            Response::Survey(survey) => compare(&log, &survey, partition, &engine).await,
+            _ => Ok(()),
         };
-        if let Some((code, evidence)) = halted {
+        if let Err(Halted { code, evidence }) = halted {
             let hint = "nothing was touched; README says for each code what happened and what to do";
             let name = &pipeline.plan.name;
             return Err(Failure::halted(format!("{name}, partition {partition}: {code}: {evidence}")).hint(hint));
         }
     }
     Ok(())
+}
+
+async fn compare(log: &Log, survey: &Survey, partition: u32, engine: &Engine) -> Result<(), Halted> {
+    let Some(StoredMarker { marker, .. }) = &survey.marker else { return Ok(()) };
+    // As a host without a local state would find it.
+    if let Decision::Halt(halted) = decide(None, survey, &mut |_, _| false) {
+        return Err(halted);
+    }
+    if is_compatible(marker, partition, engine, None).is_ok() {
+        return Ok(());
+    }
+    // A snapshot, where there is one, tells what differs.
+    let snapshot = match log.perform(Request::FindSnapshot { epoch_max: marker.epoch }).await {
+        Response::SnapshotFound(found) => found,
+        _ => None,
+    };
+    is_compatible(marker, partition, engine, snapshot.as_deref())
 }

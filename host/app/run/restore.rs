@@ -33,7 +33,7 @@ pub(super) fn restore(store: &mut dyn Store, engine: &mut Engine, wanted: Progre
     let mut progress = parse(&local)?;
     check_made_by(&progress.made_by, &wanted.made_by)?;
     let damaged = |what: String| Failure::halted(what).hint(START_OVER);
-    is_compatible(&local.head.marker, 0, engine).map_err(|halted| damaged(halted.evidence))?;
+    is_compatible(&local.head.marker, 0, engine, None).map_err(|halted| damaged(halted.evidence))?;
     let snapshot = local.snapshot.map(|snapshot| snapshot.state);
     for delta in snapshot.iter().chain(&local.deltas) {
         engine.restore(delta).map_err(|error| damaged(error.to_string()))?;

@@ -406,7 +406,7 @@ fn take_answers(
                 Response::Published(_) => "publish.after",
                 Response::Survey(_) => "survey.after",
                 Response::Changes(_) => "changes.after",
-                Response::SnapshotFound(_) | Response::SnapshotPart(_) => "rebuild.after",
+                Response::SnapshotFound(_) | Response::PartRead(_) => "rebuild.after",
                 Response::SnapshotSaved => "snapshot.after",
                 _ => "ask.after",
             });
@@ -427,7 +427,7 @@ fn ask(shared: &Shared, log: &Log, ticket: u64, request: Request, sender: &Sende
         Request::Reset { .. } => "reset.before",
         Request::Survey { .. } => "survey.before",
         Request::SaveSnapshot { .. } => "snapshot.before",
-        Request::FindSnapshot { .. } | Request::ReadSnapshot { .. } => "rebuild.before",
+        Request::FindSnapshot { .. } | Request::ReadPart { .. } => "rebuild.before",
         Request::Changes { .. } => "changes.before",
         Request::AcquireLease => "lease.before",
         _ => "ask.before",

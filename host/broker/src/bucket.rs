@@ -1,79 +1,96 @@
 //! The snapshot bucket, one partition of it: objects as every object store client lays them out.
 //!
 //! An object is a head, subject `$O.<bucket>.M.<name>`, and chunks, subject `$O.<bucket>.C.<id>`. The head is written
-//! last, so an object that can be found is whole, and it holds all that is to be known before the state is read: the
-//! marker, the length and the sha256. The name is `<partition>/<epoch>`, the id begins with both, so one request for
-//! the subjects of the bucket tells which snapshots and which chunks there are, without reading any.
+//! last, so an object that can be found is whole. Its name is `<partition>/<epoch>` when it is a manifest, and
+//! `<partition>/<epoch>/<n>` when it is a part; the id begins with all of that. So one request for the subjects of the
+//! bucket tells which snapshots, parts and chunks there are, without reading any.
+//!
+//! A part is never replaced, and a head that is stored again says the same: whoever names a part finds that, or nothing.
+//! Who deletes an object deletes the head that it has seen, so one that was stored again since stays.
 //!
 //! Subjects, not a consumer: a list is one request and one answer, and leaves nothing behind on the server.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::header::HeaderValue;
-use async_nats::jetstream::context::PublishAckFuture;
+use async_nats::jetstream::context::{PublishAckFuture, PublishErrorKind};
 use async_nats::jetstream::object_store::{ObjectInfo, ObjectOptions};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use bytes::Bytes;
-use pelton_engine::epoch::Marker;
-use pelton_engine::log::{FoundSnapshot, Snapshot, StoredMarker};
+use pelton_engine::epoch::SnapshotPart;
 use pelton_engine::time::WallTime;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::api::{Fault, chain};
+use crate::code::Class;
 use crate::connect::Broker;
 use crate::log::Target;
 use crate::names::{object_stream, snapshot_bucket};
 
 /// Bytes of one chunk: one second at 1 Mbit/s, so that no single answer comes near a time limit.
 pub(crate) const CHUNK_BYTES: usize = 128 << 10;
-/// Where in the state a chunk begins.
+/// Where in the object a chunk begins.
 pub(crate) const OFFSET: &str = "Pelton-Offset";
 /// Chunks sent before the first of them is confirmed.
 const WINDOW: usize = 4;
 /// For the confirmation of one chunk, behind `WINDOW` others on a slow link.
 const PUT_TIMEOUT: Duration = Duration::from_secs(15);
-const MARKER: &str = "marker";
-const SEQUENCE: &str = "marker-sequence";
-const FORMAT: &str = "format";
-const FORMAT_KNOWN: &str = "2";
 const DIGEST_PREFIX: &str = "SHA-256=";
+const WRONG_LAST_SEQUENCE: u64 = 10_071;
 
 /// The bucket as one partition uses it.
 pub(crate) struct Bucket<'a> {
-    broker: &'a Broker,
-    layout: Layout,
+    pub(crate) broker: &'a Broker,
+    pub(crate) layout: Layout,
     pub(crate) stream: String,
 }
 
 /// Names and subjects of one partition's objects.
 pub(crate) struct Layout {
-    name: String,
+    bucket: String,
     partition: u32,
+}
+
+/// What an object is called, less its partition: manifest of an epoch, or a part that was stored with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Name {
+    pub(crate) epoch: u64,
+    /// Number of the part.
+    pub(crate) part: Option<u32>,
 }
 
 /// What the bucket holds for this partition, by its subjects.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
-    /// Epoch and subject of every head, in ascending order.
-    pub(crate) heads: Vec<(u64, String)>,
+    /// Objects with a head.
+    pub(crate) objects: BTreeSet<Name>,
     /// Chunks per id: of all objects, since an object of another writer may have any id.
     pub(crate) chunks: BTreeMap<String, u64>,
-    /// Bytes of the whole bucket.
-    pub(crate) bytes: u64,
     pub(crate) broker_time: WallTime,
 }
 
-/// What a head says; nothing of it is proven yet.
-#[derive(Debug)]
-pub(crate) struct Head {
-    pub(crate) found: FoundSnapshot,
-    /// Chunks that the object has.
-    pub(crate) chunks: u64,
+/// What a head says of its object; nothing of it is proven yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
+    /// Of its chunks.
+    pub id: String,
+    pub bytes: u64,
+    pub sha256: [u8; 32],
+    pub chunks: u64,
+}
+
+/// A head, and where it is.
+pub(crate) struct Found {
+    /// The error is about its content.
+    pub(crate) head: Result<Head, String>,
+    pub(crate) sequence: u64,
+    pub(crate) stored_at: WallTime,
+    payload: Bytes,
 }
 
 #[derive(Default, Deserialize)]
@@ -88,8 +105,6 @@ struct SubjectsInfo {
 #[derive(Default, Deserialize)]
 struct SubjectsState {
     #[serde(default)]
-    bytes: u64,
-    #[serde(default)]
     subjects: Option<BTreeMap<String, u64>>,
 }
 
@@ -99,19 +114,19 @@ impl<'a> Bucket<'a> {
         Bucket { broker, stream: object_stream(&name), layout: Layout::new(name, target.partition) }
     }
 
-    /// Heads of this partition, and the number of chunks of every object.
+    /// Objects of this partition, and the number of chunks of every object.
     pub(crate) async fn list(&self) -> Result<Listing, Fault> {
         self.subjects("*").await
     }
 
-    /// Heads alone: the shorter answer.
-    pub(crate) async fn list_heads(&self) -> Result<Listing, Fault> {
+    /// Objects alone: the shorter answer.
+    pub(crate) async fn list_objects(&self) -> Result<Listing, Fault> {
         self.subjects("M").await
     }
 
     async fn subjects(&self, kind: &str) -> Result<Listing, Fault> {
         let verb = format!("STREAM.INFO.{}", self.stream);
-        let filter = format!("$O.{}.{kind}.*", self.layout.name);
+        let filter = format!("$O.{}.{kind}.*", self.layout.bucket);
         let mut listing = Listing::default();
         let mut offset = 0;
         loop {
@@ -127,35 +142,55 @@ impl<'a> Bucket<'a> {
         }
     }
 
-    /// What the head says. The inner error is about its content.
-    pub(crate) async fn head(&self, epoch: u64, subject: &str) -> Result<Result<Head, String>, Fault> {
-        match self.broker.last_message(&self.stream, subject).await {
-            Ok(Some(message)) => Ok(decode_head(&message.payload, epoch)),
-            Ok(None) => Ok(Err("its head is gone".to_string())),
-            Err(Fault::Damaged(text)) => Ok(Err(text)),
+    /// The head of an object of this partition; `None` when it is not there.
+    pub(crate) async fn find(&self, name: Name) -> Result<Option<Found>, Fault> {
+        self.head(&self.layout.object(name)).await
+    }
+
+    /// The head of an object, whoever's it is; `None` when it is not there.
+    pub(crate) async fn head(&self, object: &str) -> Result<Option<Found>, Fault> {
+        let message = self.broker.last_message(&self.stream, &self.layout.head_subject(object)).await?;
+        Ok(message.map(|message| Found {
+            head: decode_head(&message.payload),
+            sequence: message.sequence,
+            stored_at: WallTime(message.stored_ms),
+            payload: message.payload,
+        }))
+    }
+
+    /// Stores a head again as it was found, so that the object is as young as one that is stored now. False when somebody
+    /// was faster, or has deleted it.
+    pub(crate) async fn renew(&self, name: Name, found: &Found) -> Result<bool, Fault> {
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Rollup", "sub");
+        headers.insert("Nats-Expected-Last-Subject-Sequence", HeaderValue::from(found.sequence));
+        let subject = self.layout.head_subject(&self.layout.object(name));
+        let sent = self.send(&subject, headers, found.payload.clone()).await?;
+        match self.confirmed(sent).await {
+            Ok(()) => Ok(true),
+            Err(fault) if fault.is(Class::Fenced) => Ok(false),
             Err(fault) => Err(fault),
         }
     }
 
-    /// Stores the chunks, then the head; the subject of the head. Deletes the chunks of an object that stays unfinished.
-    pub(crate) async fn put(&self, snapshot: &Snapshot) -> Result<String, Fault> {
-        let id = self.new_id(snapshot.stored.marker.epoch);
-        let result = self.put_object(snapshot, &id).await;
+    /// Stores an object: chunks, then the head. Deletes the chunks of one that stays unfinished. A manifest replaces the
+    /// one before, a part must not be there yet.
+    pub(crate) async fn put(&self, name: Name, bytes: &[u8], sha256: [u8; 32]) -> Result<(), Fault> {
+        let inbox = self.broker.client().new_inbox();
+        let id = self.layout.id(name, inbox.rsplit('.').next().unwrap_or(&inbox));
+        let result = self.put_object(name, bytes, sha256, &id).await;
         if result.is_err() {
             // When this gets lost as well, a later snapshot finds the chunks.
-            let _ = self.purge(&self.layout.chunk_subject(&id)).await;
+            let _ = self.delete_chunks(&id).await;
         }
         result
     }
 
-    async fn put_object(&self, snapshot: &Snapshot, id: &str) -> Result<String, Fault> {
-        let epoch = snapshot.stored.marker.epoch;
+    async fn put_object(&self, name: Name, bytes: &[u8], sha256: [u8; 32], id: &str) -> Result<(), Fault> {
         let subject = self.layout.chunk_subject(id);
-        let mut digest = Sha256::new();
         let mut unconfirmed = VecDeque::new();
         let mut chunks = 0;
-        for (idx, chunk) in snapshot.state.chunks(CHUNK_BYTES).enumerate() {
-            digest.update(chunk);
+        for (idx, chunk) in bytes.chunks(CHUNK_BYTES).enumerate() {
             chunks += 1;
             let mut headers = HeaderMap::new();
             headers.insert(OFFSET, HeaderValue::from(idx * CHUNK_BYTES));
@@ -169,120 +204,154 @@ impl<'a> Bucket<'a> {
         for one in unconfirmed {
             self.confirmed(one).await?;
         }
-        let found = FoundSnapshot {
-            stored: snapshot.stored.clone(),
-            bytes: snapshot.state.len() as u64,
-            digest: digest.finalize().into(),
-            object: id.to_string(),
-        };
-        let text = self.layout.encode_head(&Head { found, chunks }).map_err(Fault::Damaged)?;
-        let head = self.layout.head_subject(&URL_SAFE.encode(self.layout.object_name(epoch)));
+        let object = self.layout.object(name);
+        let subject = self.layout.head_subject(&object);
+        let head = Head { id: id.to_string(), bytes: bytes.len() as u64, sha256, chunks };
+        let text = self.layout.encode_head(&object, &head).map_err(Fault::Damaged)?;
         let mut headers = HeaderMap::new();
-        headers.insert("Nats-Rollup", "sub");
-        let sent = self.send(&head, headers, text.into()).await?;
-        self.confirmed(sent).await?;
-        Ok(head)
+        match name.part {
+            None => headers.insert("Nats-Rollup", "sub"),
+            Some(_) => headers.insert("Nats-Expected-Last-Subject-Sequence", "0"),
+        }
+        let sent = self.send(&subject, headers, text.into()).await?;
+        self.confirmed(sent).await
     }
 
     async fn send(&self, subject: &str, headers: HeaderMap, payload: Bytes) -> Result<PublishAckFuture, Fault> {
         let mut context = self.broker.context().clone();
         context.set_timeout(PUT_TIMEOUT);
         let sent = context.publish_with_headers(subject.to_string(), headers, payload).await;
-        sent.map_err(|error| Fault::Unavailable(format!("store in bucket {}: {}", self.layout.name, chain(&error))))
+        sent.map_err(|error| Fault::Unavailable(format!("store in bucket {}: {}", self.layout.bucket, chain(&error))))
     }
 
     async fn confirmed(&self, sent: PublishAckFuture) -> Result<(), Fault> {
-        match sent.await {
-            Ok(_) => Ok(()),
-            Err(error) => Err(Fault::Unavailable(format!("store in bucket {}: {}", self.layout.name, chain(&error)))),
-        }
+        let Err(error) = sent.await else { return Ok(()) };
+        let description = format!("store in bucket {}: {}", self.layout.bucket, chain(&error));
+        Err(match error.kind() {
+            PublishErrorKind::WrongLastSequence => {
+                Fault::Refused { code: WRONG_LAST_SEQUENCE, class: Class::Fenced, description }
+            }
+            _ => Fault::Unavailable(description),
+        })
     }
 
-    /// Deletes an object without a trace: its head first, so that nobody finds it half.
-    pub(crate) async fn delete(&self, head_subject: &str, id: Option<&str>) -> Result<u64, Fault> {
-        let mut purged = self.purge(head_subject).await?;
-        // An id that is not ours may hold a wildcard.
-        if let Some(id) = id.filter(|id| is_plain(id)) {
-            purged += self.purge(&self.layout.chunk_subject(id)).await?;
+    /// Deletes an object as it was found, without a trace: its head first, so that nobody finds it half.
+    pub(crate) async fn delete(&self, name: Name, found: &Found) -> Result<u64, Fault> {
+        let subject = self.layout.head_subject(&self.layout.object(name));
+        let mut purged = self.purge(&json!({ "filter": subject, "seq": found.sequence.saturating_add(1) })).await?;
+        if let Ok(head) = &found.head
+            && purged > 0
+        {
+            purged += self.delete_chunks(&head.id).await?;
         }
         Ok(purged)
     }
 
-    /// Deletes the chunks of this id, when the last of them is older than `age`: a put that goes on has a younger one.
-    pub(crate) async fn delete_chunks(&self, id: &str, now: WallTime, age: Duration) -> Result<u64, Fault> {
-        let subject = self.layout.chunk_subject(id);
-        let Some(last) = self.broker.last_message(&self.stream, &subject).await? else { return Ok(0) };
-        let old = now.0.saturating_sub(last.stored_ms);
-        if u128::from(old.max(0).unsigned_abs()) < age.as_millis() {
-            return Ok(0);
-        }
-        self.purge(&subject).await
+    /// Deletes all chunks with this id.
+    pub(crate) async fn delete_chunks(&self, id: &str) -> Result<u64, Fault> {
+        self.purge(&json!({ "filter": self.layout.chunk_subject(id) })).await
     }
 
-    /// Whether the id is of a put of this partition.
-    pub(crate) fn is_ours(&self, id: &str) -> bool {
-        id.strip_prefix(&format!("{}-", self.layout.partition)).is_some() && is_plain(id)
+    /// When the last chunk with this id was stored; `None` when there is none.
+    pub(crate) async fn chunks_stored_at(&self, id: &str) -> Result<Option<WallTime>, Fault> {
+        let message = self.broker.last_message(&self.stream, &self.layout.chunk_subject(id)).await?;
+        Ok(message.map(|message| WallTime(message.stored_ms)))
     }
 
     pub(crate) fn chunk_subject(&self, id: &str) -> String {
         self.layout.chunk_subject(id)
     }
 
-    fn new_id(&self, epoch: u64) -> String {
-        let inbox = self.broker.client().new_inbox();
-        format!("{}-{epoch:020}-{}", self.layout.partition, inbox.rsplit('.').next().unwrap_or(&inbox))
-    }
-
-    async fn purge(&self, subject: &str) -> Result<u64, Fault> {
+    async fn purge(&self, body: &Value) -> Result<u64, Fault> {
         let verb = format!("STREAM.PURGE.{}", self.stream);
-        let answer: Value = self.broker.api(&self.stream, &verb, &json!({ "filter": subject })).await?;
+        let answer: Value = self.broker.api(&self.stream, &verb, body).await?;
         Ok(answer["purged"].as_u64().unwrap_or(0))
     }
 }
 
+impl Head {
+    /// Whether the object is what a manifest says of it.
+    pub(crate) fn is_of(&self, part: &SnapshotPart) -> bool {
+        (self.bytes, self.sha256) == (part.bytes, part.sha256)
+    }
+}
+
+impl Name {
+    pub(crate) fn manifest(epoch: u64) -> Name {
+        Name { epoch, part: None }
+    }
+
+    pub(crate) fn part(epoch: u64, part: u32) -> Name {
+        Name { epoch, part: Some(part) }
+    }
+
+    /// The tokens behind the partition; only as they are written.
+    fn parse(text: &str, separator: char) -> Option<Name> {
+        let (epoch, part) = text.split_once(separator).map_or((text, None), |(epoch, part)| (epoch, Some(part)));
+        let part = match part {
+            Some(part) => Some(part.parse().ok()?),
+            None => None,
+        };
+        let name = Name { epoch: epoch.parse().ok()?, part };
+        (name.joined(separator).to_string() == text).then_some(name)
+    }
+
+    fn joined(self, separator: char) -> impl fmt::Display {
+        fmt::from_fn(move |out| {
+            write!(out, "{:020}", self.epoch)?;
+            self.part.map_or(Ok(()), |part| write!(out, "{separator}{part}"))
+        })
+    }
+}
+
 impl Layout {
-    pub(crate) fn new(name: String, partition: u32) -> Layout {
-        Layout { name, partition }
+    pub(crate) fn new(bucket: String, partition: u32) -> Layout {
+        Layout { bucket, partition }
     }
 
     fn chunk_subject(&self, id: &str) -> String {
-        format!("$O.{}.C.{id}", self.name)
+        format!("$O.{}.C.{id}", self.bucket)
     }
 
-    fn head_subject(&self, encoded: &str) -> String {
-        format!("$O.{}.M.{encoded}", self.name)
+    fn head_subject(&self, object: &str) -> String {
+        format!("$O.{}.M.{}", self.bucket, URL_SAFE.encode(object))
     }
 
-    fn object_name(&self, epoch: u64) -> String {
-        format!("{}/{epoch:020}", self.partition)
+    /// Name of an object as the bucket has it.
+    pub(crate) fn object(&self, name: Name) -> String {
+        format!("{}/{}", self.partition, name.joined('/'))
     }
 
-    fn epoch_of(&self, encoded: &str) -> Option<u64> {
-        let name = String::from_utf8(URL_SAFE.decode(encoded).ok()?).ok()?;
-        name.strip_prefix(&format!("{}/", self.partition))?.parse().ok()
+    /// The object of this name, when it is one of this partition.
+    pub(crate) fn name(&self, object: &str) -> Option<Name> {
+        Name::parse(object.strip_prefix(&format!("{}/", self.partition))?, '/')
+    }
+
+    fn id(&self, name: Name, unique: &str) -> String {
+        format!("{}-{}-{unique}", self.partition, name.joined('-'))
+    }
+
+    /// The object to which chunks with this id were put, when it is one of this partition.
+    pub(crate) fn name_of_id(&self, id: &str) -> Option<Name> {
+        let name = id.strip_prefix(&format!("{}-", self.partition)).filter(|_| is_plain(id))?;
+        Name::parse(name.rsplit_once('-')?.0, '-')
     }
 
     /// A head as object store clients read it.
-    pub(crate) fn encode_head(&self, head: &Head) -> Result<Vec<u8>, String> {
-        let Head { found: FoundSnapshot { stored, bytes, digest, object }, chunks } = head;
-        let size = |number: &u64| usize::try_from(*number).map_err(|error| error.to_string());
+    pub(crate) fn encode_head(&self, object: &str, head: &Head) -> Result<Vec<u8>, String> {
+        let size = |number: u64| usize::try_from(number).map_err(|error| error.to_string());
         let info = ObjectInfo {
-            name: self.object_name(stored.marker.epoch),
+            name: object.to_string(),
             description: None,
-            metadata: [
-                (FORMAT.to_string(), FORMAT_KNOWN.to_string()),
-                (SEQUENCE.to_string(), stored.sequence.to_string()),
-                (MARKER.to_string(), String::from_utf8_lossy(stored.marker.bytes()).into_owned()),
-            ]
-            .into(),
+            metadata: [].into(),
             headers: None,
             options: Some(ObjectOptions { link: None, max_chunk_size: Some(CHUNK_BYTES) }),
-            bucket: self.name.clone(),
-            nuid: object.clone(),
-            size: size(bytes)?,
-            chunks: size(chunks)?,
+            bucket: self.bucket.clone(),
+            nuid: head.id.clone(),
+            size: size(head.bytes)?,
+            chunks: size(head.chunks)?,
             modified: None,
-            digest: Some(format!("{DIGEST_PREFIX}{}", URL_SAFE.encode(digest))),
+            digest: Some(format!("{DIGEST_PREFIX}{}", URL_SAFE.encode(head.sha256))),
             deleted: false,
         };
         serde_json::to_vec(&info).map_err(|error| error.to_string())
@@ -291,17 +360,35 @@ impl Layout {
 
 impl Listing {
     fn add(&mut self, layout: &Layout, info: SubjectsInfo) {
-        self.bytes = info.state.bytes;
         self.broker_time = WallTime(info.ts.parse::<jiff::Timestamp>().map_or(0, |time| time.as_millisecond()));
         let (heads, chunks) = (layout.head_subject(""), layout.chunk_subject(""));
         for (subject, count) in info.state.subjects.unwrap_or_default() {
             if let Some(id) = subject.strip_prefix(&chunks) {
                 self.chunks.insert(id.to_string(), count);
-            } else if let Some(epoch) = subject.strip_prefix(&heads).and_then(|name| layout.epoch_of(name)) {
-                self.heads.push((epoch, subject));
+            } else if let Some(name) = subject.strip_prefix(&heads).and_then(|encoded| {
+                let object = String::from_utf8(URL_SAFE.decode(encoded).ok()?).ok()?;
+                layout.name(&object).filter(|_| layout.head_subject(&object) == subject)
+            }) {
+                self.objects.insert(name);
             }
         }
-        self.heads.sort();
+    }
+
+    /// Epochs with a manifest, in ascending order.
+    pub(crate) fn manifests(&self) -> impl DoubleEndedIterator<Item = u64> {
+        self.objects.iter().filter(|name| name.part.is_none()).map(|name| name.epoch)
+    }
+
+    /// Whether all that a head says is there, is there.
+    pub(crate) fn has_chunks(&self, head: &Head) -> bool {
+        self.chunks.get(&head.id).copied().unwrap_or(0) == head.chunks
+    }
+
+    /// Numbers from this one on have no part of this epoch, finished or not.
+    pub(crate) fn next_part(&self, layout: &Layout, epoch: u64) -> u32 {
+        let unfinished = self.chunks.keys().filter_map(|id| layout.name_of_id(id));
+        let taken = self.objects.iter().copied().chain(unfinished).filter(|name| name.epoch == epoch);
+        taken.filter_map(|name| name.part).max().map_or(0, |last| last.saturating_add(1))
     }
 
     /// The listing that one answer makes; for `tests/fuzz`.
@@ -317,27 +404,15 @@ fn is_plain(id: &str) -> bool {
     !id.is_empty() && !id.contains(|letter: char| letter.is_whitespace() || matches!(letter, '.' | '*' | '>'))
 }
 
-pub(crate) fn decode_head(payload: &[u8], epoch: u64) -> Result<Head, String> {
+pub(crate) fn decode_head(payload: &[u8]) -> Result<Head, String> {
     let info: ObjectInfo = serde_json::from_slice(payload).map_err(|error| format!("its head: {error}"))?;
     if info.deleted {
         return Err("it was deleted".to_string());
     }
-    let field = |name: &str| info.metadata.get(name).ok_or_else(|| format!("its head does not say its {name}"));
-    let format = field(FORMAT)?;
-    if format != FORMAT_KNOWN {
-        return Err(format!("format {format} is not known to this host (it knows {FORMAT_KNOWN})"));
-    }
-    let marker = Marker::decode(field(MARKER)?.as_bytes()).map_err(|error| error.to_string())?;
-    if marker.epoch != epoch {
-        return Err(format!("it holds epoch {}", marker.epoch));
-    }
-    let sequence = field(SEQUENCE)?.parse().map_err(|_| "its sequence is not a number".to_string())?;
     let digest = info.digest.as_deref().and_then(|text| URL_SAFE.decode(text.strip_prefix(DIGEST_PREFIX)?).ok());
-    let digest = digest.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()).ok_or("its head does not say its sha256")?;
+    let sha256 = digest.and_then(|bytes| <[u8; 32]>::try_from(bytes).ok()).ok_or("its head does not say its sha256")?;
     if !is_plain(&info.nuid) {
         return Err(format!("{:?} is not an id of chunks", info.nuid));
     }
-    let found =
-        FoundSnapshot { stored: StoredMarker { sequence, marker }, bytes: info.size as u64, digest, object: info.nuid };
-    Ok(Head { found, chunks: info.chunks as u64 })
+    Ok(Head { id: info.nuid, bytes: info.size as u64, sha256, chunks: info.chunks as u64 })
 }

@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 
 use crate::ack::Acks;
 use crate::api::within;
+use crate::bucket::Bucket;
 use crate::connect::{API_TIMEOUT, Broker};
 use crate::fetch::{Fetcher, Source};
 use crate::lease::Lease;
@@ -90,7 +91,7 @@ pub struct LogOptions {
     pub store: Option<String>,
     /// Bytes of one part of an answer to `Changes`, about.
     pub changes_bytes: usize,
-    /// Chunks of a snapshot without an object are deleted when the last of them is so old.
+    /// What is there of a snapshot without a manifest is deleted when the youngest of it is so old.
     pub abandoned_after: Duration,
 }
 
@@ -126,8 +127,8 @@ struct Inner {
     /// Deliveries without an ack: added by fetches, taken by acks.
     acks: StdMutex<Acks>,
     lease: Mutex<Lease>,
-    /// Where the last part of a snapshot ended.
-    place: StdMutex<Place>,
+    /// Where the last answer about a part of a snapshot ended.
+    place: StdMutex<Option<Place>>,
 }
 
 impl Log {
@@ -181,12 +182,14 @@ impl Log {
             Request::FindSnapshot { epoch_max } => snapshot::find(broker, target, epoch_max)
                 .await
                 .map_or_else(Response::from, |found| Response::SnapshotFound(found.map(Box::new))),
-            Request::ReadSnapshot { found, offset } => part::read(broker, target, &found, offset, place)
+            Request::ReadPart { part, offset } => part::read(&Bucket::new(broker, target), &part, offset, place)
                 .await
-                .map_or_else(Response::from, Response::SnapshotPart),
-            Request::SaveSnapshot { snapshot } => snapshot::save(broker, target, &snapshot, options.abandoned_after)
-                .await
-                .map_or_else(Response::from, |()| Response::SnapshotSaved),
+                .map_or_else(Response::from, Response::PartRead),
+            Request::SaveSnapshot { snapshot, layouts } => {
+                Box::pin(snapshot::save(broker, target, &snapshot, &layouts, options.abandoned_after))
+                    .await
+                    .map_or_else(Response::from, |()| Response::SnapshotSaved)
+            }
             Request::Reset { next, read_through } => {
                 let mut fetcher = self.inner.fetcher.lock().await;
                 fetcher

@@ -1,10 +1,10 @@
-//! One part of a stored snapshot, read straight from its chunks.
+//! The bytes of one object of the bucket, read straight from its chunks.
 //!
-//! A part is four chunks of 128 KiB, or what came within four seconds: half a megabyte takes 4.2 s at 1 Mbit/s, less
+//! An answer has four chunks of 128 KiB, or what came within four seconds: half a megabyte takes 4.2 s at 1 Mbit/s, less
 //! than half of the ten seconds for which an answer is waited for, and at 100 Mbit/s the way there and back counts as
-//! much as the bytes. Each chunk says where in the state it begins, so a missing one is noticed where it is missing.
+//! much as the bytes. Each chunk says where in the object it begins, so a missing one is noticed where it is missing.
 //!
-//! Where the last part ended is remembered, so the next one asks from there. Nothing depends on that: chunks lie in
+//! Where the last answer ended is remembered, so the next one asks from there. Nothing depends on that: chunks lie in
 //! order, at least one sequence apart, so from any of them the way to a wanted one is found in few steps.
 
 use std::sync::{Mutex, PoisonError};
@@ -12,27 +12,27 @@ use std::time::Duration;
 
 use async_nats::{Message, Subscriber};
 use futures_util::StreamExt;
-use pelton_engine::log::FoundSnapshot;
+use pelton_engine::epoch::SnapshotPart;
 use serde_json::json;
 use tokio::time::Instant;
 
 use crate::api::{Fault, within};
-use crate::bucket::{Bucket, CHUNK_BYTES, OFFSET};
-use crate::connect::{API_TIMEOUT, Broker};
-use crate::log::Target;
+use crate::bucket::{Bucket, CHUNK_BYTES, Head, OFFSET};
+use crate::connect::API_TIMEOUT;
 
-const PART_CHUNKS: usize = 4;
+const ANSWER_CHUNKS: usize = 4;
 /// How long the first chunk may take.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(8);
 /// After so long an answer is given with what is there.
-const PART_TIME: Duration = Duration::from_secs(4);
+const ANSWER_TIME: Duration = Duration::from_secs(4);
 
-/// Where the last part ended.
-#[derive(Clone, Debug, Default)]
+/// Where the last answer about a part ended.
+#[derive(Clone, Debug)]
 pub(crate) struct Place {
+    /// Name of the part.
     object: String,
+    head: Head,
     offset: u64,
-    /// The next chunk has this sequence or a later one.
     sequence: u64,
 }
 
@@ -44,36 +44,69 @@ pub(crate) struct Chunk {
     payload: bytes::Bytes,
 }
 
-/// The bytes of the state from `offset` on: at least one, at most a part. `Damaged` when a chunk is not there, or goes
-/// on behind the end that the head claims.
+/// Bytes of an object, and where to ask for the next ones: their chunk has this sequence or a later one.
+pub(crate) type Stretch = (Vec<u8>, u64);
+
+/// The bytes of a part from `offset` on, as [`read_from`] gives them. `Damaged` when the part is not there, or is not what
+/// its manifest says.
 pub(crate) async fn read(
-    broker: &Broker,
-    target: &Target,
-    found: &FoundSnapshot,
+    bucket: &Bucket<'_>,
+    part: &SnapshotPart,
     offset: u64,
-    place: &Mutex<Place>,
+    place: &Mutex<Option<Place>>,
 ) -> Result<Vec<u8>, Fault> {
-    let reader = Reader { broker, bucket: Bucket::new(broker, target), id: &found.object };
     let start = Instant::now();
-    read_from(|from, count| reader.chunks(from, count, start), found, offset, place).await
+    let damaged = |reason: String| Fault::Damaged(format!("part `{}`: {reason}", part.object));
+    let last = place.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    // A part is never replaced: its head is asked for once.
+    let (head, sequence) = match last.filter(|last| last.object == part.object) {
+        Some(last) => (last.head, (last.offset == offset).then_some(last.sequence)),
+        None => {
+            let found = bucket.head(&part.object).await?.ok_or_else(|| damaged("it is not there".to_string()))?;
+            (found.head.map_err(damaged)?, None)
+        }
+    };
+    if !head.is_of(part) {
+        return Err(damaged(format!("its head says {} bytes, or another sha256 than its manifest", head.bytes)));
+    }
+    let reader = Reader { bucket, id: &head.id };
+    let ask = |from, count| reader.chunks(from, count, start);
+    let (bytes, sequence) = read_from(ask, &head, offset, sequence).await?;
+    let next = Place { object: part.object.clone(), head, offset: offset + bytes.len() as u64, sequence };
+    *place.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
+    Ok(bytes)
 }
 
-/// [`read`] with whatever `ask` gives: up to so many chunks at or after a sequence.
+/// All bytes of an object. `Damaged` as [`read_from`] says.
+pub(crate) async fn read_all(bucket: &Bucket<'_>, head: &Head) -> Result<Vec<u8>, Fault> {
+    let reader = Reader { bucket, id: &head.id };
+    let (mut all, mut sequence) = (Vec::new(), None);
+    while (all.len() as u64) < head.bytes {
+        let start = Instant::now();
+        let ask = |from, count| reader.chunks(from, count, start);
+        let (bytes, next) = read_from(ask, head, all.len() as u64, sequence).await?;
+        all.extend(bytes);
+        sequence = Some(next);
+    }
+    Ok(all)
+}
+
+/// The bytes of an object from `offset` on: at least one, at most of [`ANSWER_CHUNKS`]. `Damaged` when a chunk is not
+/// there, or goes on behind the end that the head claims. `ask` gives up to so many chunks at or after a sequence;
+/// `sequence` is where the last answer ended, when that was at this offset.
 pub(crate) async fn read_from<F: Future<Output = Result<Vec<Chunk>, Fault>>>(
     ask: impl Fn(u64, usize) -> F,
-    found: &FoundSnapshot,
+    head: &Head,
     offset: u64,
-    place: &Mutex<Place>,
-) -> Result<Vec<u8>, Fault> {
-    let id = &found.object;
-    if offset >= found.bytes {
-        return Err(Fault::Damaged(format!("snapshot {id} ends at byte {}", found.bytes)));
+    sequence: Option<u64>,
+) -> Result<Stretch, Fault> {
+    let id = &head.id;
+    if offset >= head.bytes {
+        return Err(Fault::Damaged(format!("object {id} ends at byte {}", head.bytes)));
     }
-    let last = place.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let is_known = last.object == *id && last.offset == offset;
-    let mut from = if is_known { last.sequence } else { 1 };
+    let mut from = sequence.unwrap_or(1);
     // The way to a place that is not known is by single chunks.
-    let mut count = if is_known || offset == 0 { PART_CHUNKS } else { 1 };
+    let mut count = if sequence.is_some() || offset == 0 { ANSWER_CHUNKS } else { 1 };
     loop {
         let chunks = ask(from, count).await?;
         let first = chunks.first().ok_or_else(|| missing(id, offset))?;
@@ -90,22 +123,20 @@ pub(crate) async fn read_from<F: Future<Output = Result<Vec<Chunk>, Fault>>>(
         }
         if count == 1 {
             from = first.sequence;
-            count = PART_CHUNKS;
+            count = ANSWER_CHUNKS;
             continue;
         }
         let (bytes, sequence) = join(&chunks, offset).ok_or_else(|| missing(id, offset))?;
         let end = offset.saturating_add(bytes.len() as u64);
-        if end > found.bytes {
-            return Err(Fault::Damaged(format!("snapshot {id} claims {} bytes and goes on to {end}", found.bytes)));
+        if end > head.bytes {
+            return Err(Fault::Damaged(format!("object {id} claims {} bytes and goes on to {end}", head.bytes)));
         }
-        let next = Place { object: id.clone(), offset: end, sequence: sequence.saturating_add(1) };
-        *place.lock().unwrap_or_else(PoisonError::into_inner) = next;
-        return Ok(bytes);
+        return Ok((bytes, sequence.saturating_add(1)));
     }
 }
 
 fn missing(id: &str, offset: u64) -> Fault {
-    Fault::Damaged(format!("snapshot {id}: the chunk at byte {offset} is missing"))
+    Fault::Damaged(format!("object {id}: the chunk at byte {offset} is missing"))
 }
 
 /// The bytes from `offset` on, up to where a chunk is missing, and the sequence of the last chunk; `None` when there are
@@ -130,14 +161,13 @@ impl Chunk {
     pub(crate) fn new(id: &str, sequence: u64, offset: Option<&str>, payload: bytes::Bytes) -> Result<Chunk, Fault> {
         let offset = offset
             .and_then(|text| text.parse().ok())
-            .ok_or_else(|| Fault::Damaged(format!("snapshot {id}: a chunk does not say where it begins")))?;
+            .ok_or_else(|| Fault::Damaged(format!("object {id}: a chunk does not say where it begins")))?;
         Ok(Chunk { sequence, offset, payload })
     }
 }
 
 struct Reader<'a> {
-    broker: &'a Broker,
-    bucket: Bucket<'a>,
+    bucket: &'a Bucket<'a>,
     id: &'a str,
 }
 
@@ -150,7 +180,7 @@ impl Reader<'_> {
         }
         // A replica may lag, and direct reads may be off: the leader has the last word.
         let subject = self.bucket.chunk_subject(self.id);
-        let Some(message) = self.broker.next_message(&self.bucket.stream, &subject, from).await? else {
+        let Some(message) = self.bucket.broker.next_message(&self.bucket.stream, &subject, from).await? else {
             return Ok(Vec::new());
         };
         let offset = message.headers.get(OFFSET).map(|value| value.as_str());
@@ -159,10 +189,11 @@ impl Reader<'_> {
 
     /// One request for several messages, answered by any replica.
     async fn direct(&self, from: u64, count: usize, start: Instant) -> Result<Vec<Chunk>, Fault> {
-        let client = self.broker.client();
+        let broker = self.bucket.broker;
+        let client = broker.client();
         let inbox = client.new_inbox();
         let mut answers = within(API_TIMEOUT, "subscribe for chunks", client.subscribe(inbox.clone())).await?;
-        let verb = format!("{}.DIRECT.GET.{}", self.broker.api_prefix(), self.bucket.stream);
+        let verb = format!("{}.DIRECT.GET.{}", broker.api_prefix(), self.bucket.stream);
         let subject = self.bucket.chunk_subject(self.id);
         let body =
             json!({ "seq": from, "next_by_subj": subject, "batch": count, "max_bytes": count * 2 * CHUNK_BYTES });
@@ -175,19 +206,19 @@ impl Reader<'_> {
 
     async fn collect(&self, answers: &mut Subscriber, count: usize, start: Instant) -> Result<Vec<Chunk>, Fault> {
         let mut chunks = Vec::new();
-        let losses = self.broker.losses();
+        let losses = self.bucket.broker.losses();
         while chunks.len() < count {
-            let limit = if chunks.is_empty() { start + FIRST_TIMEOUT } else { start + PART_TIME };
+            let limit = if chunks.is_empty() { start + FIRST_TIMEOUT } else { start + ANSWER_TIME };
             match tokio::time::timeout_at(limit, answers.next()).await {
                 Ok(Some(message)) if message.status.is_none() => chunks.push(self.delivered(message)?),
                 // The end of the answer, or nobody that answers.
                 Ok(Some(_) | None) => break,
                 Err(_) if chunks.is_empty() => {
-                    return Err(Fault::Unavailable(format!("snapshot {}: no chunk came in time", self.id)));
+                    return Err(Fault::Unavailable(format!("object {}: no chunk came in time", self.id)));
                 }
                 Err(_) => break,
             }
-            if self.broker.losses() != losses {
+            if self.bucket.broker.losses() != losses {
                 break;
             }
         }
@@ -205,29 +236,25 @@ impl Reader<'_> {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
-    use pelton_engine::epoch::Marker;
-    use pelton_engine::log::StoredMarker;
 
     use super::*;
 
-    /// The part at an offset of an object of 100 bytes that has lost all chunks but its first.
-    fn part(sequence: u64, offset: u64) -> Result<Vec<u8>, Fault> {
-        let marker = include_bytes!("../../../tests/fuzz/corpus/stored/marker");
-        let stored = StoredMarker { sequence: 1, marker: Marker::decode(&marker[1..]).expect("a marker") };
-        let found = FoundSnapshot { stored, bytes: 100, digest: [0; 32], object: "0-1-x".to_string() };
-        let chunk = Chunk::new(&found.object, sequence, Some("0"), bytes::Bytes::from_static(b"0123456789"));
+    /// What an object of 100 bytes that has lost all chunks but its first gives at an offset.
+    fn stretch(sequence: u64, offset: u64) -> Result<Stretch, Fault> {
+        let head = Head { id: "0-1-x".to_string(), bytes: 100, sha256: [0; 32], chunks: 10 };
+        let chunk = Chunk::new(&head.id, sequence, Some("0"), bytes::Bytes::from_static(b"0123456789"));
         let ask = |from, _| {
             let there = chunk.clone().map(|chunk| Vec::from_iter((from <= sequence).then_some(chunk)));
             std::future::ready(there)
         };
-        read_from(ask, &found, offset, &Mutex::default()).now_or_never().expect("nothing is waited for")
+        read_from(ask, &head, offset, None).now_or_never().expect("nothing is waited for")
     }
 
     #[test]
     fn behind_the_last_sequence_nothing_is_searched() {
-        assert_eq!(part(u64::MAX, 4), Ok(b"456789".to_vec()));
+        assert_eq!(stretch(u64::MAX, 4), Ok((b"456789".to_vec(), u64::MAX)));
         for sequence in [u64::MAX, u64::MAX - 3] {
-            assert!(matches!(part(sequence, 50), Err(Fault::Damaged(text)) if text.contains("byte 50 is missing")));
+            assert!(matches!(stretch(sequence, 50), Err(Fault::Damaged(text)) if text.contains("byte 50 is missing")));
         }
     }
 }

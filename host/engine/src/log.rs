@@ -5,7 +5,8 @@
 
 use std::sync::Arc;
 
-use crate::epoch::{Epoch, Marker, StreamIdentity};
+use crate::codec::Damaged;
+use crate::epoch::{DeltaReader, Epoch, Manifest, Marker, Part, SnapshotPart, StreamIdentity};
 use crate::event::RawBatch;
 use crate::time::WallTime;
 
@@ -32,10 +33,11 @@ pub enum Request {
     Changes { after: u64, up_to: u64 },
     /// The newest stored snapshot whose epoch is at most `epoch_max`.
     FindSnapshot { epoch_max: u64 },
-    /// The bytes of a snapshot's state from `offset` on: as many as one answer takes, at least one.
-    ReadSnapshot { found: Arc<FoundSnapshot>, offset: u64 },
-    /// Store a snapshot; afterwards changes and markers below the older of the last two may be purged.
-    SaveSnapshot { snapshot: Arc<Snapshot> },
+    /// The bytes of a part of a snapshot from `offset` on: as many as one answer takes, at least one.
+    ReadPart { part: SnapshotPart, offset: u64 },
+    /// Store a snapshot; afterwards changes and markers below the older of the last two may be purged. `layouts` are the
+    /// texts of its sections' layouts.
+    SaveSnapshot { snapshot: Arc<Snapshot>, layouts: Vec<String> },
     /// Let the consumer deliver from sequence `next` on. The caller has checked it against the stream's bounds.
     /// Up to `read_through` (at least `next - 1`) nothing of this partition is unread: what is gone there is no hole.
     Reset { next: u64, read_through: u64 },
@@ -139,20 +141,30 @@ pub struct Change {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Snapshot {
     pub stored: StoredMarker,
-    /// Encoded state.
+    /// Encoded state: a delta in which every section is whole.
     pub state: Vec<u8>,
 }
 
-/// A stored snapshot before its state is read.
-#[derive(Clone, Debug, PartialEq)]
-pub struct FoundSnapshot {
-    pub stored: StoredMarker,
-    /// Length of the state.
-    pub bytes: u64,
-    /// sha256 of the state.
-    pub digest: [u8; 32],
-    /// Where the adapter finds the bytes.
-    pub object: String,
+impl Snapshot {
+    /// The bytes of each section of the marker, in order.
+    ///
+    /// # Errors
+    /// When the state does not have each of them, whole, and nothing else.
+    pub fn sections(&self) -> Result<Vec<&[u8]>, Damaged> {
+        let mut reader = DeltaReader::new(&self.state)?;
+        let mut sections = Vec::new();
+        while let Some(Part { section, is_whole, bytes }) = reader.part()? {
+            if usize::from(section) != sections.len() || !is_whole {
+                return Err(Damaged(format!("section {section} is not the next one, or not whole")));
+            }
+            sections.push(bytes);
+        }
+        let wanted = self.stored.marker.sections.len();
+        if sections.len() != wanted {
+            return Err(Damaged(format!("has {} sections, and its marker {wanted}", sections.len())));
+        }
+        Ok(sections)
+    }
 }
 
 /// What became of a published batch.
@@ -186,9 +198,10 @@ pub enum Response {
     Survey(Box<Survey>),
     /// In order, without gaps. Empty only when nothing is left.
     Changes(Vec<Change>),
-    SnapshotFound(Option<Box<FoundSnapshot>>),
-    /// Bytes of the state from the offset that was asked for.
-    SnapshotPart(Vec<u8>),
+    /// Its sequence is where the stream holds its marker now.
+    SnapshotFound(Option<Box<Manifest>>),
+    /// Bytes of a part from the offset that was asked for.
+    PartRead(Vec<u8>),
     SnapshotSaved,
     Reset,
     Fetched(Fetched),

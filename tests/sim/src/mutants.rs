@@ -75,6 +75,7 @@ pub fn all() -> Vec<Mutant> {
         protocol("state of another layout read", 0, |mutants| mutants.any_layout = true),
         protocol("idle commits without something due", 2_000, |mutants| mutants.idle_always = true),
         protocol("snapshot without its hash", 0, |mutants| mutants.trust_snapshot = true),
+        protocol("section from the parts of another one", 0, |mutants| mutants.mix_sections = true),
         protocol("permanent refusal tried again", 0, |mutants| mutants.retry_permanent = true),
         protocol("published again before the input is checked", 0, |mutants| mutants.republish_unchecked = true),
         protocol("snapshots counted from the last recovery", 0, |mutants| mutants.unsnapped_reset = true),
@@ -88,6 +89,7 @@ pub fn all() -> Vec<Mutant> {
         log("proof forgotten", 2_000, |mutants| mutants.proof_is_forgotten = true),
         log("proof hides what is lost", 200, |mutants| mutants.proof_hides_loss = true),
         log("changes purged above the older snapshot", 2_000, |mutants| mutants.purge_above_snapshot = true),
+        log("part of a kept snapshot deleted", 2_000, |mutants| mutants.drop_shared_parts = true),
         Mutant {
             name: "lease not renewed while the store works",
             weakness: Weakness { driver_forgets_lease: true, ..Weakness::default() },

@@ -402,7 +402,7 @@ fn kind(request: &Request) -> &'static str {
         Request::Survey { .. } => "survey",
         Request::Changes { .. } => "changes",
         Request::FindSnapshot { .. } => "find snapshot",
-        Request::ReadSnapshot { .. } => "read snapshot",
+        Request::ReadPart { .. } => "read part",
         Request::SaveSnapshot { .. } => "save snapshot",
         Request::Reset { .. } => "reset",
         Request::Fetch { .. } => "fetch",

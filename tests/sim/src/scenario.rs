@@ -69,7 +69,7 @@ impl Slow {
         match request {
             Request::Survey { .. } => self == Slow::Survey,
             Request::Changes { .. } => self == Slow::Changes,
-            Request::FindSnapshot { .. } | Request::ReadSnapshot { .. } => self == Slow::Snapshots,
+            Request::FindSnapshot { .. } | Request::ReadPart { .. } => self == Slow::Snapshots,
             Request::SaveSnapshot { .. } => self == Slow::Save,
             Request::Reset { .. } => self == Slow::Reset,
             Request::Publish { .. } => self == Slow::Publish,

@@ -109,6 +109,7 @@ fn the_suite_notices_a_weak_log() {
     assert!(weak(|mutants| mutants.proof_is_forgotten = true));
     assert!(weak(|mutants| mutants.proof_hides_loss = true));
     assert!(weak(|mutants| mutants.purge_above_snapshot = true));
+    assert!(weak(|mutants| mutants.drop_shared_parts = true));
     assert!(weak(|mutants| mutants.lease_is_final = true));
 }
 

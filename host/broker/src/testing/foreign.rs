@@ -1,27 +1,29 @@
 //! What reads the bytes of servers, publishers and people, for `tests/fuzz`, without a server that would say such things.
 
 use std::collections::BTreeMap;
-use std::sync::Mutex;
 
 use async_nats::{HeaderMap, Message};
 use futures_util::FutureExt as _;
+use pelton_engine::epoch::Manifest;
 use pelton_engine::event::RawBatch;
-use pelton_engine::log::{Change, FoundSnapshot, Hole, HoleCause, Published, StreamFacts};
+use pelton_engine::log::{Change, Hole, HoleCause, Published, StreamFacts};
 use pelton_engine::plan::Plan;
 
 use crate::ack::Acks;
 use crate::api::{ConsumerState, Fault, StreamInfo};
-use crate::bucket::{Head, Layout, Listing, decode_head};
+use crate::bucket::{Layout, Listing, decode_head};
 use crate::changes::Assembly;
 use crate::filling::{Cursor, Filling};
 use crate::holes::Jumps;
 use crate::inspect::{self, Checked};
 use crate::lease::LeaseHolder;
 use crate::options::ConnectOptions;
-use crate::part::{self, Place};
+use crate::part;
 use crate::provision::ProvisionOptions;
 use crate::{api, expect, headers, holes, lease, publish, snapshot, stored};
 use crate::{context, options};
+
+pub use crate::bucket::Head;
 
 /// The text of a saved context.
 ///
@@ -77,12 +79,10 @@ fn layout() -> Layout {
 /// What a bucket holds of partition 0, as the server lists it.
 #[derive(Clone, Debug, Default)]
 pub struct Listed {
-    /// Epoch and subject of every head.
-    pub heads: Vec<(u64, String)>,
-    /// Chunks per object.
+    /// Names of objects.
+    pub objects: Vec<String>,
+    /// Chunks per id.
     pub chunks: BTreeMap<String, u64>,
-    /// Bytes of the whole bucket.
-    pub bytes: u64,
 }
 
 /// An answer to `STREAM.INFO` with the subjects of the bucket `b`.
@@ -90,35 +90,33 @@ pub struct Listed {
 /// # Errors
 /// Says why it does not decode.
 pub fn listed(answer: &[u8]) -> Result<Listed, String> {
-    let Listing { heads, chunks, bytes, .. } = Listing::parse(&layout(), answer)?;
-    Ok(Listed { heads, chunks, bytes })
+    let Listing { objects, chunks, .. } = Listing::parse(&layout(), answer)?;
+    Ok(Listed { objects: objects.iter().map(|name| layout().object(*name)).collect(), chunks })
 }
 
-/// What the head of an object says of the snapshot of an epoch, and how many chunks it has.
+/// What the head of an object says.
 ///
 /// # Errors
 /// Says why it cannot be right.
-pub fn head(payload: &[u8], epoch: u64) -> Result<(FoundSnapshot, u64), String> {
-    let Head { found, chunks } = decode_head(payload, epoch)?;
-    Ok((found, chunks))
+pub fn head(payload: &[u8]) -> Result<Head, String> {
+    decode_head(payload)
 }
 
 /// The head as it is written.
 ///
 /// # Errors
 /// When a number is too large for this machine.
-pub fn encode_head(found: &FoundSnapshot, chunks: u64) -> Result<Vec<u8>, String> {
-    layout().encode_head(&Head { found: found.clone(), chunks })
+pub fn encode_head(object: &str, head: &Head) -> Result<Vec<u8>, String> {
+    layout().encode_head(object, head)
 }
 
-/// A head against what is there, and against the bound of the pipeline.
+/// A manifest against the objects that are there, and against the bound of the pipeline.
 ///
 /// # Errors
 /// Says why it cannot be right.
-pub fn check_head(found: FoundSnapshot, chunks: u64, listed: &Listed, bytes_max: u64) -> Result<FoundSnapshot, String> {
-    let Listed { heads, chunks: by_object, bytes } = listed.clone();
-    let listing = Listing { heads, chunks: by_object, bytes, ..Listing::default() };
-    snapshot::check(Head { found, chunks }, &listing, bytes_max)
+pub fn check_manifest(manifest: &Manifest, objects: &[&str], bytes_max: u64) -> Result<(), String> {
+    let objects = objects.iter().filter_map(|object| layout().name(object)).collect();
+    snapshot::check(&layout(), manifest, &Listing { objects, ..Listing::default() }, bytes_max)
 }
 
 /// A chunk as it is stored.
@@ -130,31 +128,25 @@ pub struct Chunk {
     pub payload: Vec<u8>,
 }
 
-/// Reads an object part by part.
-#[derive(Default)]
-pub struct Parts(Mutex<Place>);
-
-impl Parts {
-    /// The next bytes from `offset` on; `ask` gives up to so many chunks at or after a sequence.
-    ///
-    /// # Errors
-    /// Says what is missing.
-    pub fn read(
-        &self,
-        ask: impl Fn(u64, usize) -> Vec<Chunk>,
-        found: &FoundSnapshot,
-        offset: u64,
-    ) -> Result<Vec<u8>, String> {
-        let chunk = |chunk: Chunk| {
-            part::Chunk::new(&found.object, chunk.sequence, chunk.offset.as_deref(), chunk.payload.into())
-        };
-        let ask = |from, count| {
-            let chunks: Result<Vec<part::Chunk>, Fault> = ask(from, count).into_iter().map(chunk).collect();
-            std::future::ready(chunks)
-        };
-        let part = part::read_from(ask, found, offset, &self.0).now_or_never();
-        part.expect("nothing is waited for").map_err(|fault| fault.to_string())
-    }
+/// The next bytes of an object from `offset` on, and the sequence to go on from; `ask` gives up to so many chunks at or
+/// after a sequence, `sequence` is where the bytes before ended.
+///
+/// # Errors
+/// Says what is missing.
+pub fn read(
+    ask: impl Fn(u64, usize) -> Vec<Chunk>,
+    head: &Head,
+    offset: u64,
+    sequence: Option<u64>,
+) -> Result<(Vec<u8>, u64), String> {
+    let chunk =
+        |chunk: Chunk| part::Chunk::new(&head.id, chunk.sequence, chunk.offset.as_deref(), chunk.payload.into());
+    let ask = |from, count| {
+        let chunks: Result<Vec<part::Chunk>, Fault> = ask(from, count).into_iter().map(chunk).collect();
+        std::future::ready(chunks)
+    };
+    let stretch = part::read_from(ask, head, offset, sequence).now_or_never();
+    stretch.expect("nothing is waited for").map_err(|fault| fault.to_string())
 }
 
 /// The value of a lease: the holder for people, and the value as a host would write it, if it is one's.

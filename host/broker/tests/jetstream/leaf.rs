@@ -1,14 +1,13 @@
 //! A pipeline whose streams are in the domain of a leaf node, worked on from the hub.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pelton_broker::testing::Server;
 use pelton_broker::{Broker, ConnectOptions, Log, LogOptions, ProvisionOptions, Target, lease_holder, tail, up};
 use pelton_engine::epoch::{Channel, Records};
-use pelton_engine::log::{Request, Response, Snapshot, StoredMarker};
+use pelton_engine::log::{Request, Response};
 
-use crate::rig::{FIRST, fence_after, first_epoch, next_epoch, plan, read, reset, stored, survey};
+use crate::rig::{FIRST, fence_after, first_epoch, next_epoch, plan, read, read_part, reset, save, stored, survey};
 
 /// Connected to the hub, working in the leaf's domain.
 async fn across(hub: &Server) -> Broker {
@@ -59,31 +58,19 @@ async fn a_host_at_the_hub_works_in_the_domain_of_a_leaf() {
     records.push(Channel::Output(0), b"out.alerts.u1", b"", b"first");
     let first = first_epoch(records, vec![1; 1000]);
     let sequence = stored(&log, &first, FIRST).await;
-    let snapshot = Snapshot {
-        stored: StoredMarker { sequence, marker: first.marker.clone() },
-        state: (0..1_000_000u32).map(|idx| (idx ^ (idx >> 8)) as u8).collect(),
-    };
-    let snapshot = Arc::new(snapshot);
-    let saved = log.perform(Request::SaveSnapshot { snapshot: snapshot.clone() }).await;
+    let state: Vec<u8> = (0..1_000_000u32).map(|idx| (idx ^ (idx >> 8)) as u8).collect();
+    let saved = save(&log, &first, sequence, [b"core", &state]).await;
     assert!(matches!(saved, Response::SnapshotSaved), "{saved:?}");
     let second = next_epoch(&first, Records::default(), vec![2; 1000]);
     let end = stored(&log, &second, fence_after(&first, sequence)).await;
     let changes = log.perform(Request::Changes { after: sequence, up_to: end }).await;
     assert!(matches!(&changes, Response::Changes(changes) if changes.len() == 1), "{changes:?}");
 
-    let found = match log.perform(Request::FindSnapshot { epoch_max: 2 }).await {
-        Response::SnapshotFound(Some(found)) => Arc::from(found),
+    let manifest = match log.perform(Request::FindSnapshot { epoch_max: 2 }).await {
+        Response::SnapshotFound(Some(found)) => found,
         other => panic!("{other:?}"),
     };
-    let mut state = Vec::new();
-    while state.len() < snapshot.state.len() {
-        let offset = state.len() as u64;
-        match log.perform(Request::ReadSnapshot { found: Arc::clone(&found), offset }).await {
-            Response::SnapshotPart(part) => state.extend(part),
-            other => panic!("{other:?}"),
-        }
-    }
-    assert!(state == snapshot.state);
+    assert!(read_part(&log, &manifest.sections[1].parts[0]).await == Ok(state));
 
     log.perform(Request::Ack { sequence: 10 }).await;
     eventually("the acknowledgement has arrived", async || {

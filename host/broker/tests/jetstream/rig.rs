@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use pelton_broker::testing::Server;
 use pelton_broker::{Broker, Log, LogOptions, Producer, ProvisionOptions, Target, up};
-use pelton_engine::epoch::{Epoch, Marker, MarkerFields, Position, Records, StreamIdentity};
-use pelton_engine::log::{Fence, Fetched, Hole, Published, Request, Response, StoredMarker, Survey};
+use pelton_engine::epoch::{
+    DeltaWriter, Epoch, Marker, MarkerFields, Position, Records, Section, SnapshotPart, StreamIdentity, layout_of,
+};
+use pelton_engine::log::{Fence, Fetched, Hole, Published, Request, Response, Snapshot, StoredMarker, Survey};
 use pelton_engine::plan::{CreateStream, Key, Limits, Output, OutputStream, Plan, Source, Time, TimeUnit, Watermark};
 use pelton_engine::time::Span;
 
@@ -158,10 +160,47 @@ fn epoch(before: Option<&Marker>, records: Records, delta: Vec<u8>) -> Arc<Epoch
         read_through: number,
         pipeline_stream: StreamIdentity { name: "PELTON".to_string(), created: 1 },
         lease: before.map_or(7, |before| before.lease),
+        sections: LAYOUTS.map(section).to_vec(),
         ..MarkerFields::default()
     };
     Arc::new(Epoch::new(fields, before, records, delta))
 }
+
+/// Texts of the layouts of the sections that every epoch has; they are called the same.
+pub(crate) const LAYOUTS: [&str; 2] = ["core", "farm"];
+
+fn section(name: &str) -> Section {
+    Section { name: name.to_string(), operator: name.to_string(), layout: layout_of(name), epoch: 1, bytes: 0 }
+}
+
+/// Stores a snapshot of these sections after an epoch.
+pub(crate) async fn save(log: &Log, epoch: &Epoch, sequence: u64, sections: [&[u8]; 2]) -> Response {
+    let mut state = Vec::new();
+    let mut delta = DeltaWriter::new(&mut state);
+    (0..).zip(sections).for_each(|(section, bytes)| delta.part(section, true, |out| out.extend(bytes)));
+    let snapshot = Snapshot { stored: StoredMarker { sequence, marker: epoch.marker.clone() }, state };
+    let layouts = LAYOUTS.map(str::to_string).to_vec();
+    log.perform(Request::SaveSnapshot { snapshot: snapshot.into(), layouts }).await
+}
+
+/// Reads a part, answer by answer.
+pub(crate) async fn read_part(log: &Log, part: &SnapshotPart) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    while (bytes.len() as u64) < part.bytes {
+        match log.perform(Request::ReadPart { part: part.clone(), offset: bytes.len() as u64 }).await {
+            Response::PartRead(more) => {
+                assert!((1..=ANSWER_MAX).contains(&more.len()), "an answer of {} bytes", more.len());
+                bytes.extend(more);
+            }
+            Response::Damaged(reason) => return Err(reason),
+            other => panic!("{other:?}"),
+        }
+    }
+    Ok(bytes)
+}
+
+/// Bytes that one answer may have: what a link of 1 Mbit/s carries in half of the time that an answer may take.
+const ANSWER_MAX: usize = 512 << 10;
 
 /// The fence behind an epoch that was stored at `sequence`.
 pub(crate) fn fence_after(epoch: &Epoch, sequence: u64) -> Fence {

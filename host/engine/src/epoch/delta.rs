@@ -1,4 +1,5 @@
-//! A state delta: one part per section that has changed. A snapshot is the same with all of them, each whole.
+//! A state delta: one part per section that has changed. A whole state is the same with all of them, each whole; the
+//! bucket of snapshots has the bytes of each by themselves ([`super::Manifest`]).
 //!
 //! ```text
 //! "PD" | version u8 | count u8 | part × count

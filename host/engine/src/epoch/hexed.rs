@@ -1,4 +1,4 @@
-//! Numbers and digests of a marker as hex digits.
+//! Numbers and digests of JSON records as hex digits.
 
 pub(super) mod hex64 {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};

@@ -6,9 +6,10 @@
 use std::collections::BTreeMap;
 use std::ops::Deref;
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{Deserialize, Serialize};
 
 use super::hexed::{digest, hex64, hex128};
+use super::versioned::{self, Unreadable, Version};
 use super::{MARKER_SLOTS, RUN_SHIFT, StreamIdentity, sha256};
 use crate::totals::Totals;
 
@@ -16,8 +17,6 @@ use crate::totals::Totals;
 const MARKER_VERSION: u8 = 2;
 /// Largest marker, bytes.
 pub const MARKER_BYTES_MAX: usize = 64 << 10;
-/// Words for what a host must understand to go on behind a marker; this host knows none, and writes none.
-const NEEDS_KNOWN: &[&str] = &[];
 
 /// The last input event of an epoch. Sequence 0 means that nothing was read yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -44,7 +43,7 @@ pub struct Section {
     pub name: String,
     /// What kind of operator reads it.
     pub operator: String,
-    /// [`super::fingerprint`] of the layout's text: bytes of another one cannot be read.
+    /// [`super::layout_of`] its text: bytes of another one cannot be read.
     #[serde(with = "hex64")]
     pub layout: u64,
     /// The epoch whose delta began it: what came before is of another section of this name.
@@ -57,7 +56,7 @@ pub struct Section {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MarkerFields {
     /// Format of this record.
-    pub version: Version,
+    pub version: Version<MARKER_VERSION>,
     /// Features that a reader must know.
     pub needs: Vec<String>,
     /// Version of the program that sealed it, for people.
@@ -128,33 +127,6 @@ pub struct MarkerFields {
     pub sections: Vec<Section>,
 }
 
-/// The number of the format, which is the same in every marker that this host reads.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Version;
-
-impl Serialize for Version {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_u8(MARKER_VERSION)
-    }
-}
-
-impl<'de> Deserialize<'de> for Version {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Version, D::Error> {
-        let version = u8::deserialize(deserializer)?;
-        if version == MARKER_VERSION { Ok(Version) } else { Err(D::Error::custom(format!("version {version}"))) }
-    }
-}
-
-/// Why bytes are not a marker for this host.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Unreadable {
-    /// Intact, but of another version of Pelton: that one may go on, this one must touch nothing.
-    #[error("{0}")]
-    Format(String),
-    #[error("marker does not decode: {0}")]
-    Damaged(String),
-}
-
 /// A sealed marker: its fields, read through `Deref`, and the bytes they were written as. Neither changes any more.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Marker {
@@ -183,25 +155,8 @@ impl Marker {
     /// # Errors
     /// When the bytes are not a marker of the format of this host, or need what it does not know.
     pub fn decode(bytes: &[u8]) -> Result<Marker, Unreadable> {
-        #[derive(Deserialize)]
-        struct Head {
-            version: u8,
-            #[serde(default)]
-            needs: Vec<String>,
-        }
-        let damaged = |error: serde_json::Error| Unreadable::Damaged(error.to_string());
-        let Head { version, needs } = serde_json::from_slice(bytes).map_err(damaged)?;
-        if version > MARKER_VERSION {
-            return Err(Unreadable::Format(format!("a newer version of Pelton wrote marker format {version}")));
-        }
-        if version < MARKER_VERSION {
-            let text = format!("marker format {version} is from before the first release of Pelton");
-            return Err(Unreadable::Format(text));
-        }
-        if let Some(unknown) = needs.iter().find(|need| !NEEDS_KNOWN.contains(&need.as_str())) {
-            return Err(Unreadable::Format(format!("a newer version of Pelton wrote a marker that needs `{unknown}`")));
-        }
-        let fields = serde_json::from_slice(bytes).map_err(damaged)?;
+        versioned::check(bytes, "marker", MARKER_VERSION)?;
+        let fields = serde_json::from_slice(bytes).map_err(|error| Unreadable::damaged("marker", &error))?;
         Ok(Marker { fields, bytes: bytes.to_vec() })
     }
 

@@ -6,8 +6,10 @@
 mod delta;
 mod hexed;
 mod ledger;
+mod manifest;
 mod marker;
 mod records;
+mod versioned;
 
 use std::collections::BTreeMap;
 
@@ -18,8 +20,10 @@ use crate::totals::Totals;
 
 pub use delta::{DeltaReader, DeltaWriter, Part, SECTION_STORED_BYTES_MAX};
 pub use ledger::Ledger;
-pub use marker::{Clock, MARKER_BYTES_MAX, Marker, MarkerFields, Position, Section, Unreadable, Version};
+pub use manifest::{MANIFEST_BYTES_MAX, Manifest, PART_BYTES_MAX, SnapshotPart, SnapshotSection};
+pub use marker::{Clock, MARKER_BYTES_MAX, Marker, MarkerFields, Position, Section};
 pub use records::{Channel, Record, Records};
+pub use versioned::{Unreadable, Version};
 
 /// Marker subjects repeat after this many epochs: `marker.<lease revision>-<run>.<epoch mod MARKER_SLOTS>`.
 pub const MARKER_SLOTS: u64 = 4096;
@@ -79,6 +83,12 @@ pub fn fingerprint(published_ms: i64, payload: &[u8]) -> u64 {
     hash.update(payload);
     let digest = hash.finalize();
     u64::from_be_bytes(digest[..8].try_into().expect("sha256 has 32 bytes"))
+}
+
+/// The number that stands for the text of a section's layout.
+#[must_use]
+pub fn layout_of(text: &str) -> u64 {
+    fingerprint(0, text.as_bytes())
 }
 
 /// What was computed in an epoch, and where that left off.

@@ -248,12 +248,13 @@ impl Partition {
     fn save_snapshot(&mut self, state: Vec<u8>, now: u64, store: &mut dyn Store) {
         let Phase::Running(running) = &mut self.phase else { return };
         let Some(stored) = running.head.clone() else { return };
+        let layouts = running.engine.layouts().into_iter().map(str::to_owned).collect();
         let snapshot = Arc::new(Snapshot { stored, state });
         if let Err(error) = store.compact(&snapshot) {
             // The previous generation goes on; the next snapshot tries again.
             self.tell(Notice::SnapshotNotSaved { reason: format!("compaction: {error}") });
         }
-        let asked = self.ask(Request::SaveSnapshot { snapshot }, now);
+        let asked = self.ask(Request::SaveSnapshot { snapshot, layouts }, now);
         if let Phase::Running(running) = &mut self.phase
             && let Some(saving) = &mut running.saving
         {

@@ -2,14 +2,20 @@
 
 use super::Halted;
 use crate::codes::HaltCode;
-use crate::epoch::{Marker, Section};
+use crate::epoch::{Manifest, Marker, Section};
 use crate::step::Engine;
 
 /// Whether this engine can read the state behind a marker, and goes on with the same pipeline over the same partitions.
+/// The manifest of a snapshot of this state, where there is one, tells what its layouts stand for.
 ///
 /// # Errors
 /// What differs, both sides.
-pub fn is_compatible(marker: &Marker, partition: u32, engine: &Engine) -> Result<(), Halted> {
+pub fn is_compatible(
+    marker: &Marker,
+    partition: u32,
+    engine: &Engine,
+    snapshot: Option<&Manifest>,
+) -> Result<(), Halted> {
     let differs = |evidence| Err(Halted::new(HaltCode::StateIncompatible, evidence));
     let source = &engine.plan().source;
     let (found, wanted) = ((marker.partition, marker.partitions), (partition, source.partitions));
@@ -36,11 +42,19 @@ pub fn is_compatible(marker: &Marker, partition: u32, engine: &Engine) -> Result
     let named =
         |section: &Section| format!("`{}` ({}, layout {:016x})", section.name, section.operator, section.layout);
     let list = |sections: &[Section]| sections.iter().map(named).collect::<Vec<_>>().join(", ");
+    let before = |name: &str| {
+        let found = marker.sections.iter().find(|found| found.name == name)?;
+        let sections = &snapshot?.sections;
+        sections.iter().find(|stored| stored.layout == found.layout).map(|stored| &stored.layout_text)
+    };
     let texts: Vec<String> = wanted
         .iter()
         .zip(engine.layouts())
         .filter(|(wanted, _)| !marker.sections.iter().any(|found| is_same((found, wanted))))
-        .map(|(wanted, layout)| format!("; `{}` is now {layout}", wanted.name))
+        .map(|(wanted, layout)| match before(&wanted.name) {
+            Some(before) => format!("; `{}` was {before} and is now {layout}", wanted.name),
+            None => format!("; `{}` is now {layout}", wanted.name),
+        })
         .collect();
     differs(format!(
         "epoch {} has state of {}, the pipeline now wants {}{}",

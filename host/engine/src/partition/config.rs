@@ -100,8 +100,10 @@ pub struct Mutants {
     pub any_layout: bool,
     /// Silence moves the watermark also when nothing is due.
     pub idle_always: bool,
-    /// The bytes of a snapshot are believed without their hash.
+    /// The parts of a snapshot are believed without their hash.
     pub trust_snapshot: bool,
+    /// A section of a snapshot is restored from the parts of another one.
+    pub mix_sections: bool,
     /// What is refused for good is sent again.
     pub retry_permanent: bool,
     /// The outbox is published again before the input is checked.

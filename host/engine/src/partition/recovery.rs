@@ -1,12 +1,13 @@
 //! Recovery, step by step: load, survey, decide, republish or replay or rebuild (`rebuild`), check the input, reset, run.
 
+mod load;
 mod rebuild;
 
 use std::sync::Arc;
 
 use crate::codes::HaltCode;
 use crate::epoch::{Position, StreamIdentity};
-use crate::log::{Fence, FoundSnapshot, Published, Request, Response, StoredMarker, Survey};
+use crate::log::{Fence, Published, Request, Response, StoredMarker, Survey};
 use crate::step::Engine;
 use crate::store::{Discard, Local, OUTBOX_MAX, Store, StoreError};
 
@@ -14,6 +15,7 @@ use super::compatible::is_compatible;
 use super::recover::{Decision, Halted, check_position, decide};
 use super::run::{Running, Unsnapped};
 use super::{Asked, FRUITLESS_MAX, Lease, Notice, Partition, Phase, RecoveryCause, Ticket, describe};
+use load::Loading;
 
 /// A stream may be missing for this long while a broker starts; then it is gone.
 const MISSING_MS: u64 = 10_000;
@@ -51,12 +53,11 @@ enum Step {
         reason: &'static str,
         epoch_max: u64,
     },
-    /// In parts, each with a time limit of its own: a large state may take as long as it needs.
+    /// In many answers, each with a time limit of its own: a large state may take as long as it needs.
     ReadSnapshot {
         target: StoredMarker,
         reason: &'static str,
-        found: Arc<FoundSnapshot>,
-        state: Vec<u8>,
+        loading: Loading,
     },
     Changes {
         engine: Box<Engine>,
@@ -169,9 +170,7 @@ impl Partition {
             // Asked when the epoch is read from the outbox.
             Step::Republish { .. } => return,
             Step::FindSnapshot { epoch_max, .. } => Request::FindSnapshot { epoch_max: *epoch_max },
-            Step::ReadSnapshot { found, state, .. } => {
-                Request::ReadSnapshot { found: Arc::clone(found), offset: state.len() as u64 }
-            }
+            Step::ReadSnapshot { loading, .. } => loading.next(),
             Step::Changes { after, target, .. } => Request::Changes { after: *after, up_to: target.sequence },
             Step::CheckInput { head, .. } | Step::Confirm { head, .. } => {
                 let sequence = head.as_ref().map(|head| head.marker.position.sequence).filter(|&sequence| sequence > 0);
@@ -231,7 +230,7 @@ impl Partition {
                 self.republished(recovery, published, now, store)
             }
             (Step::FindSnapshot { .. }, Response::SnapshotFound(found)) => self.snapshot_found(recovery, found, now),
-            (Step::ReadSnapshot { .. }, Response::SnapshotPart(part)) => self.snapshot_read(recovery, &part, now),
+            (Step::ReadSnapshot { .. }, Response::PartRead(bytes)) => self.snapshot_read(recovery, &bytes, now),
             (Step::Changes { .. }, Response::Changes(changes)) => self.changes_read(recovery, changes, now, store),
             (Step::CheckInput { .. }, Response::Survey(survey)) => self.input_checked(recovery, survey, now, store),
             (Step::Reset { .. }, Response::Reset) => self.confirm(recovery, now),
@@ -354,7 +353,7 @@ impl Partition {
         };
         let local = recovery.local.as_mut()?;
         if !self.config.mutants().any_layout
-            && let Err(halted) = is_compatible(&local.head.marker, self.config.partition, &engine)
+            && let Err(halted) = is_compatible(&local.head.marker, self.config.partition, &engine, None)
         {
             self.halt(halted);
             return None;

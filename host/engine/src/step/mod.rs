@@ -14,7 +14,9 @@ pub use pelton_aggregates::HashKey;
 use crate::codec::{Damaged, Reader, put_i64};
 use crate::codes::{Class, Code};
 use crate::effects::{Counter, DeadLetter, Effects, Origin, Room};
-use crate::epoch::{Clock, DeltaReader, DeltaWriter, Part, Position, SECTION_STORED_BYTES_MAX, Section, fingerprint};
+use crate::epoch::{
+    Clock, DeltaReader, DeltaWriter, Part, Position, SECTION_STORED_BYTES_MAX, Section, fingerprint, layout_of,
+};
 use crate::event::RawBatch;
 use crate::guest::{Descriptor, Guest, World};
 use crate::judge::StepError;
@@ -217,7 +219,7 @@ impl Engine {
         let section = |name: &str, operator: &str, layout: &str, bytes: usize| Section {
             name: name.to_owned(),
             operator: operator.to_owned(),
-            layout: fingerprint(0, layout.as_bytes()),
+            layout: layout_of(layout),
             epoch: 0,
             bytes: bytes as u64,
         };
@@ -472,30 +474,44 @@ impl Engine {
     /// When the bytes are damaged or were written by stages of another kind.
     pub fn restore(&mut self, delta: &[u8]) -> Result<(), Damaged> {
         let mut parts = DeltaReader::new(delta)?;
-        while let Some(Part { section, is_whole, bytes }) = parts.part()? {
-            let mut reader = Reader::new(bytes);
-            let format = reader.byte()?;
-            let operator = section.checked_sub(1).map(|idx| self.operators.get_mut(usize::from(idx)));
-            let known = match &operator {
-                None => CORE_FORMAT,
-                Some(Some(operator)) => operator.module().format,
-                Some(None) => return Err(Damaged(format!("has a section {section}, which this pipeline has not"))),
-            };
-            if format != known {
-                return Err(Damaged(format!("section {section} has format {format}, this host reads {known}")));
-            }
-            match operator.flatten() {
-                None => self.restore_core(&mut reader)?,
-                Some(operator) => {
-                    if is_whole {
-                        operator.clear();
-                    }
-                    operator.apply(&mut reader, self.watermark.current())?;
+        while let Some(part) = parts.part()? {
+            self.restore_part(part)?;
+        }
+        Ok(())
+    }
+
+    /// [`Engine::restore`] of one section of a snapshot alone: all of them in their order make the state, and no more than
+    /// one of them has to be in memory.
+    ///
+    /// # Errors
+    /// As [`Engine::restore`].
+    pub fn restore_section(&mut self, section: u8, bytes: &[u8]) -> Result<(), Damaged> {
+        self.restore_part(Part { section, is_whole: true, bytes })
+    }
+
+    fn restore_part(&mut self, Part { section, is_whole, bytes }: Part<'_>) -> Result<(), Damaged> {
+        let mut reader = Reader::new(bytes);
+        let format = reader.byte()?;
+        let operator = section.checked_sub(1).map(|idx| self.operators.get_mut(usize::from(idx)));
+        let known = match &operator {
+            None => CORE_FORMAT,
+            Some(Some(operator)) => operator.module().format,
+            Some(None) => return Err(Damaged(format!("has a section {section}, which this pipeline has not"))),
+        };
+        if format != known {
+            return Err(Damaged(format!("section {section} has format {format}, this host reads {known}")));
+        }
+        match operator.flatten() {
+            None => self.restore_core(&mut reader)?,
+            Some(operator) => {
+                if is_whole {
+                    operator.clear();
                 }
+                operator.apply(&mut reader, self.watermark.current())?;
             }
-            if !reader.is_empty() {
-                return Err(Damaged(format!("section {section} has bytes behind its end")));
-            }
+        }
+        if !reader.is_empty() {
+            return Err(Damaged(format!("section {section} has bytes behind its end")));
         }
         Ok(())
     }

@@ -7,8 +7,10 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use pelton_engine::effects::Effects;
+use pelton_engine::epoch::{Manifest, Marker, MarkerFields, Section, SnapshotSection};
 use pelton_engine::event::{Events, Field, Kind, RawBatch};
 use pelton_engine::guest::*;
+use pelton_engine::partition::is_compatible;
 use pelton_engine::plan::WindowKind;
 use pelton_engine::step::{HashKey, Input, Progress};
 use pelton_engine::time::{Span, WallTime};
@@ -336,6 +338,36 @@ fn layouts_are_spelled_so() {
     derived.guests[0].plan.derived = vec![Field { name: "d".into(), kind: Kind::Boolean, required: false }];
     spell("derived", &derived, &mut got);
     check("layouts", &got, include_str!("golden/layouts.txt"));
+}
+
+/// With a snapshot at hand both sides of a difference are told, without one only the new side.
+#[test]
+fn another_layout_is_explained() {
+    let counting = |kind| Setup::new(vec![rule(&[(Operator::Count, None)])]).window(kind, 0, 0).engine();
+    let (before, now) = (counting(WindowKind::Global), counting(SLIDING));
+    let source = &before.plan().source;
+    let fields = MarkerFields {
+        partitions: source.partitions,
+        key: source.key.to_string(),
+        sections: before.sections(),
+        ..MarkerFields::default()
+    };
+    let marker = Marker::new(fields);
+    let stored = |(section, layout): (Section, &str)| SnapshotSection {
+        name: section.name,
+        operator: section.operator,
+        layout: section.layout,
+        layout_text: layout.to_owned(),
+        parts: Vec::new(),
+    };
+    let sections = before.sections().into_iter().zip(before.layouts()).map(stored).collect();
+    let snapshot = Manifest { marker: marker.clone(), sequence: 1, sections };
+    assert_eq!(is_compatible(&marker, 0, &before, Some(&snapshot)), Ok(()));
+    let told = |snapshot| is_compatible(&marker, 0, &now, snapshot).expect_err("another window").evidence;
+    let (name, old, new) = (&before.sections()[1].name, before.layouts()[1], now.layouts()[1]);
+    assert!(told(None).ends_with(&format!("; `{name}` is now {new}")), "{}", told(None));
+    let told = told(Some(&snapshot));
+    assert!(told.ends_with(&format!("; `{name}` was {old} and is now {new}")), "{told}");
 }
 
 fn spell(name: &str, setup: &Setup, out: &mut String) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use pelton_engine::effects::{Effects, Origin, Room};
-use pelton_engine::epoch::{Channel, Position};
+use pelton_engine::epoch::{Channel, DeltaReader, Part, Position};
 use pelton_engine::event::{Events, Field, Kind, RawBatch};
 use pelton_engine::guest::*;
 use pelton_engine::judge::StepError;
@@ -301,7 +301,11 @@ pub(crate) fn drive(setup: &Setup, events: &[String], cuts: &Cuts) -> Result<Out
         if matches!(restart, Restart::FromDeltas | Restart::FromSnapshot) {
             let (mut fresh, mut first) = (setup.engine(), 0);
             if let (Restart::FromSnapshot, Some(state)) = (restart, &snapshot) {
-                fresh.restore(state).unwrap();
+                // As a rebuild does; a local store restores all of it at once.
+                let mut sections = DeltaReader::new(state).unwrap();
+                while let Some(Part { section, bytes, .. }) = sections.part().unwrap() {
+                    fresh.restore_section(section, bytes).unwrap();
+                }
                 first = base;
             }
             outcome.deltas[first..].iter().for_each(|delta| fresh.restore(delta).unwrap());

@@ -9,7 +9,7 @@ mod double;
 
 use std::sync::Arc;
 
-use pelton_engine::epoch::{Channel, Epoch, MarkerFields, Records, StreamIdentity};
+use pelton_engine::epoch::{Channel, Epoch, MarkerFields, Records, Section, StreamIdentity, layout_of};
 use pelton_engine::log::{Fence, Fetched, Published, Request, Response, StoredMarker, Survey};
 
 pub use double::Double;
@@ -195,9 +195,16 @@ fn fence(head: Option<&StoredMarker>) -> Fence {
     Fence { sequence: head.map_or(0, |head| head.sequence), slot: head.map(|head| head.marker.slot()) }
 }
 
+/// Texts of the layouts of the two sections that every epoch has.
+const LAYOUTS: [&str; 2] = ["core", "stage"];
+
 /// An epoch with so many records. Its nonce also stands for its process, so it decides the slot.
 fn epoch(number: u64, nonce: u128, records: usize) -> Arc<Epoch> {
     with_headers(number, nonce, records, b"Pelton-Id: x\r\n")
+}
+
+fn section(name: &str) -> Section {
+    Section { name: name.into(), operator: name.into(), layout: layout_of(name), epoch: 1, bytes: 0 }
 }
 
 /// The same with these headers on every record.
@@ -213,6 +220,7 @@ fn with_headers(number: u64, nonce: u128, records: usize, headers: &[u8]) -> Arc
         input: StreamIdentity { name: "IN".into(), created: 1 },
         pipeline_stream: StreamIdentity { name: "PELTON_sim".into(), created: 1 },
         lease: 7,
+        sections: LAYOUTS.map(section).to_vec(),
         ..MarkerFields::default()
     };
     Arc::new(Epoch::new(fields, None, rows, delta))

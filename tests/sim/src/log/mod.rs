@@ -4,6 +4,7 @@
 //! the process. Together they answer the closed list of requests as `broker` does with a real server behind it, and
 //! the conformance suite holds both to the same rules.
 
+mod bucket;
 mod consumer;
 mod input;
 mod lease;
@@ -56,6 +57,8 @@ pub struct LogMutants {
     pub proof_hides_loss: bool,
     /// Changes that the older of the two snapshots needs are purged.
     pub purge_above_snapshot: bool,
+    /// A part that an old snapshot and a newer one name goes with the old one.
+    pub drop_shared_parts: bool,
     /// A lease that nobody renewed in time is not given to its holder again.
     pub lease_is_final: bool,
 }
@@ -131,12 +134,12 @@ impl SimLog {
                 self.pipeline.changes(partition, *after, *up_to, part)
             }
             Request::FindSnapshot { epoch_max } => self.pipeline.find_snapshot(partition, *epoch_max),
-            Request::ReadSnapshot { found, offset } => {
+            Request::ReadPart { part, offset } => {
                 let most = self.rng.range(1, 200) as usize;
-                self.pipeline.read_snapshot(partition, found, *offset, most)
+                self.pipeline.read_part(partition, part, *offset, most)
             }
-            Request::SaveSnapshot { snapshot } => {
-                self.pipeline.save_snapshot(partition, snapshot, self.settings.mutants)
+            Request::SaveSnapshot { snapshot, layouts } => {
+                self.pipeline.save_snapshot(partition, (snapshot, layouts), usize::MAX, now, self.settings.mutants)
             }
             Request::Reset { next, read_through } => self.reset(adapter, *next, *read_through),
             Request::Fetch { events, bytes } => self.fetch(adapter, *events, *bytes, now),

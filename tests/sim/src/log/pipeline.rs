@@ -4,19 +4,14 @@
 
 use std::sync::Arc;
 
-use pelton_engine::epoch::{BATCH_MESSAGES_MAX, Epoch, MARKER_SLOTS, Marker, StreamIdentity};
-use pelton_engine::log::{
-    Change, Fence, FoundSnapshot, Published, Response, Snapshot, StoredMarker, StreamFacts, Survey,
-};
+use pelton_engine::epoch::{BATCH_MESSAGES_MAX, Epoch, MARKER_SLOTS, Manifest, Marker, SnapshotPart, StreamIdentity};
+use pelton_engine::log::{Change, Fence, Published, Response, Snapshot, StoredMarker, StreamFacts, Survey};
 use pelton_engine::time::WallTime;
-use sha2::{Digest, Sha256};
 
 use crate::scenario::EPOCH_MS;
 
+use super::bucket::Bucket;
 use super::{Adapter, LogMutants, SimLog};
-
-/// Snapshots kept per partition.
-const KEPT: usize = 2;
 
 /// One stored batch.
 #[derive(Clone)]
@@ -61,7 +56,7 @@ pub struct Pipeline {
     created: i64,
     last: u64,
     partitions: Vec<Vec<Entry>>,
-    snapshots: Vec<Vec<Arc<Snapshot>>>,
+    buckets: Vec<Bucket>,
 }
 
 impl Pipeline {
@@ -70,7 +65,7 @@ impl Pipeline {
             created: super::PIPELINE_CREATED,
             last: 0,
             partitions: vec![Vec::new(); partitions],
-            snapshots: vec![Vec::new(); partitions],
+            buckets: (0..partitions).map(|_| Bucket::default()).collect(),
         }
     }
 
@@ -179,63 +174,56 @@ impl Pipeline {
     }
 
     pub(super) fn find_snapshot(&self, partition: u32, epoch_max: u64) -> Response {
-        let all = &self.snapshots[partition as usize];
-        let found = all.iter().rev().find(|snapshot| snapshot.stored.marker.epoch <= epoch_max);
-        Response::SnapshotFound(found.map(|snapshot| {
-            Box::new(FoundSnapshot {
-                stored: snapshot.stored.clone(),
-                bytes: snapshot.state.len() as u64,
-                digest: Sha256::digest(&snapshot.state).into(),
-                object: String::new(),
-            })
-        }))
+        Response::SnapshotFound(self.buckets[partition as usize].find(epoch_max).map(Box::new))
     }
 
-    pub(super) fn read_snapshot(&self, partition: u32, found: &FoundSnapshot, offset: u64, most: usize) -> Response {
-        let all = &self.snapshots[partition as usize];
-        match all.iter().find(|snapshot| snapshot.stored == found.stored) {
-            Some(snapshot) => {
-                let rest = snapshot.state.get(offset as usize..).unwrap_or_default();
-                Response::SnapshotPart(rest[..rest.len().min(most)].to_vec())
-            }
-            None => Response::Damaged(format!("the snapshot of epoch {} is gone", found.stored.marker.epoch)),
+    pub(super) fn read_part(&self, partition: u32, part: &SnapshotPart, offset: u64, most: usize) -> Response {
+        match self.buckets[partition as usize].read(part, offset, most) {
+            Some(bytes) => Response::PartRead(bytes),
+            None => Response::Damaged(format!("part `{}` is gone", part.object)),
         }
     }
 
     /// Epoch of the newest stored snapshot of a partition.
     #[must_use]
     pub fn newest_snapshot(&self, partition: u32) -> Option<u64> {
-        self.snapshots[partition as usize].iter().map(|snapshot| snapshot.stored.marker.epoch).max()
+        self.buckets[partition as usize].newest()
     }
 
     /// Keeps the two newest snapshots by epoch, and purges changes and markers below the older of them. Snapshots of
-    /// epochs that the stream has lost do not count: they would push out the ones that are needed.
-    pub(super) fn save_snapshot(&mut self, partition: u32, snapshot: &Arc<Snapshot>, mutants: LogMutants) -> Response {
-        if !mutants.stale_snapshots && !self.holds(partition, &snapshot.stored) {
+    /// epochs that the stream has lost do not count: they would push out the ones that are needed. After so many new
+    /// parts the process is killed, or the bucket is full.
+    pub fn save_snapshot(
+        &mut self,
+        partition: u32,
+        (snapshot, layouts): (&Snapshot, &[String]),
+        parts_max: usize,
+        now: u64,
+        mutants: LogMutants,
+    ) -> Response {
+        let StoredMarker { sequence, marker } = &snapshot.stored;
+        if !mutants.stale_snapshots && !self.holds(partition, *sequence, marker) {
             return Response::SnapshotSaved;
         }
-        let mut all = std::mem::take(&mut self.snapshots[partition as usize]);
-        let epoch = snapshot.stored.marker.epoch;
-        all.retain(|other| other.stored.marker.epoch != epoch);
-        all.push(snapshot.clone());
-        all.retain(|snapshot| mutants.stale_snapshots || self.holds(partition, &snapshot.stored));
-        all.sort_by_key(|snapshot| snapshot.stored.marker.epoch);
-        let old = all.len().saturating_sub(KEPT);
-        all.drain(..old);
-        if let [older, newer] = all.as_slice() {
-            let kept = if mutants.purge_above_snapshot { newer } else { older };
-            let below = kept.stored.sequence;
+        if !self.buckets[partition as usize].put(snapshot, layouts, parts_max, now) {
+            return Response::Unavailable("maximum bytes exceeded".into());
+        }
+        let mut bucket = std::mem::take(&mut self.buckets[partition as usize]);
+        let holds =
+            |manifest: &Manifest| mutants.stale_snapshots || self.holds(partition, manifest.sequence, &manifest.marker);
+        if let [older, newer] = bucket.clean(holds, now, mutants).as_slice() {
+            let below = if mutants.purge_above_snapshot { newer.sequence } else { older.sequence };
             self.partitions[partition as usize].iter_mut().for_each(|entry| entry.lose_below(below));
         }
-        self.snapshots[partition as usize] = all;
+        self.buckets[partition as usize] = bucket;
         Response::SnapshotSaved
     }
 
     /// Whether a marker lies where it was stored.
-    fn holds(&self, partition: u32, stored: &StoredMarker) -> bool {
+    fn holds(&self, partition: u32, sequence: u64, marker: &Marker) -> bool {
         let entries = &self.partitions[partition as usize];
-        let found = entries.binary_search_by_key(&stored.sequence, |entry| entry.sequence);
-        found.is_ok_and(|idx| entries[idx].is_marked() && entries[idx].epoch.marker.nonce == stored.marker.nonce)
+        let found = entries.binary_search_by_key(&sequence, |entry| entry.sequence);
+        found.is_ok_and(|idx| entries[idx].is_marked() && entries[idx].epoch.marker.nonce == marker.nonce)
     }
 
     /// Acknowledged batches vanish: the last `count` of the whole stream, newest first, but neither the
@@ -282,7 +270,7 @@ impl Pipeline {
 
     /// The snapshots of a partition are lost, as when the bucket is made again.
     pub fn lose_snapshots(&mut self) {
-        self.snapshots.iter_mut().for_each(Vec::clear);
+        self.buckets.iter_mut().for_each(|bucket| *bucket = Bucket::default());
     }
 
     /// Everything is purged; sequences go on.

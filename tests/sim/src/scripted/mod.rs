@@ -31,6 +31,7 @@ pub const CASES: &[Case] = &[
     ("what a batch repeats is taken once", holes::repeated),
     ("a snapshot that loads slowly in parts is loaded once", recovery::slow_parts),
     ("a snapshot whose bytes are not those of its hash is passed over", recovery::changed_parts),
+    ("a rebuild gives each stage its own section", recovery::sections_come_back),
     ("a recovery longer than the lease ends, with a rival standing by", recovery::longer_than_lease),
     ("a rebuild longer than the lease ends, with a rival standing by", recovery::rebuild_longer_than_lease),
     ("a change whose bytes were altered is not believed", recovery::altered_change),

@@ -1,5 +1,6 @@
 //! Recovery that takes long, comes often, or meets something that is not what it was.
 
+use pelton_engine::guest::World;
 use pelton_engine::log::{Request, Response};
 use pelton_engine::partition::Config;
 
@@ -41,7 +42,7 @@ pub(super) fn slow_parts(weakness: &Weakness) -> Result<(), String> {
     let mut rig = large(weakness);
     rig.replace(0);
     let mut slow = |_: &mut SimLog, _: usize, request: &Request, _: u64| match request {
-        Request::ReadSnapshot { .. } => Fate::After(900),
+        Request::ReadPart { .. } => Fate::After(900),
         Request::Fetch { .. } => Fate::After(20),
         _ => Fate::After(1),
     };
@@ -51,32 +52,47 @@ pub(super) fn slow_parts(weakness: &Weakness) -> Result<(), String> {
     runs_once(&rig, 0)
 }
 
-/// The newest snapshot comes with two of its parts changed; the older one does.
+/// A part of the newest snapshot comes changed; the older one does as well.
 pub(super) fn changed_parts(weakness: &Weakness) -> Result<(), String> {
     let mut rig = large(weakness);
     let before = rig.seats[0].machine.as_mut().and_then(pelton_engine::partition::Partition::snapshot);
     rig.replace(0);
-    let mut newest = None;
+    let mut first = None;
     let mut hook = |log: &mut SimLog, seat: usize, request: &Request, now: u64| {
-        let Request::ReadSnapshot { found, offset } = request else { return calm(log, seat, request, now) };
-        let newest = *newest.get_or_insert(found.stored.marker.epoch);
-        if *offset > 0 || found.stored.marker.epoch != newest {
+        let Request::ReadPart { part, offset } = request else { return calm(log, seat, request, now) };
+        if *offset > 0 || part.object != *first.get_or_insert_with(|| part.object.clone()) {
             return Fate::After(1);
         }
         let mut adapter = crate::log::Adapter::new(0, 99);
         match log.perform(&mut adapter, request, now) {
-            Response::SnapshotPart(mut bytes) => {
-                // Still well-formed: the event time that the state holds.
-                if let Some(byte) = bytes.get_mut(33) {
+            Response::PartRead(mut bytes) => {
+                // Still well-formed: the key of hashes, or the event time, of the core section.
+                if let Some(byte) = bytes.last_mut() {
                     *byte ^= 1;
                 }
-                Fate::Instead(Response::SnapshotPart(bytes))
+                Fate::Instead(Response::PartRead(bytes))
             }
             other => Fate::Instead(other),
         }
     };
     rig.until(20_000, &mut hook, |rig| rig.seats[0].is_running());
     ensure(rig.seats[0].count("SnapshotPassedOver") == 1, || story(&rig))?;
+    runs_once(&rig, 0)?;
+    let after = rig.seats[0].machine.as_mut().and_then(pelton_engine::partition::Partition::snapshot);
+    ensure(before.is_some() && before == after, || "the state is another one after the rebuild".into())
+}
+
+/// Two stages with state, and a host without a disk: each of them gets its own section back.
+pub(super) fn sections_come_back(weakness: &Weakness) -> Result<(), String> {
+    let worlds = vec![World::WindowRule, World::Reducer];
+    let mut rig = Rig::new(&Setup { worlds, epoch_events: 40, ..snapping(weakness, 8) });
+    rig.produce(0, 1_000);
+    rig.run(8_000);
+    let before = rig.seats[0].machine.as_mut().and_then(pelton_engine::partition::Partition::snapshot);
+    ensure(rig.log.pipeline.newest_snapshot(0).is_some(), || "no snapshot was taken".into())?;
+    rig.replace(0);
+    rig.until(20_000, &mut calm, |rig| rig.seats[0].is_running());
+    ensure(rig.seats[0].count("SnapshotPassedOver") == 0, || story(&rig))?;
     runs_once(&rig, 0)?;
     let after = rig.seats[0].machine.as_mut().and_then(pelton_engine::partition::Partition::snapshot);
     ensure(before.is_some() && before == after, || "the state is another one after the rebuild".into())
@@ -171,7 +187,7 @@ pub(super) fn often(weakness: &Weakness) -> Result<(), String> {
 }
 
 pub(super) fn other_layout(weakness: &Weakness) -> Result<(), String> {
-    let worlds = vec![pelton_engine::guest::World::WindowRule];
+    let worlds = vec![World::WindowRule];
     for is_disk_lost in [false, true] {
         let mut rig = Rig::new(&Setup { worlds: worlds.clone(), ..Setup::new(weakness) });
         rig.produce(0, 100);

@@ -75,10 +75,12 @@ impl World {
             return;
         }
         let before = self.log.pipeline.entries(part as u32).len();
-        let is_unsaved = matches!(request, Request::SaveSnapshot { .. }) && self.rng.chance(self.scenario.unsaved);
-        self.tally.unsaved += u64::from(is_unsaved);
-        let response = if is_unsaved {
-            Response::Unavailable("maximum bytes exceeded".into())
+        let response = if let Request::SaveSnapshot { snapshot, layouts } = &request
+            && self.rng.chance(self.scenario.unsaved)
+        {
+            self.tally.unsaved += 1;
+            let (parts_max, mutants) = (self.rng.range(0, 20) as usize, self.log.settings.mutants);
+            self.log.pipeline.save_snapshot(part as u32, (snapshot, layouts), parts_max, self.now, mutants)
         } else if is_current {
             let mut adapter = self.hosts[host].parts[part].adapter.clone();
             let response = self.log.perform(&mut adapter, &request, self.now);
@@ -219,7 +221,7 @@ fn short(request: &Request) -> String {
                 marker.epoch, marker.nonce, marker.position.sequence, fence.sequence, fence.slot
             )
         }
-        Request::SaveSnapshot { snapshot } => format!("save snapshot of epoch {}", snapshot.stored.marker.epoch),
+        Request::SaveSnapshot { snapshot, .. } => format!("save snapshot of epoch {}", snapshot.stored.marker.epoch),
         other => format!("{other:?}").to_lowercase(),
     }
 }
@@ -242,9 +244,9 @@ pub(super) fn short_response(response: &Response) -> String {
             format!("changes of {:?}", changes.iter().map(|change| change.stored.marker.epoch).collect::<Vec<_>>())
         }
         Response::SnapshotFound(found) => {
-            format!("snapshot {:?}", found.as_ref().map(|found| marker(&found.stored.marker)))
+            format!("snapshot {:?}", found.as_ref().map(|found| marker(&found.marker)))
         }
-        Response::SnapshotPart(bytes) => format!("{} bytes of the snapshot", bytes.len()),
+        Response::PartRead(bytes) => format!("{} bytes of the part", bytes.len()),
         Response::Fetched(fetched) => {
             let sequences: Vec<_> = fetched.batch.events.iter().map(|event| event.sequence).collect();
             let holes = if fetched.holes.is_empty() { String::new() } else { format!(" {:?}", fetched.holes) };

@@ -1,87 +1,84 @@
-//! State from the stream: a snapshot in parts, then the changes after it, link by link.
-
-use sha2::{Digest as _, Sha256};
+//! State from the stream: a snapshot, section by section, then the changes after it, link by link.
 
 use super::super::compatible::is_compatible;
 use super::super::recover::Halted;
 use super::super::{Notice, Partition, Phase};
+use super::load::Loading;
 use super::{Base, LOOKS, Recovery, Step};
 use crate::codes::HaltCode;
-use crate::epoch::{Epoch, roll, sha256};
-use crate::log::{Change, FoundSnapshot, Snapshot, StoredMarker};
+use crate::epoch::{Epoch, Manifest, Marker, roll, sha256};
+use crate::log::{Change, Snapshot, StoredMarker};
 use crate::store::{Discard, Store, StoreError};
 
 impl Partition {
-    pub(super) fn snapshot_found(&mut self, recovery: Recovery, found: Option<Box<FoundSnapshot>>, now: u64) {
+    /// Nothing of it is read before it is known that this engine can read it.
+    pub(super) fn snapshot_found(&mut self, recovery: Recovery, found: Option<Box<Manifest>>, now: u64) {
         let Step::FindSnapshot { target, reason, .. } = &recovery.step else { return };
         let (target, reason) = (target.clone(), *reason);
-        match found {
-            None => self.rebuild_from(recovery, None, target, reason, now),
-            Some(found) => {
-                let step = Step::ReadSnapshot { target, reason, found: found.into(), state: Vec::new() };
-                self.proceed(recovery, step, now);
-            }
+        let engine = match (self.make_engine)() {
+            Ok(engine) => Box::new(engine),
+            Err(error) => return self.step_failed(error, now),
+        };
+        let (partition, any_layout) = (self.config.partition, self.config.mutants().any_layout);
+        let fits = |marker: &Marker| {
+            if any_layout { Ok(()) } else { is_compatible(marker, partition, &engine, found.as_deref()) }
+        };
+        if let Err(halted) = fits(&target.marker) {
+            return self.halt(halted);
         }
+        if let Some(Err(Halted { evidence, .. })) = found.as_ref().map(|manifest| fits(&manifest.marker)) {
+            let epoch = found.map_or(0, |manifest| manifest.marker.epoch);
+            return self.pass_over(recovery, (target, reason), epoch, evidence, now);
+        }
+        let step = match found {
+            Some(manifest) => Step::ReadSnapshot { target, reason, loading: Loading::new(manifest, engine) },
+            None => {
+                let rebuild = Some(Base { reason, epoch: 0 });
+                Step::Changes { engine, at: None, after: 0, target, rebuild }
+            }
+        };
+        self.proceed(recovery, step, now);
     }
 
-    pub(super) fn snapshot_read(&mut self, mut recovery: Recovery, part: &[u8], now: u64) {
-        let Step::ReadSnapshot { target, reason, found, state } = &mut recovery.step else { return };
-        state.extend_from_slice(part);
-        let read = state.len() as u64;
-        if read < found.bytes && !part.is_empty() {
-            self.tell(Notice::Loading { bytes: read, of: found.bytes });
-            self.phase = Phase::Recovering(Box::new(recovery));
-            return self.ask_next(now);
+    pub(super) fn snapshot_read(&mut self, mut recovery: Recovery, bytes: &[u8], now: u64) {
+        let mutants = self.config.mutants();
+        let Step::ReadSnapshot { loading, .. } = &mut recovery.step else { return };
+        match loading.take(bytes, mutants) {
+            Err(evidence) => return self.snapshot_damaged(recovery, evidence, now),
+            Ok(false) => {
+                let progress = loading.progress();
+                self.tell(progress);
+                self.phase = Phase::Recovering(Box::new(recovery));
+                return self.ask_next(now);
+            }
+            Ok(true) => {}
         }
-        let is_trusted = self.config.mutants().trust_snapshot;
-        if read != found.bytes || (Sha256::digest(&*state)[..] != found.digest && !is_trusted) {
-            let evidence = format!("{read} bytes of {} were read, or their hash is another", found.bytes);
-            return self.snapshot_damaged(recovery, evidence, now);
-        }
-        let (target, reason) = (target.clone(), *reason);
-        let snapshot = Snapshot { stored: found.stored.clone(), state: std::mem::take(state) };
-        self.rebuild_from(recovery, Some(snapshot), target, reason, now);
+        let Step::ReadSnapshot { target, reason, loading } = recovery.step else { return };
+        let recovery = Recovery { step: Step::Survey, ..recovery };
+        let Loading { manifest, engine, .. } = loading;
+        let Manifest { marker, sequence: after, .. } = *manifest;
+        let rebuild = Some(Base { reason, epoch: marker.epoch });
+        let at = Some(StoredMarker { sequence: after, marker });
+        self.proceed(recovery, Step::Changes { engine, at, after, target, rebuild }, now);
+    }
+
+    pub(super) fn snapshot_damaged(&mut self, recovery: Recovery, evidence: String, now: u64) {
+        let Step::ReadSnapshot { target, reason, loading } = &recovery.step else { return };
+        let (wanted, epoch) = ((target.clone(), *reason), loading.manifest.marker.epoch);
+        self.pass_over(recovery, wanted, epoch, evidence, now);
     }
 
     /// An older snapshot and the changes after it may do as well.
-    pub(super) fn snapshot_damaged(&mut self, recovery: Recovery, evidence: String, now: u64) {
-        let Step::ReadSnapshot { target, reason, found, .. } = &recovery.step else { return };
-        let (target, reason, epoch) = (target.clone(), *reason, found.stored.marker.epoch);
-        self.tell(Notice::SnapshotPassedOver { epoch, reason: evidence });
-        self.proceed(recovery, Step::FindSnapshot { target, reason, epoch_max: epoch.saturating_sub(1) }, now);
-    }
-
-    pub(super) fn rebuild_from(
+    fn pass_over(
         &mut self,
         recovery: Recovery,
-        snapshot: Option<Snapshot>,
-        target: StoredMarker,
-        reason: &'static str,
+        (target, reason): (StoredMarker, &'static str),
+        epoch: u64,
+        evidence: String,
         now: u64,
     ) {
-        let mut engine = match (self.make_engine)() {
-            Ok(engine) => engine,
-            Err(error) => return self.step_failed(error, now),
-        };
-        if !self.config.mutants().any_layout
-            && let Err(halted) = is_compatible(&target.marker, self.config.partition, &engine)
-        {
-            return self.halt(halted);
-        }
-        let at = snapshot;
-        if let Some(snapshot) = &at
-            && let Err(damaged) = engine.restore(&snapshot.state)
-        {
-            let epoch = snapshot.stored.marker.epoch;
-            self.tell(Notice::SnapshotPassedOver { epoch, reason: damaged.to_string() });
-            let step = Step::FindSnapshot { target, reason, epoch_max: epoch.saturating_sub(1) };
-            return self.proceed(recovery, step, now);
-        }
-        let after = at.as_ref().map_or(0, |snapshot| snapshot.stored.sequence);
-        let at = at.map(|snapshot| snapshot.stored);
-        let rebuild = Some(Base { reason, epoch: at.as_ref().map_or(0, |at| at.marker.epoch) });
-        let step = Step::Changes { engine: Box::new(engine), at, after, target, rebuild };
-        self.proceed(recovery, step, now);
+        self.tell(Notice::SnapshotPassedOver { epoch, reason: evidence });
+        self.proceed(recovery, Step::FindSnapshot { target, reason, epoch_max: epoch.saturating_sub(1) }, now);
     }
 
     pub(super) fn changes_read(

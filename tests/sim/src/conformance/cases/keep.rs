@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use pelton_engine::log::{FoundSnapshot, Request, Response, Snapshot, StoredMarker};
+use pelton_engine::epoch::{DeltaWriter, Manifest};
+use pelton_engine::log::{Request, Response, Snapshot, StoredMarker};
 
-use crate::conformance::{Broken, Disturbance, Probe, ensure, epoch};
+use crate::conformance::{Broken, Disturbance, LAYOUTS, Probe, ensure, epoch};
 
 pub(super) fn lease(probe: &mut Probe<'_>) -> Result<(), Broken> {
     let held = probe.ask(0, Request::AcquireLease);
@@ -95,30 +96,44 @@ pub(super) fn stale_snapshots(probe: &mut Probe<'_>) -> Result<(), Broken> {
     load(probe, 1, Some(&chain[0]))
 }
 
+/// The state of the partition after an epoch: a section that is another one each time, and one that never changes.
+fn state(stored: &StoredMarker) -> [Vec<u8>; 2] {
+    [format!("state of epoch {}", stored.marker.epoch).into_bytes(), b"the same in every epoch".to_vec()]
+}
+
 fn save(probe: &mut Probe<'_>, stored: &StoredMarker) -> Result<(), Broken> {
-    let state = format!("state of epoch {}", stored.marker.epoch).into_bytes();
-    let snapshot = Arc::new(Snapshot { stored: stored.clone(), state });
-    let saved = probe.ask(0, Request::SaveSnapshot { snapshot });
+    let mut encoded = Vec::new();
+    let mut delta = DeltaWriter::new(&mut encoded);
+    (0..).zip(state(stored)).for_each(|(section, bytes)| delta.part(section, true, |out| out.extend(bytes)));
+    let snapshot = Arc::new(Snapshot { stored: stored.clone(), state: encoded });
+    let layouts = LAYOUTS.map(String::from).to_vec();
+    let saved = probe.ask(0, Request::SaveSnapshot { snapshot, layouts });
     ensure(matches!(saved, Response::SnapshotSaved), || format!("save: {saved:?}"))
 }
 
 fn load(probe: &mut Probe<'_>, epoch_max: u64, expected: Option<&StoredMarker>) -> Result<(), Broken> {
     let response = probe.ask(0, Request::FindSnapshot { epoch_max });
-    let is_found = match &response {
-        Response::SnapshotFound(found) => found.as_ref().map(|snapshot| &snapshot.stored) == expected,
-        _ => false,
+    let Response::SnapshotFound(found) = response else {
+        return Err(Broken(format!("snapshot at or below {epoch_max}: {response:?}")));
     };
-    ensure(is_found, || format!("snapshot at or below {epoch_max}: {response:?}"))?;
-    let (Response::SnapshotFound(Some(found)), Some(stored)) = (response, expected) else { return Ok(()) };
-    let found: Arc<FoundSnapshot> = Arc::from(found);
-    let mut state = Vec::new();
-    while (state.len() as u64) < found.bytes {
-        let offset = state.len() as u64;
-        match probe.ask(0, Request::ReadSnapshot { found: Arc::clone(&found), offset }) {
-            Response::SnapshotPart(part) if !part.is_empty() => state.extend(part),
-            other => return Err(Broken(format!("part at {offset}: {other:?}"))),
+    let place = |manifest: &Manifest| StoredMarker { sequence: manifest.sequence, marker: manifest.marker.clone() };
+    ensure(found.as_deref().map(place).as_ref() == expected, || {
+        format!("snapshot at or below {epoch_max}: {found:?}")
+    })?;
+    let (Some(manifest), Some(stored)) = (found, expected) else { return Ok(()) };
+    for (section, wanted) in manifest.sections.iter().zip(state(stored)) {
+        let mut bytes = Vec::new();
+        for part in &section.parts {
+            let end = bytes.len() as u64 + part.bytes;
+            while (bytes.len() as u64) < end {
+                let offset = part.bytes - (end - bytes.len() as u64);
+                match probe.ask(0, Request::ReadPart { part: part.clone(), offset }) {
+                    Response::PartRead(more) if !more.is_empty() => bytes.extend(more),
+                    other => return Err(Broken(format!("{part:?} at {offset}: {other:?}"))),
+                }
+            }
         }
+        ensure(bytes == wanted, || format!("section {} of the snapshot: {}", section.name, bytes.escape_ascii()))?;
     }
-    let wanted = format!("state of epoch {}", stored.marker.epoch).into_bytes();
-    ensure(state == wanted, || format!("state of the snapshot: {}", state.escape_ascii()))
+    Ok(())
 }
