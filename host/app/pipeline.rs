@@ -180,7 +180,7 @@ pub(crate) fn sandbox_limits(limits: &plan::Limits) -> pelton_sandbox::Limits {
         Shape::Interpreter => (ShapeLimits::interpreter(), CompileLimits::interpreter()),
     };
     pelton_sandbox::Limits {
-        time_per_batch: Duration::from_millis(limits.call_timeout.0.unsigned_abs()),
+        call_timeout: Duration::from_millis(limits.call_timeout.0.unsigned_abs()),
         fuel_per_event: limits.fuel_per_event,
         memory_bytes: bytes(limits.memory),
         reply_bytes: bytes(limits.reply_bytes),

@@ -123,7 +123,7 @@ impl Seat {
     ) -> Result<R, Fault> {
         self.ready(metering)?;
         let (reply_bytes, fuel) = (self.limits.reply_bytes, self.fuel(rows));
-        let time = ticks(self.limits.time_per_batch);
+        let time = ticks(self.limits.call_timeout);
         let running = self.slot(metering).as_mut().expect("`ready` has just filled the slot");
         running.calls = running.calls.saturating_add(1);
         running.store.data_mut().log.begin();

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Deadline of one call under `Metering::Deadline`; beyond it the call ends with `Fault::Timeout`.
-    pub time_per_batch: Duration,
+    pub call_timeout: Duration,
     /// Deadline of instantiation, `describe` and `configure`, each; beyond it loading or instantiating fails.
     pub time_to_configure: Duration,
     /// Fuel of one row under `Metering::Fuel`; beyond it the call ends with `Fault::Fuel`.
@@ -38,7 +38,7 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Limits {
         Limits {
-            time_per_batch: Duration::from_millis(100),
+            call_timeout: Duration::from_millis(100),
             time_to_configure: Duration::from_secs(2),
             fuel_per_event: 10_000_000,
             fuel_to_configure: 1_000_000_000,

@@ -13,6 +13,8 @@ mod count_long_plays;
 mod count_rule;
 #[path = "../well-behaved/echo.rs"]
 mod echo;
+#[path = "../well-behaved/either_or.rs"]
+mod either_or;
 #[path = "../well-behaved/extract_rule.rs"]
 mod extract_rule;
 #[path = "../well-behaved/fields_check.rs"]
@@ -21,16 +23,14 @@ mod fields_check;
 mod kitchen_sink;
 #[path = "../well-behaved/mean_fold.rs"]
 mod mean_fold;
-#[path = "../well-behaved/either_or.rs"]
-mod either_or;
+#[path = "../well-behaved/running_count.rs"]
+mod running_count;
 #[path = "../well-behaved/strict_fold.rs"]
 mod strict_fold;
 #[path = "../well-behaved/visits.rs"]
 mod visits;
 #[path = "../well-behaved/whole_contract.rs"]
 mod whole_contract;
-#[path = "../well-behaved/running_count.rs"]
-mod running_count;
 
 type Run = fn(&str, &str) -> Result<String, String>;
 

@@ -343,7 +343,7 @@ fn layouts_are_spelled_so() {
 /// With a snapshot at hand both sides of a difference are told, without one only the new side.
 #[test]
 fn another_layout_is_explained() {
-    let counting = |kind| Setup::new(vec![rule(&[(Operator::Count, None)])]).window(kind, 0, 0).engine();
+    let counting = |kind| Setup::new(vec![rule(&[(Function::Count, None)])]).window(kind, 0, 0).engine();
     let (before, now) = (counting(WindowKind::Global), counting(SLIDING));
     let source = &before.plan().source;
     let fields = MarkerFields {

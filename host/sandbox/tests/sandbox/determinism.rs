@@ -17,7 +17,7 @@ use crate::{events, load, texts, wasm};
 /// No deadline is missed, however busy the machine is.
 fn limits(fuel_per_event: u64) -> Limits {
     let time = Duration::from_secs(60);
-    Limits { fuel_per_event, time_per_batch: time, time_to_configure: time, ..Limits::default() }
+    Limits { fuel_per_event, call_timeout: time, time_to_configure: time, ..Limits::default() }
 }
 
 fn pooled() -> Sandbox {

@@ -236,7 +236,7 @@ fn truncated(guest: &[u8], random: &mut Random) -> Vec<u8> {
 /// Tight, so that a loop costs little time.
 fn limits() -> Limits {
     Limits {
-        time_per_batch: Duration::from_millis(50),
+        call_timeout: Duration::from_millis(50),
         time_to_configure: Duration::from_millis(200),
         fuel_per_event: 1_000_000,
         fuel_to_configure: 20_000_000,

@@ -29,7 +29,7 @@ fn check(name: &str, metering: Metering, expected: impl Fn(&Fault) -> bool) {
 
 /// Limits whose deadline is not the one that is hit, however busy the machine is.
 fn patient() -> Limits {
-    Limits { time_per_batch: Duration::from_secs(20), ..Limits::default() }
+    Limits { call_timeout: Duration::from_secs(20), ..Limits::default() }
 }
 
 #[track_caller]
@@ -82,7 +82,7 @@ fn an_endless_loop_ends_at_the_deadline() {
     assert_eq!(fault, Fault::Timeout);
     // The ticker may be late on a busy machine; a hundred times the limit is still an end.
     assert!(start.elapsed() < Duration::from_secs(10), "{:?}", start.elapsed());
-    let limits = Limits { time_per_batch: Duration::from_millis(50), ..Limits::default() };
+    let limits = Limits { call_timeout: Duration::from_millis(50), ..Limits::default() };
     check_within("spins_forever", Metering::Deadline, &limits, |fault| *fault == Fault::Timeout);
 }
 

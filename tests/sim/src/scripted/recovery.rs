@@ -85,7 +85,7 @@ pub(super) fn changed_parts(weakness: &Weakness) -> Result<(), String> {
 /// Two stages with state, and a host without a disk: each of them gets its own section back.
 pub(super) fn sections_come_back(weakness: &Weakness) -> Result<(), String> {
     let worlds = vec![World::WindowRule, World::Reducer];
-    let mut rig = Rig::new(&Setup { worlds, epoch_events: 40, ..snapping(weakness, 8) });
+    let mut rig = Rig::new(&Setup { worlds, epoch_max_events: 40, ..snapping(weakness, 8) });
     rig.produce(0, 1_000);
     rig.run(8_000);
     let before = rig.seats[0].machine.as_mut().and_then(pelton_engine::partition::Partition::snapshot);
