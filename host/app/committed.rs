@@ -6,7 +6,7 @@ use pelton_engine::codes::HaltCode;
 use pelton_engine::effects::Room;
 use pelton_engine::log::{Request, Response, StoredMarker, Survey};
 use pelton_engine::partition::{Decision, Halted, decide, is_compatible};
-use pelton_engine::step::{Engine, Envelope};
+use pelton_engine::step::{Engine, Envelope, HashKey};
 
 use crate::cli::failure::Failure;
 use crate::pipeline::Pipeline;
@@ -20,7 +20,7 @@ use crate::run::engine;
 pub(crate) async fn check(broker: &Broker, pipeline: &Pipeline, partitions: &[u32]) -> Result<(), Failure> {
     // One for all: what is compared is the same in each partition.
     let source = &pipeline.plan.source.stream;
-    let make = |guests| engine(pipeline, guests, 0, source, Room::default(), Envelope::Headers);
+    let make = |guests| engine(pipeline, guests, 0, source, Room::default(), Envelope::Headers, HashKey::default());
     let Ok(engine) = pipeline.guests().and_then(make) else { return Ok(()) };
     for &partition in partitions {
         let log = Log::new(broker, Target::new(&pipeline.plan, partition), LogOptions::default());

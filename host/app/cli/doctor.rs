@@ -185,7 +185,7 @@ async fn check_pipeline(path: &Path, cache: Option<PathBuf>, broker: Option<&Bro
         Err(error) => findings.push(Finding::fail("permissions", error.to_string(), "is the broker overloaded?")),
     }
     match pelton_broker::check(broker, &pipeline.plan, &ProvisionOptions::default()).await {
-        Ok(Checked { drift, notes }) => {
+        Ok(Checked { drift, notes, hash_key: _ }) => {
             if drift.is_empty() {
                 findings.push(Finding::ok("streams", "all there, as needed"));
             }

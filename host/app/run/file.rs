@@ -14,7 +14,7 @@ use pelton_engine::epoch::{CHANGE_BYTES_AT_ONCE_MAX, Closed, Epoch, Marker, Plac
 use pelton_engine::log::{Snapshot, StoredMarker};
 use pelton_engine::plan::{Limits, Plan};
 use pelton_engine::seal::close;
-use pelton_engine::step::{Engine, Envelope, Input, Progress as Step};
+use pelton_engine::step::{Engine, Envelope, HashKey, Input, Progress as Step};
 use pelton_engine::store::Store;
 use pelton_engine::time::EventTime;
 use tracing::info;
@@ -76,7 +76,8 @@ pub(crate) fn run(mut options: FileOptions) -> Result<(), Failure> {
     let files = InputFiles::look(&inputs.files())?;
     let guests = options.pipeline.guests().map_err(failed)?;
     let envelope = if options.envelope { Envelope::Headers } else { Envelope::Bare };
-    let mut engine = engine(&options.pipeline, guests, 0, &name, room(&plan.limits), envelope).map_err(failed)?;
+    let mut engine = engine(&options.pipeline, guests, 0, &name, room(&plan.limits), envelope, HashKey(rand::random()))
+        .map_err(failed)?;
     let made_by = MadeBy::of(&plan, engine.digests(), options.envelope);
     if let Target::Folder(dir) = &options.output {
         // Before the state's folder is made: what is refused leaves nothing behind.

@@ -39,7 +39,7 @@ use crate::pipeline::Pipeline;
 /// Ways out of a file run whose inputs, files or state are not what it left.
 const START_OVER: &str = "name another --output-dir, or add --fresh to delete the results and start over";
 
-/// An engine with empty state for one partition.
+/// An engine with empty state for one partition; `hash_key` is for that state, one that is restored brings its own.
 pub(crate) fn engine(
     pipeline: &Pipeline,
     guests: Vec<Box<dyn Guest>>,
@@ -47,10 +47,11 @@ pub(crate) fn engine(
     source: &str,
     room: Room,
     envelope: Envelope,
+    hash_key: HashKey,
 ) -> Result<Engine, StepError> {
     let (plan, revision) = (&pipeline.plan, pipeline.revision);
     let origin = Origin { pipeline: plan.name.clone(), partition, source: source.to_owned(), revision };
-    Engine::new(plan.clone(), guests, Options { origin, room, envelope, hash_key: HashKey(rand::random()) })
+    Engine::new(plan.clone(), guests, Options { origin, room, envelope, hash_key })
 }
 
 /// A folder for state as the user has named it, links followed; it may not be there yet.

@@ -15,7 +15,7 @@ use pelton_engine::hex;
 use pelton_engine::log::{Request, Response};
 use pelton_engine::partition::{Action, Config, Event, MakeEngine, Partition};
 use pelton_engine::plan::Plan;
-use pelton_engine::step::Envelope;
+use pelton_engine::step::{Envelope, HashKey};
 use pelton_engine::store::Store;
 use pelton_serve::{Access, Board, Partition as Metrics, Server, Shape};
 use pelton_store::SledStore;
@@ -53,6 +53,8 @@ struct Shared {
     runtime: Handle,
     /// Of this pipeline alone: a message that the client cannot read must not cost another one its connection.
     broker: Broker,
+    /// Of the pipeline, for state that begins here.
+    hash_key: HashKey,
 }
 
 /// How a partition's thread ended.
@@ -89,8 +91,8 @@ pub(crate) fn run(mut options: StreamOptions) -> Result<(), Failure> {
     let mut pipelines = Vec::new();
     for work in all {
         let plan = work.pipeline.plan.clone();
-        let broker = match runtime.block_on(connect(&options, &plan)) {
-            Ok(Some(broker)) => broker,
+        let (broker, hash_key) = match runtime.block_on(connect(&options, &plan)) {
+            Ok(Some(found)) => found,
             Ok(None) => {
                 info!(pipeline = plan.name, "stopped before the broker was found");
                 return Ok(());
@@ -101,7 +103,7 @@ pub(crate) fn run(mut options: StreamOptions) -> Result<(), Failure> {
             }
         };
         let (options, runtime) = (options.clone(), runtime.handle().clone());
-        pipelines.push(Arc::new(Shared { options, work, plan, runtime, broker }));
+        pipelines.push(Arc::new(Shared { options, work, plan, runtime, broker, hash_key }));
     }
     let stop_serving = serve(&runtime, options.listen, &options.access, &board)?;
     let mut fit = Vec::new();
@@ -164,13 +166,13 @@ async fn release(leases: Vec<(Log, u64)>) {
 
 /// Finds the broker, for as long as `--wait` says, and compares what exists with what the plan expects. `None` when a
 /// signal came first.
-async fn connect(options: &StreamOptions, plan: &Plan) -> Result<Option<Broker>, Failure> {
+async fn connect(options: &StreamOptions, plan: &Plan) -> Result<Option<(Broker, HashKey)>, Failure> {
     let give_up = Instant::now() + options.wait;
     let mut told = false;
     loop {
         let failure = tokio::select! {
             tried = try_connect(options, plan) => match tried {
-                Ok(broker) => return Ok(Some(broker)),
+                Ok(found) => return Ok(Some(found)),
                 Err(Unreachable::Now(failure)) if Instant::now() < give_up => failure,
                 Err(Unreachable::Now(failure) | Unreachable::Wrong(failure)) => return Err(failure),
             },
@@ -205,14 +207,14 @@ impl From<BrokerError> for Unreachable {
     }
 }
 
-async fn try_connect(options: &StreamOptions, plan: &Plan) -> Result<Broker, Unreachable> {
+async fn try_connect(options: &StreamOptions, plan: &Plan) -> Result<(Broker, HashKey), Unreachable> {
     let broker = Broker::connect(&options.connect).await?;
     let checked = pelton_broker::check(&broker, plan, &ProvisionOptions::default()).await?;
     for note in &checked.notes {
         warn!(note = %note, remedy = note.remedy);
     }
     match Failure::drift(&checked.drift) {
-        None => Ok(broker),
+        None => Ok((broker, checked.hash_key.expect("a stream without one is drift"))),
         Some(failure) => Err(Unreachable::Wrong(failure)),
     }
 }
@@ -375,11 +377,11 @@ fn config(shared: &Shared, partition: u32) -> Config {
 fn make_engine(shared: &Shared, partition: u32, spent: &Spent) -> MakeEngine {
     let pipeline: Pipeline = shared.work.pipeline.clone();
     let spent = spent.clone();
-    let broker = shared.broker.clone();
+    let (broker, hash_key) = (shared.broker.clone(), shared.hash_key);
     Box::new(move || {
         let timed = |(stage, guest)| Box::new(Timed { guest, stage, spent: spent.clone() }) as Box<dyn Guest>;
         let guests = pipeline.guests()?.into_iter().enumerate().map(timed).collect();
-        engine(&pipeline, guests, partition, &pipeline.plan.source.stream, room(&broker), Envelope::Headers)
+        engine(&pipeline, guests, partition, &pipeline.plan.source.stream, room(&broker), Envelope::Headers, hash_key)
     })
 }
 

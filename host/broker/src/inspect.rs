@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pelton_engine::epoch::{BATCH_HEADER_BYTES, CHANGE_BYTES_MAX};
 use pelton_engine::plan::Plan;
+use pelton_engine::step::HashKey;
 use serde_json::{Value, json};
 
 use crate::api::{Fault, StreamInfo};
@@ -11,7 +12,7 @@ use crate::connect::{Broker, BrokerError};
 use crate::expect::{Expected, compare, streams};
 use crate::provision::{Drift, ProvisionOptions, missing, request};
 use crate::reasons::Role;
-use crate::{input, patch};
+use crate::{hash_key, input, patch};
 
 /// What [`check`] found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct Checked {
     pub drift: Vec<Drift>,
     /// Works, but should be known.
     pub notes: Vec<Note>,
+    /// Of the pipeline; `None` together with drift that says so.
+    pub hash_key: Option<HashKey>,
 }
 
 /// Something that should be known.
@@ -178,6 +181,21 @@ pub(crate) fn leases(info: &StreamInfo, checked: &mut Checked) {
 /// The pipeline stream: limits that are an operator's to set, when they are too low.
 pub(crate) fn log(info: &StreamInfo, checked: &mut Checked) {
     let config = &info.config;
+    checked.hash_key = hash_key::of(config);
+    if checked.hash_key.is_none() {
+        checked.drift.push(Drift {
+            stream: config.name.clone(),
+            setting: format!("metadata `{}`", hash_key::NAME),
+            expected: "32 hex digits".to_string(),
+            found: config.metadata.get(hash_key::NAME).map_or("missing".to_string(), |found| format!("`{found}`")),
+            why: "partitions would count with keys of their own",
+            remedy: format!(
+                "`nats stream edit {} --metadata={}:$(openssl rand -hex 16)` as long as the pipeline has no state",
+                config.name,
+                hash_key::NAME
+            ),
+        });
+    }
     let largest = usize::try_from(config.max_message_size).unwrap_or(0);
     if largest > 0 && largest < MESSAGE_NEEDED {
         checked.drift.push(Drift {

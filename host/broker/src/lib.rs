@@ -24,6 +24,7 @@ mod context;
 mod expect;
 mod fetch;
 mod filling;
+mod hash_key;
 mod headers;
 mod holes;
 mod input;

@@ -10,9 +10,11 @@ use crate::api::Fault;
 use crate::connect::{Broker, BrokerError, PROVISION_TIMEOUT};
 use crate::consumer::delete_consumer;
 use crate::expect::{Expected, asked, streams};
+use crate::hash_key;
 use crate::inspect::{self, Note};
 use crate::log::Target;
 use crate::names::{self, LEASE_BUCKET};
+use crate::reasons::Role;
 
 /// What a plan does not say.
 #[derive(Clone, Debug)]
@@ -106,6 +108,11 @@ pub async fn up(broker: &Broker, plan: &Plan, options: &ProvisionOptions) -> Res
         match inspect::found(broker, &expected).await.map_err(fail)? {
             Some(info) => provisioned.drift.extend(asked(&expected, &info.config, options)),
             None if expected.is_ours => {
+                let mut expected = expected;
+                if expected.role == Role::Log {
+                    let key = hash_key::text(hash_key::random());
+                    expected.config.metadata.insert(hash_key::NAME.to_owned(), key);
+                }
                 let config = serde_json::to_value(&expected.config)
                     .map_err(|error| request(format!("create stream {name}"), error.to_string()))?;
                 let verb = format!("STREAM.CREATE.{name}");

@@ -38,6 +38,22 @@ async fn a_fresh_pipeline_lacks_nothing() {
     assert_eq!(noted(&checked(&rig).await), []);
 }
 
+/// `up` draws the key once, every host reads the same, and a stream that somebody made without one is named.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipeline_has_one_hash_key() {
+    let rig = Rig::new(2).await;
+    let key = checked(&rig).await.hash_key.expect("`up` has drawn one");
+    up(&rig.broker, &rig.plan, &ProvisionOptions::default()).await.expect("twice changes nothing");
+    assert_eq!(checked(&rig).await.hash_key, Some(key));
+    make_again(&rig.broker, "PELTON_fraud", |config| drop(config.metadata.remove("pelton-hash-key"))).await;
+    let found = checked(&rig).await;
+    assert_eq!(wrong(&found), [("PELTON_fraud", "metadata `pelton-hash-key`")]);
+    assert_eq!(found.hash_key, None);
+    rig.broker.context().delete_stream("PELTON_fraud").await.expect("deleted");
+    up(&rig.broker, &rig.plan, &ProvisionOptions::default()).await.expect("made again");
+    assert_ne!(checked(&rig).await.hash_key, Some(key), "each stream has a key of its own");
+}
+
 /// Whoever bounds the pipeline stream in one of these ways deletes markers, and everything comes twice.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn settings_that_delete_markers_or_refuse_batches_are_drift() {
