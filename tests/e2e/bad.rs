@@ -172,7 +172,7 @@ fn rules_are_tried_with_an_empty_window() {
     };
     let pipeline = windowed("another", "asks_for_another");
     let said = finish(&mut pelton(&["validate", &pipeline])).code(2).says(&["another.toml:11:10: E0208"]);
-    assert!(said.stderr.contains("no aggregate `plays`, the plan has [\"events\"]"), "{}", said.stderr);
+    assert!(said.stderr.contains("no aggregate `plays`, the rule has [\"events\"]"), "{}", said.stderr);
     let input = scene.write("input.jsonl", "{}\n");
     finish(&mut pelton(&["run", &pipeline, "--input", &input, "--output-dir", &scene.arg("out")]))
         .code(2)

@@ -31,10 +31,11 @@ enum Must {
 }
 
 /// One line per module of `tests/guests/misbehaving`.
-const ZOO: [(&str, Must); 19] = [
+const ZOO: [(&str, Must); 21] = [
     // Each event is fine when it is alone.
     ("answers_out_of_order", Must::LoseNone),
     ("bad_offsets", Must::LoseAll("contract-violation")),
+    ("counts_elsewhere", Must::LoseAll("contract-violation")),
     ("different_answers", Must::AnswerAll),
     // Which limit comes first, memory or fuel, depends on how fast the machine writes memory.
     ("eats_memory", Must::LoseGuilty("limit*")),
@@ -49,6 +50,7 @@ const ZOO: [(&str, Must); 19] = [
     ("refuses_config", Must::Refuse("no configuration is good enough")),
     ("retry_always", Must::Retry("the environment is not ready")),
     ("row_out_of_range", Must::LoseAll("contract-violation")),
+    ("speaks_for_the_server", Must::LoseAll("contract-violation")),
     ("spins_forever", Must::LoseGuilty("limit-fuel")),
     ("traps", Must::LoseGuilty("trap")),
     ("traps_on_third", Must::LoseNone),

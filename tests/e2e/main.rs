@@ -4,6 +4,7 @@ mod availability;
 mod bad;
 mod broker;
 mod cluster;
+mod contract;
 mod doctor;
 mod dump;
 mod edges;

@@ -19,7 +19,8 @@ pub(crate) fn text(HashKey(key): HashKey) -> String {
 
 /// The key of a stream, if it has one.
 pub(crate) fn of(config: &Config) -> Option<HashKey> {
-    let text = config.metadata.get(NAME).filter(|text| text.len() == 32)?;
+    let is_key = |text: &&String| text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let text = config.metadata.get(NAME).filter(is_key)?;
     u128::from_str_radix(text, 16).ok().map(|key| HashKey(key.to_be_bytes()))
 }
 
@@ -33,7 +34,7 @@ mod tests {
         let key = HashKey(*b"\0\x01 any 16 bytes.");
         assert_eq!(of(&with(&text(key))), Some(key));
         assert_eq!(of(&Config::default()), None);
-        for wrong in ["", "12", "x0000000000000000000000000000000", "+0000000000000000000000000000001x"] {
+        for wrong in ["", "12", "x0000000000000000000000000000000", "+0000000000000000000000000000001"] {
             assert_eq!(of(&with(wrong)), None, "{wrong}");
         }
         assert_ne!(random(), random());

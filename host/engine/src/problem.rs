@@ -125,7 +125,7 @@ codes! {
     MODULE_LOAD = "E0206";
     /// A module that refuses its configuration.
     MODULE_CONFIG = "E0207";
-    /// A rule that asks for an aggregate that its plan does not have.
+    /// A rule that asks for an aggregate that it does not declare.
     RULE_AGGREGATE = "E0208";
     /// A module that tells lanes apart which the input does not have.
     LANE = "E0209";

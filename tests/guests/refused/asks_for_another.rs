@@ -1,4 +1,4 @@
-//! Must be refused before it runs: it judges by an aggregate that its plan does not have.
+//! Must be refused before it runs: it evaluates by an aggregate that it does not declare.
 
 use pelton_sdk::{Aggregation, Error, Module, Output, Pane, WindowRule};
 

@@ -156,7 +156,8 @@ impl Lines {
                 return row::put_output(&self.outputs[usize::from(idx)], headers, payload, line);
             }
             Channel::Output(_) => {
-                put_on_one_line(payload, line);
+                // Without the envelope only tombstones have a header.
+                put_on_one_line(if headers.is_empty() { payload } else { b"null" }, line);
                 return line.push(b'\n');
             }
             Channel::DeadLetter => DEAD,

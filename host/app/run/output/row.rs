@@ -25,7 +25,7 @@ const NUMBERS: [&str; 10] = [
 
 /// Appends an output's record as one line: name, headers and payload (`--envelope`).
 ///
-/// A record of a window has `window`, `pane_index`, `pane_timing`, `pane_last` and `watermark`; any other one has
+/// Headers that the module gave are `headers`; a tombstone has `"delete":true` in place of a payload. A record of a window has `window`, `pane_index`, `pane_timing`, `pane_last` and `watermark`; any other one has
 /// `event_time`, that of its event or timer.
 pub(super) fn put_output(output: &str, headers: &[u8], payload: &[u8], line: &mut Vec<u8>) {
     let headers = String::from_utf8_lossy(headers);
@@ -56,8 +56,18 @@ pub(super) fn put_output(output: &str, headers: &[u8], payload: &[u8], line: &mu
     text("id", "Pelton-Id", line);
     text("replaces", "Pelton-Replaces", line);
     plain("event_time", "Pelton-Event-Time", line);
+    let of_module: Map<String, Value> = pairs(&headers)
+        .filter(|(name, _)| !name.starts_with("Pelton-") && *name != "KV-Operation")
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect();
+    if !of_module.is_empty() {
+        write!(line, ",\"headers\":{}", Value::Object(of_module)).expect("writing to memory does not fail");
+    }
     line.push(b',');
-    put_payload(payload, line);
+    match value("KV-Operation") {
+        Some(_) => line.extend_from_slice(b"\"delete\":true"),
+        None => put_payload(payload, line),
+    }
     line.extend_from_slice(b"}\n");
 }
 

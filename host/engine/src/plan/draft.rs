@@ -117,7 +117,7 @@ impl DraftStage {
             .with_hint("correct the module and build it again, as README says under \"Write a rule\"")
     }
 
-    /// The problem to report when the rule reads an aggregate that its plan does not have.
+    /// The problem to report when the rule reads an aggregate that it does not declare.
     #[must_use]
     pub fn not_planned(&self, reason: &str) -> Problem {
         let message = format!("the rule of stage `{}` does not fit its own plan: {reason}", self.stage.name);

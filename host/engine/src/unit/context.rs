@@ -9,7 +9,7 @@ use crate::plan::Plan;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Envelope {
     Headers,
-    /// For sinks that keep payloads only.
+    /// For sinks that keep payloads only. Tombstones alone have a header, which says that they are.
     Bare,
 }
 

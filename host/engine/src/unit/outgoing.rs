@@ -71,8 +71,11 @@ impl Outgoing<'_> {
             }
         };
         let headers = |headers: &mut Headers<'_>| {
-            if context.envelope == Envelope::Headers {
-                self.put_headers(context, headers);
+            match context.envelope {
+                Envelope::Headers => self.put_headers(context, headers),
+                // It has no payload that could say so.
+                Envelope::Bare if self.is_delete => drop(headers.put(TOMBSTONE.0, TOMBSTONE.1)),
+                Envelope::Bare => {}
             }
             self.payload.len()
         };

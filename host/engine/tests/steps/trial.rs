@@ -68,7 +68,7 @@ fn the_pane_has_all_aggregates_empty_but_what_the_thresholds_promise() {
 fn only_what_cannot_be_right_is_wrong() {
     let traps = |text: &'static str| rule(plan(), move |_| Err(Fault::Trap(text.to_owned())));
     // The words of the SDK, and those of a rule that divides by a count.
-    let absent = "wasm trap: unreachable: panicked at pane.rs:1:1: no aggregate `plays`, the plan has [\"count\"]";
+    let absent = "wasm trap: unreachable: panicked at pane.rs:1:1: no aggregate `plays`, the rule has [\"count\"]";
     assert_eq!(try_rule(&mut traps(absent), &fields()), Err(Trial::Wrong(absent.to_owned())));
     let other = "wasm trap: unreachable: panicked at pane.rs:1:1: aggregate `count` is not a number: use `count`, `integer` or `top`";
     assert_eq!(try_rule(&mut traps(other), &fields()), Err(Trial::Wrong(other.to_owned())));
