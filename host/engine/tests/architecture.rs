@@ -25,7 +25,7 @@ const ALLOWED: [(&str, &str); 7] = [
     ("pelton-store", "pelton-engine pelton-files sled crc32c rand thiserror tracing serde serde_json sha2 rustix"),
     (
         "pelton-broker",
-        "pelton-engine pelton-files async-nats base64 bytes futures-util jiff serde serde_json thiserror tokio tracing",
+        "pelton-engine pelton-files async-nats base64 bytes futures-util jiff rand serde serde_json thiserror tokio tracing",
     ),
     (
         "pelton-serve",

@@ -229,7 +229,8 @@ fn places_are_json_pointers() {
     check(at("a"), "the place of reject `a` is not a JSON pointer: `a`");
     check(at("/a\r\nEvil: 1"), "the place of reject `a` is not a JSON pointer: `/a\\u{d}\\u{a}Evil: 1`");
     let long = format!("/{}", "x".repeat(1024));
-    let said = format!("the place of reject `a` has 1025 bytes, limit 1024: `/{}…`", "x".repeat(60));
+    let said =
+        format!("the place of reject `a` has 1025 bytes, limit 1024: `/{}… (1025 bytes in all)`", "x".repeat(63));
     check(at(&long), &said);
 }
 
