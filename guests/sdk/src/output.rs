@@ -246,8 +246,11 @@ fn sort_by_row(output: &mut raw::Output) {
     if !output.timestamps.is_empty() {
         output.timestamps = order.iter().map(|record| output.timestamps[*record]).collect();
     }
-    output.deletes =
-        (0..).zip(&order).filter(|(_, record)| output.deletes.contains(&(**record as u32))).map(|(at, _)| at).collect();
+    output.deletes = (0..)
+        .zip(&order)
+        .filter(|(_, record)| output.deletes.binary_search(&(**record as u32)).is_ok())
+        .map(|(at, _)| at)
+        .collect();
     if !output.header_ends.is_empty() {
         let (mut headers, mut ends) = (Vec::new(), Vec::new());
         for &record in &order {

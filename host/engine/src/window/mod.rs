@@ -359,19 +359,31 @@ impl Windows {
                 }
             }
         }
-        let passes = |(idx, key): (usize, u32)| {
-            thresholds.any(|test| match *test {
-                Test::Count(table, bound) => bound.holds_integer(scratch.counts[table][idx]),
-                Test::Sum(table, bound) => {
-                    scratch.sums[table][idx].clipped().is_some_and(|(sum, _)| bound.holds_integer(sum))
+        // Test by test, each over all places that are left: a table is walked once.
+        let mut passed = vec![false; scratch.touched.len()];
+        for tests in thresholds.lists() {
+            let mut places: Vec<usize> = (0..passed.len()).filter(|&place| !passed[place]).collect();
+            for test in tests {
+                match *test {
+                    Test::Count(table, bound) => {
+                        let counts = &scratch.counts[table];
+                        places.retain(|&place| bound.holds_integer(counts[place]));
+                    }
+                    Test::Sum(table, bound) => {
+                        let sums = &scratch.sums[table];
+                        let holds = |sum: &IntegerSum| sum.clipped().is_some_and(|(sum, _)| bound.holds_integer(sum));
+                        places.retain(|&place| holds(&sums[place]));
+                    }
+                    Test::Merged(aggregate, bound) => {
+                        let merged = |key| self.merged(end, key, aggregate).finish(self.shapes[aggregate]);
+                        places.retain(|&place| merged(scratch.touched[place]).is_within(bound));
+                    }
                 }
-                Test::Merged(aggregate, bound) => {
-                    self.merged(end, key, aggregate).finish(self.shapes[aggregate]).is_within(bound)
-                }
-            })
-        };
-        let touched = scratch.touched.iter().copied().enumerate();
-        let mut keys: Vec<u32> = touched.filter(|touched| passes(*touched)).map(|(_, key)| key).collect();
+            }
+            places.into_iter().for_each(|place| passed[place] = true);
+        }
+        let touched = scratch.touched.iter().zip(passed);
+        let mut keys: Vec<u32> = touched.filter(|(_, passed)| *passed).map(|(&key, _)| key).collect();
         for key in scratch.touched.drain(..) {
             scratch.slot[key as usize] = 0;
         }

@@ -4,7 +4,7 @@ use pelton_aggregates::{Accumulators, Bound, Shape};
 
 use crate::guest::Condition;
 
-/// The lists, and which aggregates are summed over slices, key by key, to decide them.
+/// The lists, at least one, and which aggregates are summed over slices, key by key, to decide them.
 #[derive(Default)]
 pub(super) struct Thresholds {
     any_of: Vec<Vec<Test>>,
@@ -32,7 +32,16 @@ impl Thresholds {
             let tests = all_of.iter().map(|condition| thresholds.test(condition, shapes)).collect();
             thresholds.any_of.push(tests);
         }
+        if thresholds.any_of.is_empty() {
+            // One without conditions, which holds for every pane.
+            thresholds.any_of.push(Vec::new());
+        }
         thresholds
+    }
+
+    /// The lists of tests.
+    pub(super) fn lists(&self) -> impl Iterator<Item = &[Test]> {
+        self.any_of.iter().map(Vec::as_slice)
     }
 
     fn test(&mut self, condition: &Condition, shapes: &[Shape]) -> Test {
@@ -44,9 +53,9 @@ impl Thresholds {
         }
     }
 
-    /// Whether all tests of any list hold, or there is no list.
+    /// Whether all tests of any list hold.
     pub(super) fn any(&self, holds: impl Fn(&Test) -> bool) -> bool {
-        self.any_of.is_empty() || self.any_of.iter().any(|all_of| all_of.iter().all(&holds))
+        self.any_of.iter().any(|all_of| all_of.iter().all(&holds))
     }
 }
 

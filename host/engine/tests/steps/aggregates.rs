@@ -161,6 +161,43 @@ fn a_threshold_takes_the_value_that_is_shown_and_is_not_reached_by_nothing() {
     assert!(!shown(&[(0, i64::MIN)], SLIDING).contains(&"none".to_owned()));
 }
 
+/// Counts and sums are decided by tables, a smallest value by a merge; a window has slices, and corrections go another way.
+#[test]
+fn thresholds_are_alternatives_of_conditions() {
+    use Function::*;
+    let least = Condition { aggregate: 1, bound: Bound::AtLeastNumber(1.5) };
+    let most = Condition { aggregate: 1, bound: Bound::AtMostNumber(2.5) };
+    let few = Condition { aggregate: 2, bound: Bound::AtMostInteger(-5) };
+    let number = |key: &str, at: i64, n: f64, i: i64| event(key, at, &format!(r#","n":{n:?},"i":{i}"#));
+    let events = [
+        number("many", 0, 9.0, 1),
+        number("many", 15, 9.0, 1),
+        number("many", 30, 9.0, 1),
+        number("within", 0, 2.5, 1),
+        number("above", 0, 2.6, 1),
+        number("below", 0, 1.4, 1),
+        number("debt", 0, 9.0, -5),
+        event("none", 0, ""),
+        number("later", 130, 0.0, 0),
+        number("above", 1, 2.0, 0),
+        number("within", 1, 1.0, 0),
+    ];
+    let shown = |thresholds: Vec<Vec<Condition>>| {
+        let mut native = rule(&[(Count, None, 0), (Min, Some("n"), 0), (Sum, Some("i"), 0)], &[]);
+        native.plan.thresholds = thresholds;
+        let rows = rows(&Setup::new(vec![native]).window(TUMBLING, 100, 0), &events);
+        let first = |row: &String| row.split(' ').next().unwrap().to_owned();
+        rows.iter().map(first).filter(|key| key != "later").collect::<Vec<_>>()
+    };
+    let all = ["above", "below", "debt", "many", "none", "within", "above", "within"];
+    assert_eq!(shown(vec![]), all);
+    assert_eq!(shown(vec![vec![]]), all);
+    assert_eq!(shown(vec![vec![least, most]]), ["within", "above"]);
+    assert_eq!(shown(vec![vec![at_least(0, 3)], vec![least, most]]), ["many", "within", "above"]);
+    assert_eq!(shown(vec![vec![few], vec![at_least(0, 3)], vec![few, most]]), ["debt", "many"]);
+    assert_eq!(shown(vec![vec![few, most]]), [""; 0]);
+}
+
 /// An attacker's items: every event another one, first short, then long. What they take is in `state_bytes`.
 #[test]
 fn items_that_replace_others_are_accounted_for() {
