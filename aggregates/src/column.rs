@@ -3,7 +3,7 @@
 use crate::distinct::{Distinct, HashKey};
 use crate::sum::{IntegerSum, NumberSum};
 use crate::top::{Top, TopItem, TopMerge};
-use crate::value::Value;
+use crate::value::{Kind, Value};
 
 /// What an aggregate computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +59,38 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// The shape of an aggregate over a field of this kind; only a count does without a field.
+    ///
+    /// # Errors
+    /// Why there is none, to follow the name of the aggregate.
+    pub fn new(function: Function, kind: Option<Kind>, limit: u32) -> Result<Shape, String> {
+        if function.has_limit() && limit == 0 {
+            return Err("needs a limit above 0".to_owned());
+        }
+        match (function, kind) {
+            (Function::Count, _) => {}
+            (_, None) => return Err("needs a field".to_owned()),
+            (Function::Sum | Function::Min | Function::Max, Some(Kind::Integer | Kind::Number)) => {}
+            (Function::Sum | Function::Min | Function::Max, Some(kind)) => {
+                return Err(format!("needs an integer or number field, not {}", kind.name()));
+            }
+            (Function::TopK, Some(Kind::Number)) => {
+                return Err("cannot rank numbers; use strings or integers".to_owned());
+            }
+            (Function::Distinct | Function::TopK, Some(kind @ (Kind::Decimal | Kind::Json | Kind::Bytes))) => {
+                return Err(format!("cannot tell values of a {} field apart; derive a string from it", kind.name()));
+            }
+            (Function::Distinct | Function::TopK, Some(_)) => {}
+        }
+        Ok(Shape { function, numbers: kind == Some(Kind::Number), limit })
+    }
+
+    /// Whether a bound is of the type of the values of panes.
+    #[must_use]
+    pub fn takes(self, bound: Bound) -> bool {
+        self.function != Function::TopK && self.is_number() == bound.is_number()
+    }
+
     /// Whether the values of panes are numbers.
     #[must_use]
     pub fn is_number(self) -> bool {

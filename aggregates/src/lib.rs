@@ -22,4 +22,4 @@ pub use column::{Accumulators, Bound, Finished, Function, Growth, Merged, Shape}
 pub use distinct::{Distinct, HashKey, fingerprint};
 pub use sum::{IntegerSum, NumberSum};
 pub use top::{Counter, Top, TopChanges, TopItem, TopMerge, top_capacity};
-pub use value::Value;
+pub use value::{Kind, Value};

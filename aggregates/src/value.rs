@@ -1,4 +1,39 @@
-//! One value of an event, as an aggregate sees it.
+//! What a field holds: kinds, and one value of an event as an aggregate sees it.
+
+/// The type of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Text,
+    Integer,
+    Number,
+    Boolean,
+    /// A number with its digits as they were written.
+    Decimal,
+    /// Any value, as the JSON text that was written.
+    Json,
+    /// Base64 in the event.
+    Bytes,
+}
+
+impl Kind {
+    /// All of them.
+    pub const ALL: [Kind; 7] =
+        [Kind::Text, Kind::Integer, Kind::Number, Kind::Boolean, Kind::Decimal, Kind::Json, Kind::Bytes];
+
+    /// The word used in pipeline files, WIT and messages.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Kind::Text => "string",
+            Kind::Integer => "integer",
+            Kind::Number => "number",
+            Kind::Boolean => "boolean",
+            Kind::Decimal => "decimal",
+            Kind::Json => "json",
+            Kind::Bytes => "bytes",
+        }
+    }
+}
 
 /// One value of an event, as an aggregate sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]

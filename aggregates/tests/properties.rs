@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pelton_aggregates::{
-    Accumulators, Bound, Finished, Function, Growth, HashKey, Merged, NumberSum, Shape, Top, TopMerge, Value,
+    Accumulators, Bound, Finished, Function, Growth, HashKey, Kind, Merged, NumberSum, Shape, Top, TopMerge, Value,
     top_capacity,
 };
 use proptest::prelude::*;
@@ -263,6 +263,35 @@ fn a_missing_value_reaches_no_threshold() {
 }
 
 /// Distinct is exact up to its limit, also over twelve slices of which each has seen other values.
+#[test]
+fn each_function_takes_the_kinds_that_it_can_compute() {
+    let exact = [Kind::Text, Kind::Integer, Kind::Boolean];
+    let comparable = [Kind::Text, Kind::Integer, Kind::Number, Kind::Boolean];
+    for (function, taken) in [
+        (Function::Count, &Kind::ALL[..]),
+        (Function::Sum, &[Kind::Integer, Kind::Number]),
+        (Function::Min, &[Kind::Integer, Kind::Number]),
+        (Function::Max, &[Kind::Integer, Kind::Number]),
+        (Function::Distinct, &comparable),
+        (Function::TopK, &exact),
+    ] {
+        for kind in Kind::ALL {
+            assert_eq!(Shape::new(function, Some(kind), 3).is_ok(), taken.contains(&kind), "{function:?} of {kind:?}");
+        }
+        assert_eq!(Shape::new(function, None, 3).is_ok(), function == Function::Count, "{function:?} of nothing");
+        assert_eq!(Shape::new(function, Some(Kind::Integer), 0).is_ok(), !function.has_limit(), "{function:?}");
+    }
+    let (integer, number) = (Bound::AtLeastInteger(1), Bound::AtMostNumber(1.0));
+    let takes = |function, kind| {
+        let shape = Shape::new(function, Some(kind), 3).expect("it can be computed");
+        (shape.takes(integer), shape.takes(number))
+    };
+    assert_eq!(takes(Function::Sum, Kind::Integer), (true, false));
+    assert_eq!(takes(Function::Sum, Kind::Number), (false, true));
+    assert_eq!(takes(Function::Distinct, Kind::Number), (true, false));
+    assert_eq!(takes(Function::TopK, Kind::Text), (false, false));
+}
+
 #[test]
 fn distinct_is_exact_over_twelve_slices() {
     for (limit, expected) in [(1, 1), (99, 99), (119, 119), (120, 120), (121, 120), (5000, 120)] {

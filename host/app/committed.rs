@@ -12,8 +12,8 @@ use crate::cli::failure::Failure;
 use crate::pipeline::Pipeline;
 use crate::run::engine;
 
-/// Compares the pipeline with the newest marker of some partitions. What cannot be
-/// known now, because the broker or a module is not ready, recovery finds.
+/// Compares the pipeline with the newest marker of some partitions. What cannot be known now, because the
+/// broker or a module is not ready, recovery finds.
 ///
 /// # Errors
 /// What differs, both sides; a marker of another version of Pelton.

@@ -5,6 +5,7 @@
 mod cli;
 mod committed;
 mod generate;
+mod headers;
 mod payload;
 mod pipeline;
 mod run;

@@ -81,7 +81,7 @@ impl Pipeline {
         let Ok(mut guest) = module.instantiate(&stage.stage.config, &self.limits) else { return Ok(()) };
         match try_rule(guest.as_mut(), &self.plan.reads(&self.descriptors)) {
             Ok(()) => {}
-            Err(Trial::Wrong(reason)) => return Err(stage.not_planned(&reason)),
+            Err(Trial::Wrong(reason)) => return Err(stage.undeclared_aggregate(&reason)),
             Err(Trial::Doubtful(reason)) => self.warnings.push(format!(
                 "the rule of stage `{}` fails with a window in which nothing happened: {reason}",
                 stage.stage.name

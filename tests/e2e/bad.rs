@@ -335,9 +335,7 @@ fn committed(scene: &Scene, broker: &Broker) -> String {
 #[track_caller]
 fn catch_up(scene: &Scene, broker: &Broker, pipeline: &str, more: &[&str], code: i32) -> String {
     let state = scene.arg("state");
-    let mut args = vec!["run", pipeline, "--state-dir", &state, "--listen", "off", "--exit-when-caught-up"];
-    args.extend(more);
-    finish(&mut broker.pelton(&args)).code(code).stderr
+    finish(broker.catch_up(pipeline, &state).args(more)).code(code).stderr
 }
 
 #[test]

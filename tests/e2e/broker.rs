@@ -98,6 +98,11 @@ impl Broker {
         command
     }
 
+    /// A host that works off what the stream holds now, with its state in this folder, and exits.
+    pub(crate) fn catch_up(&self, pipeline: &str, state: &str) -> std::process::Command {
+        self.pelton(&["run", pipeline, "--state-dir", state, "--listen", "off", "--exit-when-caught-up"])
+    }
+
     /// Makes the streams of a pipeline, with leases of four seconds; hosts renew them every three. A cluster that has
     /// just lost a node may not answer in time, and `up` says so by its exit code: then it is asked again.
     #[track_caller]

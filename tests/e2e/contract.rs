@@ -40,10 +40,7 @@ fn counters_are_exact_under_kills_and_tombstones_are_told() {
     broker.up(&pipeline);
     broker.publish("payments", events());
     let state = scene.arg("state");
-    let host = || {
-        let run = ["run", &pipeline, "--state-dir", &state, "--listen", "off", "--exit-when-caught-up"];
-        broker.pelton(&run)
-    };
+    let host = || broker.catch_up(&pipeline, &state);
     let context = broker.watcher();
     for round in 1..=3 {
         let mut process = Process::start(&mut host());

@@ -100,16 +100,7 @@ fn every_event_that_the_broker_takes_has_its_fate() {
             sent.expect(name).await.expect(name);
         }
     });
-    finish(&mut broker.pelton(&[
-        "run",
-        &pipeline,
-        "--state-dir",
-        &scene.arg("state"),
-        "--listen",
-        "off",
-        "--exit-when-caught-up",
-    ]))
-    .code(0);
+    finish(&mut broker.catch_up(&pipeline, &scene.arg("state"))).code(0);
     let input = broker.messages("EDGES");
     let log = Log::read(&broker, "edges");
     let passed: Vec<usize> = (0..cases.len()).filter(|&idx| cases[idx].must == Must::Pass).collect();
@@ -228,16 +219,7 @@ fn a_key_under_the_token_of_another_is_a_dead_letter() {
             sent.await.expect("stored");
         }
     });
-    finish(&mut broker.pelton(&[
-        "run",
-        &pipeline,
-        "--state-dir",
-        &scene.arg("state"),
-        "--listen",
-        "off",
-        "--exit-when-caught-up",
-    ]))
-    .code(0);
+    finish(&mut broker.catch_up(&pipeline, &scene.arg("state"))).code(0);
     let input = broker.messages("FOREIGN");
     assert_eq!(input.len(), events.len());
     let log = Log::read(&broker, "foreign");

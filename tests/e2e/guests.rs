@@ -141,7 +141,7 @@ fn pipelines_beside_a_misbehaving_one_come_out_exactly() {
         broker.up(&pipeline);
         broker.publish(name, (1..=EVENTS).map(event));
         let state = scene.arg(&format!("{name}-state"));
-        broker.pelton(&["run", &pipeline, "--state-dir", &state, "--listen", "off", "--exit-when-caught-up"])
+        broker.catch_up(&pipeline, &state)
     });
     let hosts = hosts.map(|mut host| Process::start(&mut host));
     for host in hosts {

@@ -65,8 +65,7 @@ fn headers_that_no_client_can_read_hold_up_nothing() {
         good();
     }
     let state = scene.arg("state");
-    finish(&mut broker.pelton(&["run", &pipeline, "--state-dir", &state, "--listen", "off", "--exit-when-caught-up"]))
-        .code(0);
+    finish(&mut broker.catch_up(&pipeline, &state)).code(0);
 
     let (mut seen, mut letters, mut totals) = ([0; 2], Vec::new(), [None; 2]);
     for message in broker.messages("PELTON_zoo") {

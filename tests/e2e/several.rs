@@ -32,8 +32,7 @@ fn one_that_halts_leaves_the_other_at_work() {
     // Each has its own state, under its name, and goes on from there alone.
     broker.publish("good", events(50));
     let alone = scene.arg("state/good");
-    finish(&mut broker.pelton(&["run", &good, "--state-dir", &alone, "--listen", "off", "--exit-when-caught-up"]))
-        .code(0);
+    finish(&mut broker.catch_up(&good, &alone)).code(0);
     Dump::read(&broker, "good").assert_chain(350);
     assert!(scene.path("state/bad/p0").exists());
 }

@@ -72,15 +72,7 @@ fn stages_side_by_side_are_each_as_alone_and_survive_kills() {
     broker.up(&tree);
     broker.publish("in", events.into_iter());
     let host = |state: &str| {
-        let mut command = broker.pelton(&[
-            "run",
-            &tree,
-            "--state-dir",
-            &scene.arg(state),
-            "--listen",
-            "off",
-            "--exit-when-caught-up",
-        ]);
+        let mut command = broker.catch_up(&tree, &scene.arg(state));
         command.env("PELTON_TEST_SNAPSHOT_EPOCHS", "7");
         command
     };
@@ -119,17 +111,7 @@ fn other_stages_over_an_old_state_are_refused() {
     let before = pipeline(&scene, "tree", &STAGES[..2]);
     broker.up(&before);
     broker.publish("in", events().into_iter().take(200));
-    let run_in = |state: &str, pipeline: &str| {
-        finish(&mut broker.pelton(&[
-            "run",
-            pipeline,
-            "--state-dir",
-            &scene.arg(state),
-            "--listen",
-            "off",
-            "--exit-when-caught-up",
-        ]))
-    };
+    let run_in = |state: &str, pipeline: &str| finish(&mut broker.catch_up(pipeline, &scene.arg(state)));
     let run = |pipeline: &str| run_in("one", pipeline);
     run(&before).code(0);
     finish(&mut pelton(&["validate", &before, "--server", broker.url()])).code(0);

@@ -93,9 +93,10 @@ pub use wit_bindgen;
 
 /// Makes a rule the module of its crate: `export!(window_rule: StreamFarm);`
 ///
-/// The word before the colon is the world: `transform`, `window_rule`, `window_rule + extract`, `reducer` or `window_fold`. What a
-/// rule can besides has lines of its own: `export!(migrations: Rule)` ([`Migrate`]), `export!(erasures: Rule)` ([`Erase`]).
-/// Name and version of the module are those of the crate. Natively it exports nothing.
+/// The word before the colon is the world: `transform`, `window_rule`, `window_rule + extract`, `reducer` or
+/// `window_fold`. What a rule can besides has lines of its own: `export!(migrations: Rule)` ([`Migrate`]),
+/// `export!(erasures: Rule)` ([`Erase`]). Name and version of the module are those of the crate. Natively it exports
+/// nothing.
 #[macro_export]
 macro_rules! export {
     (transform: $rule:ty) => {

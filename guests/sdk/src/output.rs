@@ -30,24 +30,12 @@ pub struct Output<'a> {
 
 impl<'a> Output<'a> {
     pub(crate) fn new(arena: &'a [u8], shape: &'a raw::Shape) -> Output<'a> {
-        let raw = raw::Output {
-            data: Vec::new(),
-            rows: Vec::new(),
-            ports: Vec::new(),
-            slices: Vec::new(),
-            timestamps: Vec::new(),
-            deletes: Vec::new(),
-            headers: Vec::new(),
-            header_ends: Vec::new(),
-            rejects: Vec::new(),
-            additions: Vec::new(),
-        };
         Output {
             arena,
             ports: &shape.ports,
             row: 0,
             row_time: 0,
-            raw,
+            raw: raw::no_output(),
             counters: Counters::new(&shape.counters),
             ports_used: false,
             times_used: false,

@@ -2,8 +2,8 @@
 //!
 //! Rules do not need this: the traits of the crate root hide it. It is public for the `export!` macro
 //! and for hosts' tests that need modules which break the contract.
-//! The shared data types are generated once, in [`meta`]. A module exports [`meta`] and one of the others, and perhaps [`migration`] and [`erasure`];
-//! the linker unites the two into the world of `wit/`.
+//! The shared data types are generated once, in [`meta`]. A module exports [`meta`] and one of the others, and perhaps
+//! [`migration`] and [`erasure`]; the linker unites them into one world of `wit/`.
 #![allow(
     unsafe_code,
     unreachable_pub,
@@ -15,6 +15,23 @@
 
 pub use meta::exports::pelton::guest::meta::{Identity, Shape};
 pub use meta::pelton::guest::types::*;
+
+/// A reply without a record.
+#[must_use]
+pub fn no_output() -> Output {
+    Output {
+        data: Vec::new(),
+        rows: Vec::new(),
+        ports: Vec::new(),
+        slices: Vec::new(),
+        timestamps: Vec::new(),
+        deletes: Vec::new(),
+        headers: Vec::new(),
+        header_ends: Vec::new(),
+        rejects: Vec::new(),
+        additions: Vec::new(),
+    }
+}
 
 /// What every module exports, and the home of the shared types.
 pub mod meta {

@@ -1,6 +1,5 @@
 //! `pelton tail`: outputs, dead letters and late events as they come.
 
-use std::collections::BTreeMap;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
 
@@ -9,9 +8,11 @@ use pelton_broker::{Tailed, log_stream};
 use pelton_engine::text::{printable, printable_json};
 use serde::Serialize;
 use serde::de::IgnoredAny;
+use serde_json::{Map, Value};
 
 use super::connection::ConnectionArgs;
 use super::failure::Failure;
+use crate::headers;
 use crate::payload::{put_on_one_line, put_original, put_payload};
 use crate::pipeline;
 
@@ -62,7 +63,8 @@ struct Line<'a> {
     partition: &'a str,
     /// Such as `out.alerts.u1` or `dlq.source.json-syntax`.
     subject: &'a str,
-    headers: BTreeMap<String, String>,
+    /// A name that comes more than once has the list of its values.
+    headers: Map<String, Value>,
 }
 
 pub(super) async fn run(args: TailArgs) -> Result<(), Failure> {
@@ -133,11 +135,8 @@ impl<'a> Subject<'a> {
 }
 
 fn write(out: &mut impl io::Write, subject: &Subject<'_>, record: &Tailed, args: &TailArgs) -> Result<(), Failure> {
-    let headers: BTreeMap<String, String> = record
-        .headers
-        .iter()
-        .filter_map(|(name, values)| Some((name.to_string(), values.first()?.to_string())))
-        .collect();
+    let pairs = record.headers.iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
+    let headers = headers::object(pairs.map(|(name, value)| (name.as_ref(), value.as_str())));
     if args.json {
         let line = Line { sequence: record.sequence, partition: subject.partition, subject: subject.rest, headers };
         let mut text = serde_json::to_vec(&line)?;
@@ -152,7 +151,7 @@ fn write(out: &mut impl io::Write, subject: &Subject<'_>, record: &Tailed, args:
         out.write_all(printable_json(&String::from_utf8_lossy(&text)).as_bytes())?;
     } else {
         if args.dlq || args.late {
-            let header = |name: &str| headers.get(name).map_or("", String::as_str);
+            let header = |name: &str| headers.get(name).and_then(Value::as_str).unwrap_or("");
             let (message, sequence) = if args.dlq {
                 (header("Pelton-Dlq-Message"), header("Pelton-Dlq-Sequence"))
             } else {

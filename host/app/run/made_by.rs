@@ -84,25 +84,8 @@ mod tests {
     }
 
     fn descriptor() -> Descriptor {
-        let identity = Identity {
-            world: World::Transform,
-            name: "s".into(),
-            version: "1".into(),
-            state_version: 0,
-            config_schema: None,
-            attributes: Vec::new(),
-            migrates: false,
-            erases: false,
-        };
-        let shape = Shape {
-            fields: Vec::new(),
-            lanes: Vec::new(),
-            payload: true,
-            headers: false,
-            ports: vec!["main".into()],
-            counters: Vec::new(),
-            attributes: Vec::new(),
-        };
+        let identity = Identity::new(World::Transform, "s", "1");
+        let shape = Shape { payload: true, ports: vec!["main".into()], ..Shape::default() };
         Descriptor { identity, shape }
     }
 

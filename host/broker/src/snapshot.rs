@@ -324,8 +324,8 @@ pub(crate) fn check(layout: &Layout, manifest: &Manifest, listing: &Listing, byt
     }
 }
 
-/// Where the pipeline stream holds this marker. Mostly where it was, at `sequence`; but an epoch that was published again, after the
-/// stream lost its tail, lies elsewhere.
+/// Where the pipeline stream holds this marker. Mostly where it was, at `sequence`; but an epoch that was published again,
+/// after the stream lost its tail, lies elsewhere.
 async fn find_marker(broker: &Broker, target: &Target, wanted: &Marker, sequence: u64) -> Result<Option<u64>, Fault> {
     let stream = target.log_stream();
     let is_wanted = |payload: &[u8]| {

@@ -4,6 +4,8 @@
 
 use std::ops::Range;
 
+pub use pelton_aggregates::Kind;
+
 use crate::time::WallTime;
 
 /// A run of events from one partition, in sequence order, as the source gave them.
@@ -69,41 +71,6 @@ impl RawBatch {
     pub fn clear(&mut self) {
         self.data.clear();
         self.events.clear();
-    }
-}
-
-/// The type of a declared field.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Text,
-    Integer,
-    Number,
-    Boolean,
-    /// A number with its digits as they were written.
-    Decimal,
-    /// Any value, as the JSON text that was written.
-    Json,
-    /// Base64 in the event.
-    Bytes,
-}
-
-impl Kind {
-    /// All of them.
-    pub const ALL: [Kind; 7] =
-        [Kind::Text, Kind::Integer, Kind::Number, Kind::Boolean, Kind::Decimal, Kind::Json, Kind::Bytes];
-
-    /// The word used in pipeline files, WIT and messages.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Kind::Text => "string",
-            Kind::Integer => "integer",
-            Kind::Number => "number",
-            Kind::Boolean => "boolean",
-            Kind::Decimal => "decimal",
-            Kind::Json => "json",
-            Kind::Bytes => "bytes",
-        }
     }
 }
 

@@ -3,9 +3,9 @@
 //! `sandbox` implements [`Guest`] over wasm components; tests implement it natively.
 //! A guest owns no state. It may be replaced by a fresh instance between any two calls.
 
-pub use pelton_aggregates::{Bound, Function};
+pub use pelton_aggregates::{Bound, Function, Shape as AggregateShape};
 
-use crate::event::{Column, Events, Field, TextColumn};
+use crate::event::{Column, Events, Field, Kind, TextColumn};
 
 /// What kind of module this is: which functions it exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +54,25 @@ pub struct Identity {
     pub erases: bool,
 }
 
+impl Identity {
+    /// A module of this world that says nothing else of itself.
+    #[must_use]
+    pub fn new(world: World, name: &str, version: &str) -> Identity {
+        Identity {
+            world,
+            name: name.to_owned(),
+            version: version.to_owned(),
+            state_version: 0,
+            config_schema: None,
+            attributes: Vec::new(),
+            migrates: false,
+            erases: false,
+        }
+    }
+}
+
 /// What a module reads and gives, as its configuration has it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shape {
     pub fields: Vec<Field>,
     /// Lanes of the input that it tells apart.
@@ -88,6 +105,17 @@ pub struct Aggregate {
     pub field: Option<String>,
     /// For `Distinct`: counting stops here. For `TopK`: how many items. Else unused.
     pub limit: u32,
+}
+
+impl Aggregate {
+    /// What is kept of it over a field of this kind.
+    ///
+    /// # Errors
+    /// Why it cannot be computed.
+    pub fn shape(&self, kind: Option<Kind>) -> Result<AggregateShape, String> {
+        let wrong = |reason| format!("aggregate `{}` {reason}", self.name);
+        AggregateShape::new(self.function, kind, self.limit).map_err(wrong)
+    }
 }
 
 /// Holds for a pane in which the aggregate has a value within the bound.
@@ -322,6 +350,13 @@ pub struct Reject {
     pub detail: String,
     /// Where in the payload: a JSON pointer (RFC 6901).
     pub place: Option<String>,
+}
+
+impl Reject {
+    /// Bytes of its texts.
+    pub(crate) fn bytes(&self) -> usize {
+        self.code.len() + self.detail.len() + self.place.as_ref().map_or(0, String::len)
+    }
 }
 
 /// Adds to a counter of the module, when its row counts.

@@ -88,7 +88,7 @@ fn calls(module: &Module, pooling: bool) {
 
 fn panes(module: &Module, pooling: bool) {
     let mut guest = module.instantiate("null", &Limits::default()).expect("a good configuration");
-    guest.aggregates().expect("a plan");
+    guest.aggregates().expect("aggregates");
     let mut panes = Panes::default();
     let rows = 4096_u32;
     for row in 0..rows {

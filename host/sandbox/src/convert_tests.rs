@@ -1,6 +1,7 @@
 //! Replies as a broken or hostile guest sends them, and what becomes of each.
 
 use super::*;
+use crate::testing::output_to_wit;
 use pelton_engine::event::{Column, Values};
 
 fn limits() -> Limits {
@@ -13,18 +14,12 @@ fn rows<'a>(limits: &'a Limits, timer_ends: &'a [u32]) -> Rows<'a> {
 
 /// One record per row: the row's key, payload of 10 bytes at `50` (the start of the output arena).
 fn emitted(rows: &[u32]) -> wit::Output {
-    wit::Output {
+    output_to_wit(Output {
         data: vec![b'x'; 10],
         rows: rows.to_vec(),
-        ports: Vec::new(),
         slices: rows.iter().flat_map(|_| [OF_ROW, 0, 50, 10]).collect(),
-        timestamps: Vec::new(),
-        deletes: Vec::new(),
-        headers: Vec::new(),
-        header_ends: Vec::new(),
-        rejects: Vec::new(),
-        additions: Vec::new(),
-    }
+        ..Output::default()
+    })
 }
 
 #[track_caller]

@@ -1,4 +1,5 @@
-//! From a module's account of itself to the engine's `Identity` and `Shape`. Names end up in subjects, metrics and paths, so they are strict.
+//! From a module's account of itself to the engine's `Identity` and `Shape`. Names end up in subjects, metrics and paths,
+//! so they are strict.
 
 use pelton_engine::event::{Field, Kind};
 use pelton_engine::guest::{Identity, Shape, World};

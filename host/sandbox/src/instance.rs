@@ -31,7 +31,7 @@ pub(crate) struct Instance {
     pub(crate) groups: Groups,
     pub(crate) left: Strings,
     pub(crate) right: Strings,
-    /// Kinds of the derived fields; known once `plan` was called.
+    /// Kinds of the derived fields; known once `aggregates` was called.
     pub(crate) derived: Option<Vec<Kind>>,
 }
 

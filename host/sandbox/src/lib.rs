@@ -18,6 +18,7 @@
 //! processes.
 #![deny(unsafe_code)]
 
+mod aggregation;
 mod bindings;
 mod compile;
 mod convert;
@@ -31,7 +32,6 @@ mod lend;
 mod limits;
 mod log;
 mod module;
-mod plan;
 mod sandbox;
 mod shape;
 #[doc(hidden)]

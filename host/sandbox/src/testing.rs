@@ -21,7 +21,7 @@ use crate::convert::{self, Rows};
 use crate::error::LoadError;
 use crate::lend::{Lend, LentEvents, LentPanes, groups, strings, to_wit};
 use crate::limits::Limits;
-use crate::{describe, plan, verify as bytes_of_module};
+use crate::{aggregation, describe, verify as bytes_of_module};
 
 /// What a reply may refer to.
 pub struct Call<'a> {
@@ -135,7 +135,7 @@ pub fn aggregation(
         thresholds: said.thresholds.into_iter().map(|list| list.into_iter().map(condition).collect()).collect(),
         filters: said.filters,
     };
-    plan::aggregation(said, declared)
+    aggregation::aggregation(said, declared)
 }
 
 fn field(field: Field) -> wit::Field {
@@ -239,7 +239,7 @@ fn change(change: Change) -> wit::Change {
     }
 }
 
-fn output_to_wit(output: Output) -> wit::Output {
+pub(crate) fn output_to_wit(output: Output) -> wit::Output {
     wit::Output {
         data: output.data,
         rows: output.rows,

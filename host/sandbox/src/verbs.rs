@@ -7,12 +7,12 @@ use pelton_engine::guest::{
 };
 use wasmtime::Store;
 
+use crate::aggregation::aggregation;
 use crate::bindings::pelton::guest::types as wit;
 use crate::convert::{self, Rows};
 use crate::host::Host;
 use crate::instance::{Exports, Instance, Seat};
 use crate::lend::Lend;
-use crate::plan;
 
 impl Seat {
     /// Events as the rows of a reply.
@@ -67,7 +67,7 @@ impl Guest for Instance {
         let said = seat.call(metering, 1, |exports, store| exports.window_rule()?.call_aggregates(store).map(Ok));
         let fields = &seat.descriptor.shape.fields;
         let broken = |problem| Fault::Contract(format!("aggregates: {problem}"));
-        let checked = said.and_then(|said| plan::aggregation(said, fields).map_err(broken));
+        let checked = said.and_then(|said| aggregation(said, fields).map_err(broken));
         let aggregation = seat.settle(metering, checked)?;
         self.derived = Some(aggregation.derived.iter().map(|field| field.kind).collect());
         Ok(aggregation)

@@ -123,7 +123,6 @@ fn guest(world: World, script: &mut Bytes) -> Result<Native, String> {
         Identity { name: script.pick(&["guest", "guest", "a.b", ""]).into(), ..guest.descriptor.identity.clone() };
     let shape = Shape {
         fields: (0..script.below(5)).map(|_| field(script)).collect(),
-        lanes: Vec::new(),
         payload: script.below(2) == 0,
         headers: script.below(3) == 1,
         ports: match script.below(8) {
@@ -132,7 +131,7 @@ fn guest(world: World, script: &mut Bytes) -> Result<Native, String> {
             _ => (0..script.below(4)).map(|_| String::from_utf8_lossy(&script.short()).into_owned()).collect(),
         },
         counters: (0..script.below(3)).map(|_| script.pick(&["one", "two", "Three"]).to_owned()).collect(),
-        attributes: Vec::new(),
+        ..Shape::default()
     };
     guest.descriptor = Descriptor { identity: testing::identity(identity)?, shape: testing::shape(shape)? };
     if world == World::WindowRule {

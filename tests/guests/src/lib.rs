@@ -57,18 +57,7 @@ pub fn shape() -> raw::Shape {
 #[must_use]
 pub fn forward(rows: Vec<u32>) -> raw::Output {
     let slices = [pelton_sdk::OF_ROW, 0, pelton_sdk::OF_ROW, 0].repeat(rows.len());
-    raw::Output {
-        data: Vec::new(),
-        rows,
-        ports: Vec::new(),
-        slices,
-        timestamps: Vec::new(),
-        deletes: Vec::new(),
-        headers: Vec::new(),
-        header_ends: Vec::new(),
-        rejects: Vec::new(),
-        additions: Vec::new(),
-    }
+    raw::Output { rows, slices, ..raw::no_output() }
 }
 
 /// Exports a function over whole batches as a transform, without the SDK's care.

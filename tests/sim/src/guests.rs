@@ -57,24 +57,12 @@ impl SimGuest {
     pub fn new(world: World, temper: Temper) -> SimGuest {
         let field = |name: &str, kind, required| Field { name: name.into(), kind, required };
         let ports: &[&str] = if world == World::Transform { &["main", "side"] } else { &["main"] };
-        let identity = Identity {
-            world,
-            name: world.name().into(),
-            version: "1.0.0".into(),
-            state_version: 1,
-            config_schema: None,
-            attributes: Vec::new(),
-            migrates: false,
-            erases: false,
-        };
+        let identity = Identity { state_version: 1, ..Identity::new(world, world.name(), "1.0.0") };
         let shape = Shape {
             fields: vec![field("v", Kind::Integer, true), field("u", Kind::Text, false)],
-            lanes: Vec::new(),
-            payload: false,
-            headers: false,
             ports: ports.iter().map(|port| (*port).into()).collect(),
             counters: vec!["rows".into(), "sum".into()],
-            attributes: Vec::new(),
+            ..Shape::default()
         };
         SimGuest { descriptor: Descriptor { identity, shape }, temper }
     }

@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pelton_aggregates::{Accumulators, Bound, Finished, Function, HashKey, Merged, Shape, Value as Cell};
+use pelton_aggregates::{
+    Accumulators, Bound, Finished, Function, HashKey, Kind as HostKind, Merged, Shape, Value as Cell,
+};
 use serde_json::Value;
 
 use crate::field::Kind;
@@ -160,32 +162,15 @@ pub(super) fn no_panes() -> raw::Panes {
 /// What the host says of a plan that it refuses.
 pub(super) fn check(plan: &Aggregation, fields: &[raw::Field]) -> Result<(), String> {
     for aggregate in &plan.aggregates {
-        let name = &aggregate.name;
-        let kind = kind(aggregate, plan, fields);
-        match function(aggregate)? {
-            Function::Distinct | Function::TopK if aggregate.limit == 0 => {
-                return Err(format!("aggregate `{name}` needs a limit above 0"));
-            }
-            Function::TopK if kind == Some(Kind::Number) => {
-                return Err(format!("aggregate `{name}` cannot rank numbers; use strings or integers"));
-            }
-            _ => {}
-        }
+        try_shape(aggregate, plan, fields)?;
     }
     for condition in plan.thresholds.iter().flatten() {
         let aggregate = &plan.aggregates[condition.aggregate as usize];
-        let is_number = shape(aggregate, plan, fields).is_number();
-        if aggregate.function == Function::TopK.name() || is_number != bound(condition.bound).is_number() {
+        if !shape(aggregate, plan, fields).takes(bound(condition.bound)) {
             return Err(format!("threshold on aggregate `{}`, whose values are of another type", aggregate.name));
         }
     }
     Ok(())
-}
-
-/// The function of an aggregate.
-fn function(aggregate: &Aggregate) -> Result<Function, String> {
-    let unknown = || format!("aggregate `{}` is a `{}`, which no host knows", aggregate.name, aggregate.function);
-    Function::of_name(&aggregate.function).ok_or_else(unknown)
 }
 
 /// Aggregates events as the host does: per key and slice, then slice by slice over each window.
@@ -245,7 +230,8 @@ impl From<Finished<'_>> for Aggregated {
     }
 }
 
-/// Folds events as the host does: `fold` per key and slice (`None` where it rejects them all), then `merge` slice by slice over each window.
+/// Folds events as the host does: `fold` per key and slice (`None` where it rejects them all), then `merge` slice by slice
+/// over each window.
 pub(super) fn fold(
     input: &Input,
     events: &raw::Events,
@@ -404,17 +390,36 @@ fn push(panes: &mut raw::Panes, window: &WindowOf, index: u32, timing: raw::Timi
     panes.watermarks.push(watermark);
 }
 
-/// The kind of the field of an aggregate, if it has one.
-fn kind(aggregate: &Aggregate, plan: &Aggregation, fields: &[raw::Field]) -> Option<Kind> {
-    let name = aggregate.field.as_deref()?;
-    let derived = plan.derived.iter().find(|field| field.name == name).map(|field| field.kind);
-    derived.or_else(|| fields.iter().find(|field| field.name == name).map(|field| field.kind))
+fn host_kind(kind: Kind) -> HostKind {
+    match kind {
+        Kind::String => HostKind::Text,
+        Kind::Integer => HostKind::Integer,
+        Kind::Number => HostKind::Number,
+        Kind::Boolean => HostKind::Boolean,
+        Kind::Decimal => HostKind::Decimal,
+        Kind::Json => HostKind::Json,
+        Kind::Bytes => HostKind::Bytes,
+    }
+}
+
+/// What the host keeps of an aggregate, or what it says when it cannot.
+fn try_shape(aggregate: &Aggregate, plan: &Aggregation, fields: &[raw::Field]) -> Result<Shape, String> {
+    let (name, function) = (&aggregate.name, &aggregate.function);
+    let unknown = || format!("aggregate `{name}` is a `{function}`, which no host knows");
+    let function = Function::of_name(function).ok_or_else(unknown)?;
+    let kind = match &aggregate.field {
+        None => None,
+        Some(field) => {
+            let found = plan.derived.iter().chain(fields).find(|known| known.name == *field);
+            let missing = || format!("aggregate `{name}` reads field `{field}`, which is neither declared nor derived");
+            Some(host_kind(found.ok_or_else(missing)?.kind))
+        }
+    };
+    Shape::new(function, kind, aggregate.limit).map_err(|reason| format!("aggregate `{name}` {reason}"))
 }
 
 fn shape(aggregate: &Aggregate, plan: &Aggregation, fields: &[raw::Field]) -> Shape {
-    let function = function(aggregate).expect("`check` was called before");
-    let numbers = kind(aggregate, plan, fields) == Some(Kind::Number);
-    Shape { function, numbers, limit: aggregate.limit }
+    try_shape(aggregate, plan, fields).expect("`check` was called before")
 }
 
 /// The value of an aggregate's field for a sample; 1 for a plain count.
@@ -445,5 +450,44 @@ fn cell<'a>(
         raw::Values::Integers(values) => Cell::Integer(values[row]),
         raw::Values::Numbers(values) => Cell::Number(values[row]),
         raw::Values::Booleans(values) => Cell::Boolean(values[row]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn field(name: &str, kind: Kind) -> raw::Field {
+        raw::Field { name: name.to_owned(), kind, required: false }
+    }
+
+    #[test]
+    fn what_the_host_refuses_is_refused() {
+        let fields = [field("text", Kind::String), field("amount", Kind::Decimal), field("n", Kind::Integer)];
+        let check = |function: &str, field: Option<&str>, limit, bound: Option<RawBound>| {
+            let aggregates = vec![Aggregate {
+                name: "a".to_owned(),
+                function: function.to_owned(),
+                field: field.map(str::to_owned),
+                limit,
+                options: Vec::new(),
+            }];
+            let condition = |bound| vec![crate::raw::window_rule::Condition { aggregate: 0, bound }];
+            let thresholds = bound.into_iter().map(condition).collect();
+            check(&Aggregation { aggregates, derived: Vec::new(), filters: false, thresholds }, &fields)
+        };
+        assert_eq!(check("count", None, 0, Some(RawBound::AtLeastInteger(1))), Ok(()));
+        assert_eq!(check("distinct", Some("text"), 1, None), Ok(()));
+        for (refused, said) in [
+            (check("median", Some("n"), 0, None), "no host knows"),
+            (check("distinct", Some("n"), 0, None), "needs a limit"),
+            (check("distinct", Some("amount"), 1, None), "decimal"),
+            (check("sum", Some("text"), 0, None), "needs an integer or number field, not string"),
+            (check("sum", Some("other"), 0, None), "neither declared nor derived"),
+            (check("sum", None, 0, None), "needs a field"),
+            (check("sum", Some("n"), 0, Some(RawBound::AtLeastNumber(1.0))), "values are of another type"),
+        ] {
+            assert!(refused.as_ref().is_err_and(|text| text.contains(said)), "{refused:?}, wanted {said}");
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::io::Write as _;
 use serde_json::{Map, Value};
 
 use super::super::input::Places;
+use crate::headers;
 use crate::payload::{put_original, put_payload, put_text};
 
 /// Headers whose values are numbers.
@@ -25,8 +26,9 @@ const NUMBERS: [&str; 10] = [
 
 /// Appends an output's record as one line: name, headers and payload (`--envelope`).
 ///
-/// Headers that the module gave are `headers`; a tombstone has `"delete":true` in place of a payload. A record of a window has `window`, `pane_index`, `pane_timing`, `pane_last` and `watermark`; any other one has
-/// `event_time`, that of its event or timer.
+/// Headers that the module gave are `headers`; a tombstone has `"delete":true` in place of a payload. A record of a window
+/// has `window`, `pane_index`, `pane_timing`, `pane_last` and `watermark`; any other one has `event_time`, that of its
+/// event or timer.
 pub(super) fn put_output(output: &str, headers: &[u8], payload: &[u8], line: &mut Vec<u8>) {
     let headers = String::from_utf8_lossy(headers);
     let value = |name: &str| pairs(&headers).find(|(found, _)| *found == name).map(|(_, value)| value);
@@ -56,10 +58,8 @@ pub(super) fn put_output(output: &str, headers: &[u8], payload: &[u8], line: &mu
     text("id", "Pelton-Id", line);
     text("replaces", "Pelton-Replaces", line);
     plain("event_time", "Pelton-Event-Time", line);
-    let of_module: Map<String, Value> = pairs(&headers)
-        .filter(|(name, _)| !name.starts_with("Pelton-") && *name != "KV-Operation")
-        .map(|(name, value)| (name.to_owned(), value.into()))
-        .collect();
+    let is_of_module = |(name, _): &(&str, &str)| !name.starts_with("Pelton-") && *name != "KV-Operation";
+    let of_module = headers::object(pairs(&headers).filter(is_of_module));
     if !of_module.is_empty() {
         write!(line, ",\"headers\":{}", Value::Object(of_module)).expect("writing to memory does not fail");
     }

@@ -574,6 +574,23 @@ fn json_is_kept_as_it_was_written() {
 }
 
 #[test]
+fn a_field_of_the_wrong_type_says_what_its_type_is_in_the_event() {
+    let said = |kind, value: &str| {
+        let field = FieldRead { name: "v".into(), pointer: vec!["v".into()], kind, required: false, stage: 0 };
+        let mut decoder = Decoder::new(&source(TimeUnit::Millis), vec![field], 1 << 20);
+        message(&mut decoder, format!(r#"{{"k":"a","t":{NOW},"v":{value}}}"#).as_bytes())
+    };
+    for (kind, value, expected) in [
+        (Kind::Bytes, r#""a""#, "expected a string in base64, found a string"),
+        (Kind::Bytes, "1", "expected a string in base64, found integer 1"),
+        (Kind::Decimal, r#""1,5""#, "expected a number of at most 255 bytes, also in a string, found `\"1,5\"`"),
+        (Kind::Integer, "true", "expected integer, found boolean true"),
+    ] {
+        assert_eq!(said(kind, value), format!("field `v` has the wrong type: {expected}"));
+    }
+}
+
+#[test]
 fn bytes_are_base64() {
     for (value, expected) in [("\"\"", ""), ("\"aGk=\"", "hi"), ("\"aGk\"", "hi"), ("\"+/8=\"", "\u{fffd}\u{fffd}")] {
         assert_eq!(value_of(Kind::Bytes, value), expected);

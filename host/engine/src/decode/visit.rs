@@ -21,6 +21,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// Longest decimal, bytes: a module can be expected to compute with it.
+const DECIMAL_BYTES_MAX: usize = 255;
+
 /// Where wanted values go.
 pub(super) struct Filling<'a> {
     pub(super) fields: &'a [FieldRead],
@@ -362,10 +365,11 @@ fn take_field(
         }
         (Values::Decimals(texts), Scalar::Written(text)) => {
             let digits = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
-            if is_decimal(digits) {
+            let is_decimal = is_decimal(digits);
+            if is_decimal {
                 texts.push(digits.as_bytes());
             }
-            is_decimal(digits)
+            is_decimal
         }
         (Values::Jsons(texts), Scalar::Written(text)) => {
             texts.push(text.as_bytes());
@@ -383,17 +387,20 @@ fn take_field(
     if taken {
         return None;
     }
-    let message =
-        format!("field `{}` has the wrong type: expected {}, found {}", field.name, field.kind.name(), value.found());
+    let expected = match field.kind {
+        Kind::Decimal => &format!("a number of at most {DECIMAL_BYTES_MAX} bytes, also in a string"),
+        Kind::Bytes => "a string in base64",
+        kind => kind.name(),
+    };
+    let message = format!("field `{}` has the wrong type: expected {expected}, found {}", field.name, value.found());
     Some(DecodeFault { stage: Some(field.stage), ..fault(Code::FieldType, message) })
 }
 
-/// Whether a text is a number as JSON writes it, of a length that a module can be expected to compute with.
+/// Whether a text is a number as JSON writes it, and not too long.
 fn is_decimal(text: &str) -> bool {
-    const BYTES_MAX: usize = 255;
     let is_number = text.bytes().next_back().is_some_and(|last| last.is_ascii_digit())
         && text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
-    is_number && text.len() <= BYTES_MAX && serde_json::from_str::<&RawValue>(text).is_ok()
+    is_number && text.len() <= DECIMAL_BYTES_MAX && serde_json::from_str::<&RawValue>(text).is_ok()
 }
 
 impl<'de> DeserializeSeed<'de> for Leaf<'_, '_> {

@@ -61,7 +61,8 @@ enum Values<'a> {
     Derived(&'static str, &'a str),
 }
 
-/// The layout of what the stage of this module keeps. `rule` is the plan of a window rule, whose aggregates were checked.
+/// The layout of what the stage of this module keeps. `rule` is what a window rule wants kept, checked against
+/// its fields.
 pub(super) fn text(plan: &Plan, stage: usize, module: &Identity, rule: Option<(&Aggregation, &[FieldRead])>) -> String {
     let window = plan.stages[stage].window.map(|window| match window.kind {
         WindowKind::Tumbling { size } => Window::Tumbling { size: size.0 },

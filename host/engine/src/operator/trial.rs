@@ -5,7 +5,7 @@ use crate::guest::{AggregateData, Aggregation, Bound, Condition, Fault, Guest, M
 use crate::plan::FieldRead;
 use crate::window::column_of_nothing;
 
-use super::window_rule::{check_thresholds, input_of, shape_of};
+use super::window_rule::{check_thresholds, input_of};
 
 /// What is wrong with a rule that was tried.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,8 +48,8 @@ fn asks_for_another(trap: &str) -> bool {
 fn empty_pane(rule: &Aggregation, promised: &[Condition], fields: &[FieldRead]) -> Result<Panes, String> {
     let mut values = Vec::new();
     for (idx, aggregate) in rule.aggregates.iter().enumerate() {
-        let (kind, _) = input_of(aggregate, rule, fields)?;
-        let mut value = column_of_nothing(shape_of(aggregate, kind));
+        let (shape, _) = input_of(aggregate, rule, fields)?;
+        let mut value = column_of_nothing(shape);
         for condition in promised.iter().filter(|condition| condition.aggregate as usize == idx) {
             let is_missing = !value.missing.is_empty();
             match (&mut value.data, condition.bound) {

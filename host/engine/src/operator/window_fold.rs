@@ -7,12 +7,12 @@ use std::sync::Arc;
 use crate::codec::{Damaged, Reader};
 use crate::effects::Effects;
 use crate::event::{RawBatch, TextColumn};
-use crate::guest::{self, Addition, Fault, Groups, Guest, Metering, Output, Panes, States};
+use crate::guest::{self, Addition, Fault, Groups, Guest, Metering, Output, Panes, Reject, States};
 use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
 use crate::totals::Faults;
-use crate::unit::{Context, Fate, Letter, Scale, Unit, keep_row, letter_of, refuse_row};
+use crate::unit::{Context, Fate, Held, Letter, Scale, Unit, keep_row, letter_of, refuse_row};
 use crate::watermark::Watermark;
 use crate::window::Windows;
 
@@ -54,7 +54,7 @@ impl WindowFold {
     fn fold(&mut self, unit: &Unit, batch: &RawBatch, run: &Run) -> Result<Folded, StepError> {
         let flow = unit.flow(self.module.inlet);
         let time = |row: u32| EventTime(flow.decoded.timestamps[row as usize]);
-        let mut folded = Folded::default();
+        let mut folded = Folded { held: self.module.held, ..Folded::default() };
         let mut rows = Vec::with_capacity(run.rows.len());
         let mut marks = BTreeMap::new();
         for (&row, &before) in run.rows.iter().zip(&run.before) {
@@ -88,7 +88,7 @@ impl WindowFold {
             },
             &mut |rows, reply| match reply {
                 Ok((keys, places, reply)) => {
-                    let mut folded = folded.borrow_mut();
+                    let folded = &mut *folded.borrow_mut();
                     let before = marks[rows.last().expect("a call has rows")];
                     let change = |(idx, &start): (usize, &i64)| {
                         let (key, state) = (keys.get(idx).to_vec(), reply.states.get(idx).to_vec());
@@ -102,8 +102,9 @@ impl WindowFold {
                     for addition in &reply.additions {
                         folded.additions.entry(rows[addition.row as usize]).or_default().push(*addition);
                     }
-                    // It becomes part of the state, and has its limit there.
-                    ControlFlow::Continue(())
+                    // States become part of the partition's, and have their limit there.
+                    let rejects: usize = reply.rejects.iter().map(Reject::bytes).sum();
+                    folded.held.add(reply.rejects.len() + reply.additions.len(), rejects)
                 }
                 Err(Verdict { code, message }) => {
                     let letter = Letter::of(Some(stage), Some(digest), code, message);
@@ -115,6 +116,13 @@ impl WindowFold {
         let mut folded = folded.into_inner();
         folded.faults = judgement.faults;
         Ok(folded)
+    }
+
+    /// Why the one event of a run ends as a dead letter.
+    fn refused(&self, folded: &mut Folded) -> Option<Letter> {
+        let (stage, digest) = (Some(self.module.stage), Some(self.module.digest));
+        let too_much = || folded.held.refusal().map(|refusal| Letter::of(stage, digest, refusal.code, refusal.message));
+        folded.refused.pop_first().map(|(_, letter)| letter).or_else(too_much)
     }
 
     /// A row that was folded is part of the state when its run is settled; one that was late is kept.
@@ -205,7 +213,7 @@ impl Operator for WindowFold {
         effects: &mut Effects,
     ) -> Result<bool, StepError> {
         let mut limit = self.run_events;
-        let (run, folded) = loop {
+        let (run, mut folded) = loop {
             let (flow, windows) = (unit.flow(self.module.inlet), &self.windows);
             let mut stops = |row: Option<u32>, before: EventTime, after: EventTime| match row {
                 Some(row) => windows.corrects(EventTime(flow.decoded.timestamps[row as usize]), before),
@@ -216,9 +224,14 @@ impl Operator for WindowFold {
                 return Ok(false);
             };
             let folded = self.fold(unit, batch, &run)?;
+            let events = run.end - unit.next;
+            if folded.held.is_too_much() && events > 1 {
+                limit = events / 2;
+                continue;
+            }
             // An event that is refused has to be alone: what the module has made of its other rows goes.
             match folded.refused.keys().next() {
-                Some(&row) if run.end - unit.next > 1 => {
+                Some(&row) if events > 1 => {
                     let flow = unit.flow(self.module.inlet);
                     limit = (flow.origins[row as usize] as usize - unit.next).max(1);
                 }
@@ -227,8 +240,8 @@ impl Operator for WindowFold {
         };
         effects.count_faults(self.module.stage, folded.faults);
         let start = unit.next;
-        if let Some(letter) = folded.refused.values().next() {
-            refuse_row(context, unit, batch, letter, effects);
+        if let Some(letter) = self.refused(&mut folded) {
+            refuse_row(context, unit, batch, &letter, effects);
             self.run_events = 1;
         } else {
             self.run_events = self.run_events.max((run.end - start).saturating_mul(2));
@@ -256,10 +269,12 @@ impl Operator for WindowFold {
     ) -> Result<Attempt, StepError> {
         let (rows, before) = (rows.to_vec(), vec![watermark; rows.len()]);
         let run = Run { end: unit.next + 1, rows, before, after: Vec::new() };
-        self.attempted = self.fold(unit, batch, &run)?;
-        let Folded { changes, refused, faults, .. } = &mut self.attempted;
-        let change_bytes = changes.iter().map(|change| change.key.len() + change.state.len()).sum();
-        Ok(Attempt { refused: refused.pop_first().map(|(_, letter)| letter), change_bytes, faults: *faults })
+        let mut folded = self.fold(unit, batch, &run)?;
+        let refused = self.refused(&mut folded);
+        let change_bytes = folded.changes.iter().map(|change| change.key.len() + change.state.len()).sum();
+        let faults = folded.faults;
+        self.attempted = folded;
+        Ok(Attempt { refused, change_bytes, faults })
     }
 
     fn put_on(&self, _: &Context, _: &Unit, _: &RawBatch, _: &[u32], scale: &mut Scale<'_>) {
@@ -319,6 +334,8 @@ struct Folded {
     refused: BTreeMap<u32, Letter>,
     /// What the module counts, by row.
     additions: BTreeMap<u32, Vec<Addition>>,
+    /// Rejects and additions.
+    held: Held,
     faults: Faults,
 }
 

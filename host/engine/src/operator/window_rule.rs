@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use crate::codec::{Damaged, Reader};
 use crate::effects::Effects;
-use crate::event::{Column, Kind, RawBatch, Values};
+use crate::event::{Column, RawBatch, Values};
 use crate::flow::{append_column, empty_columns};
-use crate::guest::{Addition, Aggregate, Aggregation, Function, Guest, Output, Panes, Samples};
+use crate::guest::{Addition, Aggregate, Aggregation, Function, Guest, Output, Panes, Reject, Samples};
 use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
 use crate::time::EventTime;
@@ -91,8 +91,8 @@ impl WindowRule {
         let rule = guest.aggregates().map_err(|fault| halt(format!("its aggregates cannot be had: {fault:?}")))?;
         let (mut shapes, mut inputs) = (Vec::new(), Vec::new());
         for aggregate in &rule.aggregates {
-            let (kind, input) = input_of(aggregate, &rule, fields).map_err(halt)?;
-            shapes.push(shape_of(aggregate, kind));
+            let (shape, input) = input_of(aggregate, &rule, fields).map_err(halt)?;
+            shapes.push(shape);
             inputs.push(input);
         }
         check_thresholds(&rule).map_err(halt)?;
@@ -146,10 +146,10 @@ impl WindowRule {
                         letters.push((rows[reject.row as usize], letter_of(stage, digest, reject)));
                     }
                     additions.extend(reply.additions.iter().map(|addition| (rows[addition.row as usize], *addition)));
-                    held.add(
-                        reply.rows.len() + reply.rejects.len() + reply.additions.len(),
-                        reply.columns.iter().map(column_bytes).sum(),
-                    )
+                    let count = reply.rows.len() + reply.rejects.len() + reply.additions.len();
+                    let columns: usize = reply.columns.iter().map(column_bytes).sum();
+                    let rejects: usize = reply.rejects.iter().map(Reject::bytes).sum();
+                    held.add(count, columns + rejects)
                 }
                 Err(Verdict { code, message }) => {
                     let (stage, digest) = (Some(stage), Some(digest));
@@ -384,29 +384,22 @@ pub(super) fn check_thresholds(rule: &Aggregation) -> Result<(), String> {
     }
 }
 
-/// What is kept of an aggregate over values of this kind.
-pub(super) fn shape_of(aggregate: &Aggregate, kind: Kind) -> Shape {
-    Shape { function: aggregate.function, numbers: kind == Kind::Number, limit: aggregate.limit }
-}
-
-/// Where an aggregate's values come from, and of which kind they are (of a plain count: integers); checked against the
-/// fields that it may read.
+/// What is kept of an aggregate, and where its values come from; checked against the fields that it may read.
 pub(super) fn input_of(
     aggregate: &Aggregate,
     rule: &Aggregation,
     fields: &[FieldRead],
-) -> Result<(Kind, Input), String> {
-    let Aggregate { name, function, field, limit } = aggregate;
-    let (kind, input) = match field {
-        None if *function == Function::Count => (Kind::Integer, Input::Nothing),
-        None => return Err(format!("aggregate `{name}` names no field")),
+) -> Result<(Shape, Input), String> {
+    let (kind, input) = match &aggregate.field {
+        None => (None, Input::Nothing),
         Some(field) => {
             let derived = rule.derived.iter().position(|known| known.name == *field);
             let declared = fields.iter().position(|known| known.name == *field);
             match (derived, declared) {
-                (Some(idx), _) => (rule.derived[idx].kind, Input::Derived(idx)),
-                (None, Some(idx)) => (fields[idx].kind, Input::Declared(idx)),
+                (Some(idx), _) => (Some(rule.derived[idx].kind), Input::Derived(idx)),
+                (None, Some(idx)) => (Some(fields[idx].kind), Input::Declared(idx)),
                 (None, None) => {
+                    let name = &aggregate.name;
                     return Err(format!(
                         "aggregate `{name}` reads field `{field}`, which is neither declared nor derived"
                     ));
@@ -414,19 +407,5 @@ pub(super) fn input_of(
             }
         }
     };
-    let numeric = matches!(kind, Kind::Integer | Kind::Number);
-    match function {
-        Function::Sum | Function::Min | Function::Max if !numeric => {
-            Err(format!("aggregate `{name}` needs a number, field is {}", kind.name()))
-        }
-        Function::Distinct | Function::TopK if *limit == 0 => Err(format!("aggregate `{name}` needs a limit above 0")),
-        Function::TopK if kind == Kind::Number => {
-            Err(format!("aggregate `{name}` cannot rank numbers; use strings or integers"))
-        }
-        Function::Distinct | Function::TopK if matches!(kind, Kind::Decimal | Kind::Json | Kind::Bytes) => {
-            let reason = "which writes one value in several ways; derive a text from it";
-            Err(format!("aggregate `{name}` cannot tell values apart of a field that is {}, {reason}", kind.name()))
-        }
-        _ => Ok((kind, input)),
-    }
+    Ok((aggregate.shape(kind)?, input))
 }

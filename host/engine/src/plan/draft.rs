@@ -119,7 +119,7 @@ impl DraftStage {
 
     /// The problem to report when the rule reads an aggregate that it does not declare.
     #[must_use]
-    pub fn not_planned(&self, reason: &str) -> Problem {
+    pub fn undeclared_aggregate(&self, reason: &str) -> Problem {
         let message = format!("the rule of stage `{}` does not fit its own plan: {reason}", self.stage.name);
         Problem::new(code::RULE_AGGREGATE, self.module_place, message)
             .with_hint("correct the module and build it again")

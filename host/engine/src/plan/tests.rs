@@ -35,16 +35,7 @@ fn module(path: &str) -> Descriptor {
         "reducer" => (World::Reducer, &["main"], &[]),
         other => panic!("no test module is called {other}"),
     };
-    let identity = Identity {
-        world,
-        name: file.to_string_lossy().into_owned(),
-        version: "1.0.0".to_owned(),
-        state_version: 1,
-        config_schema: None,
-        attributes: Vec::new(),
-        migrates: false,
-        erases: false,
-    };
+    let identity = Identity { state_version: 1, ..Identity::new(world, &file.to_string_lossy(), "1.0.0") };
     let (lanes, counters) = match identity.name.as_str() {
         "lanes" => (vec!["plays".to_owned()], Vec::new()),
         "counters" => (Vec::new(), (0..65).map(|idx| format!("c{idx}")).collect()),
@@ -56,11 +47,9 @@ fn module(path: &str) -> Descriptor {
             .map(|(name, kind, required)| Field { name: (*name).to_owned(), kind: *kind, required: *required })
             .collect(),
         lanes,
-        payload: false,
-        headers: false,
         ports: ports.iter().map(|port| (*port).to_owned()).collect(),
         counters,
-        attributes: Vec::new(),
+        ..guest::Shape::default()
     };
     Descriptor { identity, shape }
 }

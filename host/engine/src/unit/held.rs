@@ -2,7 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use crate::guest::Output;
+use super::Refusal;
+use crate::codes::Code;
+use crate::guest::{Output, Reject};
 use crate::plan::Limits;
 
 /// What a record of a reply takes besides its bytes.
@@ -32,13 +34,19 @@ impl Held {
         self.bytes > self.bytes_max
     }
 
+    /// Why an event of which that much is said cannot be kept.
+    pub(crate) fn refusal(self) -> Option<Refusal> {
+        let message = || format!("the module makes more of this event than can be held, {}", self.limit());
+        self.is_too_much().then(|| Refusal { code: Code::TooManyRecords, stage: None, message: message() })
+    }
+
     /// The bound, for people.
     pub(crate) fn limit(self) -> String {
         format!("limit {} MiB", self.bytes_max >> 20)
     }
 
     pub(crate) fn add_output(&mut self, output: &Output) -> ControlFlow<()> {
-        let rejects: usize = output.rejects.iter().map(|reject| reject.code.len() + reject.detail.len()).sum();
+        let rejects: usize = output.rejects.iter().map(Reject::bytes).sum();
         let bytes = output.data.len() + output.headers.len() + rejects;
         self.add(output.rows.len() + output.rejects.len() + output.additions.len(), bytes)
     }

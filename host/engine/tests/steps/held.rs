@@ -94,3 +94,28 @@ fn panes_of_which_too_much_is_made_are_judged_in_parts() {
     let shown = most.load(Ordering::Relaxed);
     assert!(shown < 30 * panes, "{shown} panes were shown for {panes}");
 }
+
+#[test]
+fn what_a_fold_counts_is_held_within_the_bound() {
+    /// What one addition takes at least, of the 32 MiB that are held at one time.
+    const MOST: usize = 32 * MIB / 256;
+    let mut native = Native::new(World::WindowFold, &[("n", Kind::Integer, true)]);
+    native.fold = Some(Arc::new(|events, groups, folded| {
+        let pelton_engine::event::Values::Integers(counts) = &events.columns[0].values else { unreachable!() };
+        *folded = Folded::default();
+        for (row, &count) in counts.iter().enumerate() {
+            folded.additions.extend((0..count).map(|_| Addition { row: row as u32, counter: 0, add: 1 }));
+        }
+        (0..groups.keys.ends.len()).for_each(|_| folded.states.push(b"s"));
+        Ok(())
+    }));
+    native.evaluate = Some(Arc::new(|_, _, _| Ok(())));
+    let setup = Setup::new(vec![native]).window(WindowKind::Tumbling { size: Span(1000) }, 0, 0);
+    let quarter = MOST as i64 / 4;
+    let mut events: Vec<String> = (0..30).map(|_| event("k", 0, &format!(r#","n":{quarter}"#))).collect();
+    events.insert(20, event("k", 0, &format!(r#","n":{}"#, MOST + 1)));
+    let outcome = drive(&setup, &events, &Cuts::default()).unwrap();
+    assert_eq!(outcome.counters["s0/seen"], 30 * i128::from(quarter));
+    assert_eq!(outcome.rows.len(), 1, "one event is refused, and no pane says anything: {:.300}", outcome.rows[0]);
+    assert!(outcome.rows[0].starts_with("dlq.s0.too-many-records "), "{}", outcome.rows[0]);
+}

@@ -43,24 +43,12 @@ impl Native {
         let field = |&(name, kind, required): &(&str, Kind, bool)| Field { name: name.into(), kind, required };
         Native {
             descriptor: Descriptor {
-                identity: Identity {
-                    world,
-                    name: "native".into(),
-                    version: "1.0.0".into(),
-                    state_version: 1,
-                    config_schema: None,
-                    attributes: Vec::new(),
-                    migrates: false,
-                    erases: false,
-                },
+                identity: Identity { state_version: 1, ..Identity::new(world, "native", "1.0.0") },
                 shape: Shape {
                     fields: fields.iter().map(field).collect(),
-                    lanes: Vec::new(),
-                    payload: false,
-                    headers: false,
                     ports: vec!["main".into(), "side".into()],
                     counters: vec!["seen".into()],
-                    attributes: Vec::new(),
+                    ..Shape::default()
                 },
             },
             plan: Aggregation::default(),

@@ -100,8 +100,9 @@ impl World {
             if totals != expected.totals {
                 return Err(format!("totals {totals:?}, expected {:?}", expected.totals));
             }
-            let counted = entries.last().map_or_else(Vec::new, |entry| entry.epoch.marker.counter_sums());
-            if !counted.is_empty() && !counted.iter().map(|(name, sum)| (name, sum)).eq(&expected.counters) {
+            if let Some(counted) = entries.last().map(|entry| entry.epoch.marker.counter_sums())
+                && !counted.iter().map(|(name, sum)| (name, sum)).eq(&expected.counters)
+            {
                 return Err(format!("counters {counted:?}, expected {:?}", expected.counters));
             }
         }

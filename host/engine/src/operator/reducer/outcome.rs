@@ -103,9 +103,8 @@ impl Outcome {
 
     /// Why a run of one event cannot be kept.
     pub(super) fn too_much(&self, room: &Room) -> Option<Refusal> {
-        if self.held.is_too_much() {
-            let message = format!("the module makes more of this event than can be held, {}", self.held.limit());
-            return Some(Refusal { code: Code::TooManyRecords, stage: None, message });
+        if let Some(refusal) = self.held.refusal() {
+            return Some(refusal);
         }
         let (changes, limit) = (self.change_bytes(), room.change_bytes_at_once);
         let message = || state_size(changes, limit);

@@ -1,7 +1,7 @@
 //! From a window rule's aggregation to the engine's, checked against the fields that exist.
 
 use pelton_engine::event::{Field, Kind};
-use pelton_engine::guest::{Aggregate, Aggregation, Bound, Condition, Function};
+use pelton_engine::guest::{Aggregate, AggregateShape, Aggregation, Bound, Condition, Function};
 
 use crate::bindings::exports::pelton::guest::window_rules as wit;
 use crate::describe::{count, fields, identifier, is_text, unique};
@@ -17,42 +17,32 @@ pub(crate) fn aggregation(said: wit::Aggregation, declared: &[Field]) -> Result<
     let derived = fields(said.derived)?;
     unique("field", declared.iter().chain(&derived).map(|field| field.name.as_str()))?;
     unique("aggregate", said.aggregates.iter().map(|aggregate| aggregate.name.as_str()))?;
-    let mut types = Vec::with_capacity(said.aggregates.len());
+    let mut shapes = Vec::with_capacity(said.aggregates.len());
     let mut aggregates = Vec::with_capacity(said.aggregates.len());
     for aggregate in said.aggregates {
         let kind = aggregate.field.as_ref().map(|name| kind_of(name, declared, &derived)).transpose()?;
         let function = function(&aggregate)?;
-        types.push(type_of(&aggregate, function, kind)?);
-        aggregates.push(Aggregate { name: aggregate.name, function, field: aggregate.field, limit: aggregate.limit });
+        let aggregate = Aggregate { name: aggregate.name, function, field: aggregate.field, limit: aggregate.limit };
+        shapes.push(aggregate.shape(kind)?);
+        aggregates.push(aggregate);
     }
-    let list = |all_of: Vec<wit::Condition>| all_of.into_iter().map(|said| condition(&said, &types)).collect();
+    let list = |all_of: Vec<wit::Condition>| all_of.into_iter().map(|said| condition(&said, &shapes)).collect();
     let thresholds = said.thresholds.into_iter().map(list).collect::<Result<_, String>>()?;
     Ok(Aggregation { aggregates, derived, thresholds, filters: said.filters })
 }
 
-/// What the values of an aggregate are.
-#[derive(Clone, Copy, PartialEq)]
-enum Type {
-    Integers,
-    Numbers,
-    Others,
-}
-
-fn condition(said: &wit::Condition, types: &[Type]) -> Result<Condition, String> {
-    let (aggregate, of) = (said.aggregate, types.len());
+fn condition(said: &wit::Condition, shapes: &[AggregateShape]) -> Result<Condition, String> {
+    let (aggregate, of) = (said.aggregate, shapes.len());
     let bound = match said.bound {
         wit::Bound::AtLeastInteger(least) => Bound::AtLeastInteger(least),
         wit::Bound::AtLeastNumber(least) => Bound::AtLeastNumber(least),
         wit::Bound::AtMostInteger(most) => Bound::AtMostInteger(most),
         wit::Bound::AtMostNumber(most) => Bound::AtMostNumber(most),
     };
-    let wanted = if bound.is_number() { Type::Numbers } else { Type::Integers };
-    match types.get(aggregate as usize) {
-        Some(found) if *found == wanted => Ok(Condition { aggregate, bound }),
-        Some(_) if wanted == Type::Integers => {
-            Err(format!("threshold of integers on aggregate {aggregate}, whose values are not integers"))
-        }
-        Some(_) => Err(format!("threshold of numbers on aggregate {aggregate}, whose values are not numbers")),
+    let wanted = if bound.is_number() { "numbers" } else { "integers" };
+    match shapes.get(aggregate as usize) {
+        Some(shape) if shape.takes(bound) => Ok(Condition { aggregate, bound }),
+        Some(_) => Err(format!("threshold of {wanted} on aggregate {aggregate}, whose values are not {wanted}")),
         None => Err(format!("threshold on aggregate {aggregate} of {of}")),
     }
 }
@@ -75,28 +65,4 @@ fn function(aggregate: &wit::Aggregate) -> Result<Function, String> {
         let known = Function::ALL.map(Function::name).join("`, `");
         format!("aggregate `{name}` is a `{function}`, which this host does not know; it knows `{known}`")
     })
-}
-
-/// The type of an aggregate's values; an error when it cannot be computed.
-fn type_of(aggregate: &wit::Aggregate, function: Function, kind: Option<Kind>) -> Result<Type, String> {
-    use Function as F;
-    let name = &aggregate.name;
-    if function.has_limit() && aggregate.limit == 0 {
-        return Err(format!("aggregate `{name}` needs a limit above 0"));
-    }
-    match (function, kind) {
-        (F::Distinct | F::TopK, Some(kind @ (Kind::Decimal | Kind::Json | Kind::Bytes))) => {
-            let reason = "which writes one value in several ways; derive a string from it";
-            Err(format!("aggregate `{name}` cannot tell values apart of a field that is {}, {reason}", kind.name()))
-        }
-        (F::Count, _) | (F::Distinct, Some(_)) => Ok(Type::Integers),
-        (F::TopK, Some(Kind::Number)) => {
-            Err(format!("aggregate `{name}` cannot rank numbers; use strings or integers"))
-        }
-        (F::TopK, Some(_)) => Ok(Type::Others),
-        (F::Sum | F::Min | F::Max, Some(Kind::Integer)) => Ok(Type::Integers),
-        (F::Sum | F::Min | F::Max, Some(Kind::Number)) => Ok(Type::Numbers),
-        (_, None) => Err(format!("aggregate `{name}` needs a field")),
-        (_, Some(kind)) => Err(format!("aggregate `{name}` needs an integer or number field, not {}", kind.name())),
-    }
 }
