@@ -14,6 +14,7 @@ mod guests;
 mod inputs;
 mod kit;
 mod network;
+mod order;
 mod outputs;
 mod poison;
 mod private;

@@ -21,7 +21,7 @@ use crate::pipeline;
 const AFTER: &str = "\
 Everything is read from the streams, so it also works while no host runs. LAG counts events of the partition that are \
 not committed; AGE is how long the oldest of them has been waiting; HOLDER is the host that works on it. An epoch's totals \
-add up: received = processed + filtered + late + dead + lost. The last line is the size of the pipeline stream.
+add up: received = processed + filtered + late + dead + lost + held. The last line is the size of the pipeline stream.
 
 Examples:
   pelton status pipelines/fraud.toml
@@ -170,7 +170,7 @@ async fn inspect(
         revision_current: marker.is_none_or(|marker| Some(marker.revision) == revision),
         totals,
         counters: marker.map_or_else(BTreeMap::new, |marker| marker.counter_sums().into_iter().collect()),
-        balanced: totals.balanced(),
+        balanced: totals.balanced(0),
     })
 }
 
@@ -196,9 +196,11 @@ fn show(report: &Report) -> Result<(), Failure> {
         "LATE",
         "DEAD",
         "LOST",
+        "HELD",
         "HOLDER",
     ];
-    let right = ["PART", "POSITION", "LAG", "EPOCH", "RECEIVED", "PROCESSED", "FILTERED", "LATE", "DEAD", "LOST"];
+    let right =
+        ["PART", "POSITION", "LAG", "EPOCH", "RECEIVED", "PROCESSED", "FILTERED", "LATE", "DEAD", "LOST", "HELD"];
     let duration =
         |seconds: Option<f64>| seconds.map_or("-".to_owned(), |value| when::format_duration((value * 1000.0) as i64));
     let rows = report.partitions.iter().map(|partition| {
@@ -217,8 +219,8 @@ fn show(report: &Report) -> Result<(), Failure> {
             duration(partition.epoch_age_seconds),
             revision,
         ];
-        let counts = [totals.received, totals.processed, totals.filtered, totals.late, totals.dead, totals.lost];
-        row.extend(counts.map(print::count));
+        let Totals { received, processed, filtered, late, dead, lost, held } = *totals;
+        row.extend([received, processed, filtered, late, dead, lost, held].map(print::count));
         row.push(partition.holder.as_ref().map_or("-".to_owned(), ToString::to_string));
         row
     });

@@ -71,12 +71,13 @@ impl Notices {
         let (pipeline, partition) = (self.pipeline.clone(), self.partition);
         match notice {
             Notice::Committed(facts) => self.committed(&facts),
-            Notice::Running { epoch, decision, watermark, state_bytes, counters } => {
+            Notice::Running { epoch, decision, watermark, state_bytes, held, counters } => {
                 info!(pipeline, partition, revision = self.revision, epoch, decision, "running");
                 // What was committed before this process: a quiet partition may commit nothing for long.
                 self.metrics.set_epoch(epoch);
                 self.metrics.set_watermark(watermark);
                 self.metrics.set_state_bytes(state_bytes as u64);
+                self.metrics.set_held(held);
                 self.metrics.set_counters(&counters);
                 self.yielded = false;
                 if !self.stuck {
@@ -195,6 +196,7 @@ impl Notices {
         self.spent.take().enumerate().for_each(|(stage, time)| metrics.observe_module(stage, time));
         metrics.set_watermark(facts.watermark);
         metrics.set_state_bytes(facts.state_bytes as u64);
+        metrics.set_held(facts.totals.held);
         metrics.set_counters(&facts.counters);
         metrics.set_epoch(facts.epoch);
         metrics.observe_epoch(Duration::from_millis(facts.epoch_ms), Duration::from_millis(facts.commit_ms));

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use pelton_engine::epoch::Marker;
-use pelton_engine::partition::is_compatible;
+use pelton_engine::partition::{holds_all, is_compatible};
 use pelton_engine::plan::Plan;
 use pelton_engine::step::Engine;
 use pelton_engine::store::{Discard, Local, Store, StoreError};
@@ -39,6 +39,7 @@ pub(super) fn restore(store: &mut dyn Store, engine: &mut Engine, wanted: Progre
         engine.restore(delta).map_err(|error| damaged(error.to_string()))?;
     }
     engine.resume(local.head.marker.position);
+    holds_all(&local.head.marker, engine).map_err(|halted| damaged(halted.evidence))?;
     progress.folder = wanted.folder;
     Ok(Begun { last: Some(local.head.marker), progress })
 }

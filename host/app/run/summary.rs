@@ -61,6 +61,7 @@ impl Summary {
             filtered = totals.filtered,
             late = totals.late,
             dead = totals.dead,
+            held = (totals.held > 0).then_some(totals.held),
             outputs = outputs.join(", "),
             dead_letters = list(&self.dead),
             dead_firings = (!self.firings.is_empty()).then(|| list(&self.firings)),
@@ -147,13 +148,15 @@ mod tests {
     }
 
     fn plan() -> Plan {
-        use pelton_engine::plan::{Limits, Source, Time, TimeUnit, Watermark};
+        use pelton_engine::plan::{EventOrder, Limits, Source, Time, TimeUnit, Watermark};
         use pelton_engine::time::Span;
         let (stream, subject) = (String::new(), String::new());
         let time = Time { field: vec!["ts".into()], unit: TimeUnit::Millis };
         let watermark = Watermark { delay: Span(0), idle_timeout: None, max_future: Span(0), max_past: Span(0) };
         let key = Key::Field(vec!["user".into(), "id".into()]);
-        let source = Source { stream, subject, partitions: 1, create: None, key, time, watermark, fields: Vec::new() };
+        let (order, dedupe, fields) = (EventOrder::Arrival, None, Vec::new());
+        let source =
+            Source { stream, subject, partitions: 1, create: None, key, time, watermark, order, dedupe, fields };
         Plan { name: "p".into(), source, stages: Vec::new(), outputs: Vec::new(), limits: Limits::default() }
     }
 

@@ -67,6 +67,8 @@ codes! {
         KeyType = "key-type",
         /// The last token of the subject is not the key.
         KeyPartition = "key-partition",
+        IdMissing = "id-missing",
+        IdType = "id-type",
         TimeMissing = "time-missing",
         TimeType = "time-type",
         TimeInFuture = "time-in-future",
@@ -103,6 +105,8 @@ impl Code {
             | Code::KeyMissing
             | Code::KeyType
             | Code::KeyPartition
+            | Code::IdMissing
+            | Code::IdType
             | Code::TimeMissing
             | Code::TimeType
             | Code::TimeInFuture

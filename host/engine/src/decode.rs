@@ -29,7 +29,7 @@ use crate::plan::{FieldRead, Key, Source, TimeUnit};
 use crate::time::EventTime;
 use place::KeyPlace;
 pub use place::partition_of;
-use refuse::{encoding_mark, key_digits, syntax_fault};
+use refuse::{encoding_mark, name_digits, syntax_fault};
 use visit::{Filling, Object};
 use wanted::{Node, element};
 
@@ -48,6 +48,8 @@ pub struct DecodeFault {
 #[derive(Clone, Debug, Default)]
 pub struct Decoded {
     pub keys: TextColumn,
+    /// What tells events of one key apart; empty unless they are deduplicated.
+    pub ids: TextColumn,
     pub timestamps: Vec<i64>,
     /// One per [`FieldRead`].
     pub columns: Vec<Column>,
@@ -66,10 +68,19 @@ impl Decoded {
         self.timestamps.is_empty()
     }
 
+    fn name_mut(&mut self, name: Name) -> &mut TextColumn {
+        match name {
+            Name::Key => &mut self.keys,
+            Name::Id => &mut self.ids,
+        }
+    }
+
     /// Empties all columns and keeps their allocations.
     pub fn clear(&mut self) {
-        self.keys.data.clear();
-        self.keys.ends.clear();
+        for names in [&mut self.keys, &mut self.ids] {
+            names.data.clear();
+            names.ends.clear();
+        }
         self.timestamps.clear();
         self.columns.iter_mut().for_each(Column::clear);
     }
@@ -78,9 +89,42 @@ impl Decoded {
 /// Where a wanted value goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Target {
-    Key,
+    Name(Name),
     Time,
     Field(usize),
+}
+
+/// What tells events apart: a string or an integer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Name {
+    Key,
+    Id,
+}
+
+impl Name {
+    const ALL: [Name; 2] = [Name::Key, Name::Id];
+
+    /// In messages.
+    fn word(self) -> &'static str {
+        match self {
+            Name::Key => "key",
+            Name::Id => "id",
+        }
+    }
+
+    fn missing(self) -> Code {
+        match self {
+            Name::Key => Code::KeyMissing,
+            Name::Id => Code::IdMissing,
+        }
+    }
+
+    fn of_wrong_type(self) -> Code {
+        match self {
+            Name::Key => Code::KeyType,
+            Name::Id => Code::IdType,
+        }
+    }
 }
 
 /// Reads events of one source for the fields of all its stages.
@@ -89,7 +133,8 @@ pub struct Decoder {
     /// JSON pointers of the nodes with children; the first is the event itself.
     parents: Vec<String>,
     fields: Vec<FieldRead>,
-    key: Key,
+    /// Where each [`Name`] is; `None` where nobody asks for it.
+    names: [Option<Key>; 2],
     time_pointer: Vec<String>,
     unit: TimeUnit,
     max_future: i64,
@@ -106,10 +151,10 @@ struct Row {
     seen: Vec<Seen>,
     time: Option<i64>,
     time_seen: Seen,
-    key_seen: Seen,
     /// Whether the value has to be read once more, by its digits.
-    reread_key: bool,
     reread_time: bool,
+    /// Of each [`Name`] that is a field: whether it has occurred, and whether it has to be read once more.
+    names: [(Seen, bool); 2],
     /// One per node with children: whether its name has occurred.
     parents: Vec<bool>,
     /// Nodes with children that hold no object.
@@ -149,8 +194,11 @@ impl Decoder {
     #[must_use]
     pub fn new(source: &Source, fields: Vec<FieldRead>, payload_max: u64) -> Decoder {
         let mut root = Node::default();
-        if let Key::Field(pointer) = &source.key {
-            root.want(pointer, Target::Key);
+        let names = [Some(source.key.clone()), source.dedupe.as_ref().map(|dedupe| dedupe.id.clone())];
+        for (name, place) in Name::ALL.into_iter().zip(&names) {
+            if let Some(Key::Field(pointer)) = place {
+                root.want(pointer, Target::Name(name));
+            }
         }
         root.want(&source.time.field, Target::Time);
         for (idx, field) in fields.iter().enumerate() {
@@ -161,7 +209,7 @@ impl Decoder {
             root,
             parents,
             place: None,
-            key: source.key.clone(),
+            names,
             time_pointer: source.time.field.clone(),
             unit: source.time.unit,
             max_future: source.watermark.max_future.0,
@@ -193,7 +241,7 @@ impl Decoder {
             root,
             parents,
             place: None,
-            key: Key::SubjectToken(0),
+            names: [None, None],
             time_pointer: Vec::new(),
             unit: TimeUnit::Millis,
             max_future: i64::MAX,
@@ -229,8 +277,10 @@ impl Decoder {
             return Err(too_large(whole.bytes, self.payload_max));
         }
         let rows = out.len();
-        let result = self.read(payload, &mut out.keys, &mut out.columns).and_then(|()| {
-            self.take_key(subject, headers, rows, &mut out.keys)?;
+        let result = self.read(payload, out).and_then(|()| {
+            for name in Name::ALL {
+                self.take_name(name, subject, headers, rows, out)?;
+            }
             // Lines of a file come without a subject, and all partitions' keys are in one file.
             if let Some(place) = self.place.filter(|_| !subject.is_empty()) {
                 place.check(out.keys.get(rows))?;
@@ -243,7 +293,7 @@ impl Decoder {
                 Ok(())
             }
             Err(fault) => {
-                roll_back(rows, &mut out.keys, &mut out.columns);
+                roll_back(rows, out);
                 Err(fault)
             }
         }
@@ -266,20 +316,20 @@ impl Decoder {
             return Err(fault(Code::TimeRange, format!("the record's time {time} is out of range")));
         }
         let rows = out.len();
-        match self.read(payload, &mut out.keys, &mut out.columns) {
+        match self.read(payload, out) {
             Ok(()) => {
                 out.keys.push(key);
                 out.timestamps.push(time);
                 Ok(())
             }
             Err(fault) => {
-                roll_back(rows, &mut out.keys, &mut out.columns);
+                roll_back(rows, out);
                 Err(fault)
             }
         }
     }
 
-    fn read(&mut self, payload: &[u8], keys: &mut TextColumn, columns: &mut [Column]) -> Result<(), DecodeFault> {
+    fn read(&mut self, payload: &[u8], out: &mut Decoded) -> Result<(), DecodeFault> {
         if payload.len() as u64 > self.payload_max {
             return Err(too_large(payload.len() as u64, self.payload_max));
         }
@@ -288,13 +338,15 @@ impl Decoder {
             fault(Code::JsonUtf8, encoding_mark(payload).map_or(message, str::to_owned))
         })?;
         self.row.seen.fill(Seen::No);
-        (self.row.time, self.row.time_seen, self.row.key_seen) = (None, Seen::No, Seen::No);
-        (self.row.reread_key, self.row.reread_time) = (false, false);
+        (self.row.time, self.row.time_seen, self.row.reread_time) = (None, Seen::No, false);
+        self.row.names = Default::default();
         (self.row.fault, self.row.reading) = (None, None);
         self.row.parents.fill(false);
         self.row.no_objects.clear();
         let mut json = serde_json::Deserializer::from_str(text);
-        let mut filling = Filling { fields: &self.fields, unit: self.unit, row: &mut self.row, keys, columns };
+        let Decoded { keys, ids, columns, .. } = &mut *out;
+        let (names, columns) = ([keys, ids], columns.as_mut_slice());
+        let mut filling = Filling { fields: &self.fields, unit: self.unit, row: &mut self.row, names, columns };
         let object = Object { node: &self.root, filling: &mut filling, top: true };
         let read = object.deserialize(&mut json).and_then(|()| json.end());
         if let Err(error) = read {
@@ -308,19 +360,22 @@ impl Decoder {
             };
             return Err(DecodeFault { path, ..found });
         }
-        if self.row.reread_key || self.row.reread_time {
-            self.read_digits(text, keys)?;
+        if self.row.reread_time || self.row.names.iter().any(|(_, reread)| *reread) {
+            self.read_digits(text, out)?;
         }
-        self.fill_missing(columns)
+        self.fill_missing(&mut out.columns)
     }
 
-    /// Takes a key or time that a float would change from the text itself.
+    /// Takes a name or time that a float would change from the text itself.
     #[cold]
-    fn read_digits(&mut self, text: &str, keys: &mut TextColumn) -> Result<(), DecodeFault> {
-        if let (true, Key::Field(pointer)) = (self.row.reread_key, &self.key) {
-            let digits = reread::value_text(text, pointer).unwrap_or_default();
-            key_digits(digits).map_err(|found| DecodeFault { path: pointer_text(pointer), ..found })?;
-            keys.push(digits.as_bytes());
+    fn read_digits(&mut self, text: &str, out: &mut Decoded) -> Result<(), DecodeFault> {
+        for name in Name::ALL {
+            if let ((_, true), Some(Key::Field(pointer))) = (self.row.names[name as usize], &self.names[name as usize])
+            {
+                let digits = reread::value_text(text, pointer).unwrap_or_default();
+                name_digits(name, digits).map_err(|found| DecodeFault { path: pointer_text(pointer), ..found })?;
+                out.name_mut(name).push(digits.as_bytes());
+            }
         }
         if self.row.reread_time {
             let digits = reread::value_text(text, &self.time_pointer).unwrap_or_default();
@@ -349,11 +404,13 @@ impl Decoder {
 
     /// Where in the event a target is.
     fn path(&self, target: Target) -> String {
-        match (target, &self.key) {
-            (Target::Key, Key::Field(pointer)) => pointer_text(pointer),
-            (Target::Key, _) => String::new(),
-            (Target::Time, _) => pointer_text(&self.time_pointer),
-            (Target::Field(idx), _) => pointer_text(&self.fields[idx].pointer),
+        match target {
+            Target::Name(name) => match &self.names[name as usize] {
+                Some(Key::Field(pointer)) => pointer_text(pointer),
+                _ => String::new(),
+            },
+            Target::Time => pointer_text(&self.time_pointer),
+            Target::Field(idx) => pointer_text(&self.fields[idx].pointer),
         }
     }
 
@@ -384,27 +441,42 @@ impl Decoder {
         Ok(())
     }
 
-    fn take_key(&self, subject: &[u8], headers: &[u8], rows: usize, keys: &mut TextColumn) -> Result<(), DecodeFault> {
+    fn take_name(
+        &self,
+        name: Name,
+        subject: &[u8],
+        headers: &[u8],
+        rows: usize,
+        out: &mut Decoded,
+    ) -> Result<(), DecodeFault> {
+        let Some(place) = &self.names[name as usize] else { return Ok(()) };
+        let (word, names) = (name.word(), out.name_mut(name));
         let missing =
-            |what: String, path: String| Err(DecodeFault { code: Code::KeyMissing, stage: None, path, message: what });
-        match &self.key {
+            |message: String, path: String| Err(DecodeFault { code: name.missing(), stage: None, path, message });
+        match place {
             Key::Field(pointer) => {
-                if self.row.key_seen != Seen::Value || keys.ends.len() == rows || keys.get(rows).is_empty() {
+                let (seen, _) = self.row.names[name as usize];
+                if seen != Seen::Value || names.ends.len() == rows || names.get(rows).is_empty() {
                     let message = format!(
-                        "the key is {}, expected a string or an integer{}",
-                        self.row.key_seen.absent(),
+                        "the {word} is {}, expected a string or an integer{}",
+                        seen.absent(),
                         self.in_the_way(pointer)
                     );
                     return missing(message, pointer_text(pointer));
                 }
             }
-            Key::Header(name) => match header(headers, name) {
-                Some(value) if !value.is_empty() => keys.push(value),
-                _ => return missing(format!("header `{name}` with the key is missing or empty"), String::new()),
+            Key::Header(header_name) => match header(headers, header_name) {
+                Some(value) if !value.is_empty() => names.push(value),
+                _ => {
+                    return missing(
+                        format!("header `{header_name}` with the {word} is missing or empty"),
+                        String::new(),
+                    );
+                }
             },
             Key::SubjectToken(idx) => match subject.split(|&byte| byte == b'.').nth(*idx as usize) {
-                Some(token) if !token.is_empty() => keys.push(token),
-                _ => return missing(format!("subject has no token {idx} for the key"), String::new()),
+                Some(token) if !token.is_empty() => names.push(token),
+                _ => return missing(format!("subject has no token {idx} for the {word}"), String::new()),
             },
         }
         Ok(())
@@ -468,9 +540,10 @@ pub fn pointer_text(pointer: &[String]) -> String {
     pointer.iter().map(|name| format!("/{}", name.replace('~', "~0").replace('/', "~1"))).collect()
 }
 
-fn roll_back(rows: usize, keys: &mut TextColumn, columns: &mut [Column]) {
-    truncate_text(keys, rows);
-    for column in columns {
+fn roll_back(rows: usize, out: &mut Decoded) {
+    truncate_text(&mut out.keys, rows);
+    truncate_text(&mut out.ids, rows);
+    for column in &mut out.columns {
         while column.missing.last().is_some_and(|&row| row as usize >= rows) {
             column.missing.pop();
         }

@@ -13,8 +13,8 @@ use crate::totals::Totals;
 /// Why an epoch cannot be closed: whoever stored it would store what is wrong, or more than was allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Unsound {
-    #[error("events do not add up: {0:?}")]
-    Unbalanced(Totals),
+    #[error("events do not add up: {totals:?}, {held_before} held before")]
+    Unbalanced { totals: Totals, held_before: u64 },
     #[error("state has {bytes} bytes, limit {limit} (`limits.state`)")]
     StateFull { bytes: usize, limit: u64 },
 }
@@ -24,7 +24,7 @@ impl Unsound {
     #[must_use]
     pub fn code(&self) -> HaltCode {
         match self {
-            Unsound::Unbalanced(_) => HaltCode::TotalsMismatch,
+            Unsound::Unbalanced { .. } => HaltCode::TotalsMismatch,
             Unsound::StateFull { .. } => HaltCode::StateLimit,
         }
     }
@@ -35,9 +35,10 @@ impl Unsound {
 /// # Errors
 /// When it must not be stored; then nothing has changed.
 pub fn close(engine: &mut Engine, effects: &mut Effects, state_limit: u64) -> Result<Closed, Unsound> {
-    let totals = effects.totals;
-    if !totals.balanced() {
-        return Err(Unsound::Unbalanced(totals));
+    let totals = Totals { held: engine.held(), ..effects.totals };
+    let held_before = engine.held_before();
+    if !totals.balanced(held_before) {
+        return Err(Unsound::Unbalanced { totals, held_before });
     }
     let bytes = engine.state_bytes();
     if bytes as u64 > state_limit {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Fates of input events. Law: `received = processed + filtered + late + dead + lost`.
+/// Fates of input events, of an epoch or since the beginning. Law: [`Totals::balanced`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
     /// Events taken from the source, plus sequences reported as lost.
@@ -17,13 +17,23 @@ pub struct Totals {
     pub dead: u64,
     /// Sequences that were gone before they could be read, each range reported by a gap record.
     pub lost: u64,
+    /// Received, and kept for later: how many there are at the end, not how many have been added.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub held: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Totals {
-    /// Whether every received event is accounted for.
+    /// Whether every event is accounted for that was received, or was held when the counts began:
+    /// `received + held before = processed + filtered + late + dead + lost + held`.
     #[must_use]
-    pub fn balanced(&self) -> bool {
-        self.received == self.processed + self.filtered + self.late + self.dead + self.lost
+    pub fn balanced(&self, held_before: u64) -> bool {
+        let fates = self.processed + self.filtered + self.late + self.dead + self.lost;
+        self.received + held_before == fates + self.held
     }
 
     /// These counts and those of the events after them.
@@ -33,7 +43,7 @@ impl Totals {
         self
     }
 
-    /// Adds the counts of another run of events.
+    /// Adds the counts of the events that come next.
     pub fn add(&mut self, other: &Totals) {
         self.received += other.received;
         self.processed += other.processed;
@@ -41,6 +51,7 @@ impl Totals {
         self.late += other.late;
         self.dead += other.dead;
         self.lost += other.lost;
+        self.held = other.held;
     }
 }
 

@@ -100,6 +100,7 @@ pub(crate) struct Families {
     watermark: Family<Labels, Seconds>,
     epoch: Family<Labels, Gauge>,
     state_bytes: Family<Labels, Gauge>,
+    held: Family<Labels, Gauge>,
     health: Family<Labels, Gauge>,
     working: Family<Labels, Gauge>,
     revision: Family<ByRevision, Gauge>,
@@ -130,6 +131,7 @@ impl Families {
             watermark: Family::default(),
             epoch: Family::default(),
             state_bytes: Family::default(),
+            held: Family::default(),
             health: Family::default(),
             working: Family::default(),
             revision: Family::default(),
@@ -156,6 +158,7 @@ impl Families {
         registry.register_with_unit("watermark_timestamp", help, Unit::Seconds, all.watermark);
         registry.register("last_committed_epoch", "Number of the last committed epoch", all.epoch);
         registry.register_with_unit("state", "Typed state in memory", Unit::Bytes, all.state_bytes);
+        registry.register("events_held", "Events that are kept until it is their turn", all.held);
         registry.register("partition_health", "0 ok, 1 degraded, 2 halted", all.health);
         registry.register("partition_working", "1 while this host takes events of the partition", all.working);
         let help =
@@ -219,6 +222,7 @@ pub struct Partition {
     watermark: Seconds,
     epoch: Gauge,
     state_bytes: Gauge,
+    held: Gauge,
     health: Gauge,
     working: Gauge,
     epoch_seconds: Histogram,
@@ -271,6 +275,7 @@ impl Partition {
             watermark,
             epoch: families.epoch.get_or_create_owned(&labels),
             state_bytes: families.state_bytes.get_or_create_owned(&labels),
+            held: families.held.get_or_create_owned(&labels),
             health: families.health.get_or_create_owned(&labels),
             working: families.working.get_or_create_owned(&labels),
             epoch_seconds: families.epoch_seconds.get_or_create_owned(&labels),
@@ -381,6 +386,11 @@ impl Partition {
     /// Bytes of typed state in memory.
     pub fn set_state_bytes(&self, bytes: u64) {
         self.state_bytes.set(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+
+    /// Events that are kept for later.
+    pub fn set_held(&self, events: u64) {
+        self.held.set(i64::try_from(events).unwrap_or(i64::MAX));
     }
 
     /// It works: what it does, in a few words.

@@ -169,7 +169,7 @@ fn step(source: &Source, event: &Event, taken: bool) {
     while engine.step(input, &mut effects).expect("this guest has no faults") != Progress::NeedInput {
         input = Input::Continue;
     }
-    assert!(effects.totals.balanced() && effects.totals.received == 1, "{:?}", effects.totals);
+    assert!(effects.totals.balanced(0) && effects.totals.received == 1, "{:?}", effects.totals);
     let [row] = &effects.records.rows[..] else { panic!("{} records", effects.records.rows.len()) };
     assert_eq!(effects.records.slice(&row.payload), event.payload);
     let headers = effects.records.slice(&row.headers);

@@ -90,7 +90,7 @@ fn go_on(engine: &mut Engine) {
     // More steps than any state of this size needs.
     for _ in 0..10_000 {
         let progress = engine.step(input, &mut effects).expect("these guests have no faults");
-        assert!(effects.totals.balanced(), "{:?}", effects.totals);
+        assert!(effects.totals.balanced(0), "{:?}", effects.totals);
         input = Input::Continue;
         if progress == Progress::More {
             continue;

@@ -61,7 +61,8 @@ pub fn landed(
             return Err(format!("I4 {here}: counter `{name}` was {before}, and {count} more are {sum}"));
         }
     }
-    if !marker.totals.balanced() || sum != marker.totals_sum {
+    let held_before = before.map_or(0, |before| before.totals.held);
+    if !marker.totals.balanced(held_before) || sum != marker.totals_sum {
         return Err(format!("I4 {here}: events do not add up: {:?}", marker.totals));
     }
     let gaps = gaps_of(epoch, epoch.records.rows.len()).map_err(|text| format!("I4 {here}: {text}"))?;

@@ -82,6 +82,7 @@ pub fn all() -> Vec<Mutant> {
         protocol("no marker of the beginning", 2_000, |mutants| mutants.no_first_marker = true),
         protocol("clock not recorded", 200, |mutants| mutants.clock_unrecorded = true),
         protocol("events behind the clock in one epoch", 2_000, |mutants| mutants.clock_mid_epoch = true),
+        protocol("held events lost", 200, |mutants| mutants.held_lost = true),
         protocol("useless host keeps the lease", 0, |mutants| mutants.keep_useless_lease = true),
         log("holes of a shared stream not asked for", 200, |mutants| mutants.shared_holes_unasked = true),
         log("holes told too short", 200, |mutants| mutants.short_holes = true),

@@ -147,7 +147,7 @@ impl Run {
                 from.slice(&row.payload),
             );
         }
-        self.totals.add(&self.effects.totals);
+        self.totals.add(&Totals { held: self.engine.held(), ..self.effects.totals });
         for (name, count) in self.engine.counted(&self.effects.counters) {
             *self.counters.entry(name).or_default() += count;
         }

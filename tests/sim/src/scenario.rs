@@ -7,7 +7,9 @@ use pelton_engine::guest::{Guest, World};
 use pelton_engine::judge::StepError;
 use pelton_engine::log::Request;
 use pelton_engine::partition::Config;
-use pelton_engine::plan::{Key, Limits, Output, Plan, Source, Stage, Time, TimeUnit, Watermark, Window, WindowKind};
+use pelton_engine::plan::{
+    Dedupe, EventOrder, Key, Limits, Output, Plan, Source, Stage, Time, TimeUnit, Watermark, Window, WindowKind,
+};
 use pelton_engine::step::{Engine, Envelope, HashKey, Options};
 use pelton_engine::time::Span;
 
@@ -140,6 +142,7 @@ impl Scenario {
             _ => Disaster::None,
         };
         plan.source.watermark.idle_timeout = rng.chance(333).then(|| Span(rng.range(200, 2_000) as i64));
+        (plan.source.order, plan.source.dedupe) = before_stages(seed);
         let mut config = Config::new(0, 0);
         (config.idle_check_ms, config.renew_ms, config.retry_ms) = (1_500, 700, 50);
         (config.answer_ms, config.sync_ms) = (1_500, 300);
@@ -213,6 +216,14 @@ fn delta_room(seed: u64) -> Room {
         return Room::default();
     }
     Room { change_bytes: rng.range(150, 400) as usize, change_bytes_at_once: 300, ..Room::default() }
+}
+
+/// A quarter of the pipelines hold events until it is their turn, and a quarter take each value of a key once in a while.
+fn before_stages(seed: u64) -> (EventOrder, Option<Dedupe>) {
+    let mut rng = Rng::new(seed, 8);
+    let order = if rng.chance(250) { EventOrder::EventTime } else { EventOrder::Arrival };
+    let dedupe = rng.chance(250).then(|| Dedupe { id: Key::Field(vec!["v".into()]), ttl: Span(2_000) });
+    (order, dedupe)
 }
 
 /// So little that pauses and outages exceed it.
@@ -318,6 +329,8 @@ pub fn plan(worlds: &[World], window: Option<Window>, partitions: u32, limits: L
             key: Key::Field(vec!["k".into()]),
             time: Time { field: vec!["t".into()], unit: TimeUnit::Millis },
             watermark: watermark(),
+            order: EventOrder::Arrival,
+            dedupe: None,
             fields: Vec::new(),
         },
         stages: worlds.iter().enumerate().map(stage).collect(),

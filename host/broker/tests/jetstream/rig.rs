@@ -12,7 +12,9 @@ use pelton_engine::epoch::{
     DeltaWriter, Epoch, Marker, MarkerFields, Position, Records, Section, SnapshotPart, StreamIdentity, layout_of,
 };
 use pelton_engine::log::{Fence, Fetched, Hole, Published, Request, Response, Snapshot, StoredMarker, Survey};
-use pelton_engine::plan::{CreateStream, Key, Limits, Output, OutputStream, Plan, Source, Time, TimeUnit, Watermark};
+use pelton_engine::plan::{
+    CreateStream, EventOrder, Key, Limits, Output, OutputStream, Plan, Source, Time, TimeUnit, Watermark,
+};
 use pelton_engine::time::Span;
 
 pub(crate) struct Rig {
@@ -125,6 +127,8 @@ pub(crate) fn plan(partitions: u32) -> Plan {
                 max_future: Span::from_secs(60),
                 max_past: Span::from_secs(86_400),
             },
+            order: EventOrder::Arrival,
+            dedupe: None,
             fields: Vec::new(),
         },
         stages: Vec::new(),

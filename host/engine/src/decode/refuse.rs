@@ -1,6 +1,6 @@
 //! What is said of an event that is no JSON object, or whose key is no key.
 
-use super::{DecodeFault, fault, visit};
+use super::{DecodeFault, Name, fault, visit};
 use crate::codes::Code;
 
 /// What a parser's error means for the event `text`.
@@ -27,8 +27,8 @@ pub(super) fn syntax_fault(error: &serde_json::Error, text: &str) -> DecodeFault
     fault(code, message)
 }
 
-/// Whether a number can be a key: an integer as it stands.
-pub(super) fn key_digits(numeral: &str) -> Result<(), DecodeFault> {
+/// Whether a number can be a key or an id: an integer as it stands.
+pub(super) fn name_digits(name: Name, numeral: &str) -> Result<(), DecodeFault> {
     const DIGITS_MAX: usize = 255;
     let digits = numeral.strip_prefix('-').unwrap_or(numeral);
     let reason = match () {
@@ -37,8 +37,9 @@ pub(super) fn key_digits(numeral: &str) -> Result<(), DecodeFault> {
         () => return Ok(()),
     };
     let found = visit::shown(numeral);
-    let message = format!("the key has the wrong type: expected a string or an integer, found {reason} (`{found}`)");
-    Err(fault(Code::KeyType, message))
+    let word = name.word();
+    let message = format!("the {word} has the wrong type: expected a string or an integer, found {reason} (`{found}`)");
+    Err(fault(name.of_wrong_type(), message))
 }
 
 /// Says when bytes begin as another encoding than UTF-8 without a mark does.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::effects::key_token;
 use crate::event::Kind;
-use crate::plan::{Time, Watermark};
+use crate::plan::{EventOrder, Time, Watermark};
 use crate::time::{Span, WallTime};
 
 /// 2026-01-01, the arrival of every event.
@@ -25,6 +25,8 @@ fn source(unit: TimeUnit) -> Source {
             max_future: Span::from_secs(300),
             max_past: Span::from_secs(20 * 366 * 86_400),
         },
+        order: EventOrder::Arrival,
+        dedupe: None,
         fields: Vec::new(),
     }
 }

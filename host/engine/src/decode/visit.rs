@@ -13,7 +13,7 @@ use crate::event::{Column, Kind, TextColumn, Values};
 use crate::plan::{FieldRead, TimeUnit};
 
 use super::wanted::Node;
-use super::{At, DecodeFault, NoObject, Row, Seen, Target, fault, time};
+use super::{At, DecodeFault, Name as NameOf, NoObject, Row, Seen, Target, fault, time};
 
 /// RFC 4648, section 4.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -29,7 +29,8 @@ pub(super) struct Filling<'a> {
     pub(super) fields: &'a [FieldRead],
     pub(super) unit: TimeUnit,
     pub(super) row: &'a mut Row,
-    pub(super) keys: &'a mut TextColumn,
+    /// Keys and ids.
+    pub(super) names: [&'a mut TextColumn; 2],
     pub(super) columns: &'a mut [Column],
 }
 
@@ -204,7 +205,7 @@ impl Scalar<'_> {
             Scalar::Huge(value) => format!("an integer beyond 64 bits (about {value:e})"),
             Scalar::Null => "null".into(),
             Scalar::Other(name) => name.into(),
-            Scalar::Written(text) => format!("`{}`", shown(text)),
+            Scalar::Written(text) => format!("`{}`", shown(text).replace("\\\"", "\"")),
         }
     }
 
@@ -221,10 +222,10 @@ impl Scalar<'_> {
 
 impl Leaf<'_, '_> {
     fn take(self, value: Scalar<'_>) {
-        let Filling { fields, unit, row, keys, columns } = self.filling;
+        let Filling { fields, unit, row, names, columns } = self.filling;
         for target in self.targets {
             let fault = match target {
-                Target::Key => take_key_value(value, row, keys),
+                Target::Name(name) => take_name_value(value, *name, row, names[*name as usize]),
                 Target::Time => take_time_value(value, *unit, row),
                 Target::Field(idx) => take_field(value, *idx, &fields[*idx], row, &mut columns[*idx]),
             };
@@ -248,20 +249,21 @@ fn twice() -> DecodeFault {
     fault(Code::JsonDuplicate, "the field occurs more than once".into())
 }
 
-fn take_key_value(value: Scalar<'_>, row: &mut Row, keys: &mut TextColumn) -> Option<DecodeFault> {
-    if let Some(twice) = occurs(&mut row.key_seen, value) {
+fn take_name_value(value: Scalar<'_>, name: NameOf, row: &mut Row, names: &mut TextColumn) -> Option<DecodeFault> {
+    let (seen, reread) = &mut row.names[name as usize];
+    if let Some(twice) = occurs(seen, value) {
         return Some(twice);
     }
     match value {
         Scalar::Null => {}
-        Scalar::Text(text) => keys.push(text.as_bytes()),
-        Scalar::Integer(value) => keys.push(value.to_string().as_bytes()),
+        Scalar::Text(text) => names.push(text.as_bytes()),
+        Scalar::Integer(value) => names.push(value.to_string().as_bytes()),
         // Perhaps an integer that is larger: its digits tell.
-        Scalar::Huge(_) | Scalar::Number(_) => row.reread_key = true,
+        Scalar::Huge(_) | Scalar::Number(_) => *reread = true,
         other => {
-            let message =
-                format!("the key has the wrong type: expected a string or an integer, found {}", other.found());
-            return Some(fault(Code::KeyType, message));
+            let (word, found) = (name.word(), other.found());
+            let message = format!("the {word} has the wrong type: expected a string or an integer, found {found}");
+            return Some(fault(name.of_wrong_type(), message));
         }
     }
     None
@@ -410,7 +412,7 @@ impl<'de> DeserializeSeed<'de> for Leaf<'_, '_> {
         // Targets of one place have one kind.
         let as_written = self.targets.first().is_some_and(|target| match target {
             Target::Field(idx) => matches!(self.filling.fields[*idx].kind, Kind::Decimal | Kind::Json),
-            Target::Key | Target::Time => false,
+            Target::Name(_) | Target::Time => false,
         });
         if !as_written {
             return deserializer.deserialize_any(self);

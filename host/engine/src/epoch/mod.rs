@@ -54,7 +54,11 @@ pub const RECORD_BYTES_MAX: usize = (1 << 20) - BATCH_HEADER_BYTES;
 /// Largest header block of a record: JetStream takes 64 KiB of headers.
 pub const HEADER_BYTES_MAX: usize = (63 << 10) - BATCH_HEADER_BYTES;
 
-const _: () = assert!(EPOCH_CHANGE_BYTES_MAX + CHANGE_BYTES_AT_ONCE_MAX < CHANGES_MAX * CHANGE_BYTES_MAX);
+/// Bytes of the state delta that the ids of one run of events may take on top of that.
+pub const ID_BYTES_AT_ONCE_MAX: usize = 8 << 10;
+
+const _: () =
+    assert!(EPOCH_CHANGE_BYTES_MAX + CHANGE_BYTES_AT_ONCE_MAX + ID_BYTES_AT_ONCE_MAX < CHANGES_MAX * CHANGE_BYTES_MAX);
 /// Messages of a batch besides records and chunks: ledger and marker.
 pub const EPOCH_OTHERS: usize = 2;
 

@@ -25,8 +25,8 @@ fn fields() -> MarkerFields {
         clock: vec![Clock::Idle { value: 1_767_225_600_001 }],
         watermark: i64::MIN,
         ended: true,
-        totals: Totals { received: 6, processed: 1, filtered: 2, late: 1, dead: 1, lost: 1 },
-        totals_sum: Totals { received: 12, processed: 2, filtered: 4, late: 2, dead: 2, lost: 2 },
+        totals: Totals { received: 7, processed: 1, filtered: 2, late: 1, dead: 1, lost: 1, held: 1 },
+        totals_sum: Totals { received: 13, processed: 2, filtered: 4, late: 2, dead: 2, lost: 2, held: 1 },
         counters: BTreeMap::from([("rule/seen".to_owned(), [1, 5])]),
         dead: [("decode".to_owned(), 1)].into(),
         records: 3,
@@ -46,8 +46,8 @@ const MARKER: &str = concat!(
     r#""input":{"name":"PLAYS","created":1767225600000000001},"pipeline_stream":{"name":"PELTON_p","created":-1},"#,
     r#""position":{"sequence":18,"fingerprint":"00000000000000ab"},"published":1767225600000,"read_through":20,"#,
     r#""clock":[{"kind":"idle","value":1767225600001}],"watermark":-9223372036854775808,"ended":true,"#,
-    r#""totals":{"received":6,"processed":1,"filtered":2,"late":1,"dead":1,"lost":1},"#,
-    r#""totals_sum":{"received":12,"processed":2,"filtered":4,"late":2,"dead":2,"lost":2},"dead":{"decode":1},"#,
+    r#""totals":{"received":7,"processed":1,"filtered":2,"late":1,"dead":1,"lost":1,"held":1},"#,
+    r#""totals_sum":{"received":13,"processed":2,"filtered":4,"late":2,"dead":2,"lost":2,"held":1},"dead":{"decode":1},"#,
     r#""counters":{"rule/seen":[1,5]},"#,
     r#""records":3,"delta_chunks":1,"#,
     r#""delta_hash":"0000000000000000000000000000000000000000000000000000000000000000","#,
@@ -186,7 +186,7 @@ fn a_sealed_epoch_goes_on_from_the_one_before() {
     assert_eq!((one.follows(None), two.follows(Some(one))), (Ok(()), Ok(())));
     assert_eq!([one.epoch, two.epoch], [1, 2]);
     assert_eq!(two.state_hash, roll(&roll(&[0; 32], &sha256(b"one")), &sha256(b"")));
-    assert_eq!([one.totals_sum.received, two.totals_sum.received], [6, 12]);
+    assert_eq!([one.totals_sum.received, two.totals_sum.received], [7, 14]);
     // When each section began.
     let began = |marker: &Marker| marker.sections.iter().map(|section| section.epoch).collect::<Vec<_>>();
     assert_eq!((began(one), began(two)), (vec![1], vec![1, 2]));

@@ -1,10 +1,13 @@
-//! What stages do: one file per kind of operator, those with state behind one trait.
+//! What stages do: one file per kind of operator, those with state behind one trait; and what the host does with events
+//! before any stage.
 //!
 //! An operator knows the unit of events, effects and windows, not the engine that drives it. Whatever it keeps is a
 //! function of the events that it took, in their order, and of the watermark at each of them.
 
+mod dedupe;
 mod layout;
 mod module;
+mod order;
 mod panes;
 mod reducer;
 mod run;
@@ -29,7 +32,9 @@ use crate::totals::Faults;
 use crate::unit::{Context, Fate, Letter, Scale, Unit};
 use crate::watermark::Watermark;
 
+pub(crate) use dedupe::{DUPLICATES, Dedupe};
 pub(crate) use module::StageModule;
+pub(crate) use order::{Agenda, Arrival, Order, Phase};
 pub(crate) use together::take as take_together;
 pub(crate) use transform::Transform;
 pub use trial::{Trial, try_rule};
@@ -54,10 +59,48 @@ pub(crate) struct Attempt {
     pub(crate) faults: Faults,
 }
 
+/// A named part of the state of a partition.
+pub(crate) trait Stateful: Send {
+    /// What tells it from other sections, and how its bytes are read.
+    fn section(&self) -> Head<'_>;
+
+    /// Counts texts by hashes with this key; called before anything is kept or applied.
+    fn set_hash_key(&mut self, _: HashKey) {}
+
+    /// Appends what has changed since the last call, or with `all` the whole state, and what is due either way.
+    fn encode(&mut self, all: bool, watermark: EventTime, out: &mut Vec<u8>);
+
+    /// Applies what [`Stateful::encode`] wrote.
+    fn apply(&mut self, reader: &mut Reader<'_>, watermark: EventTime) -> Result<(), Damaged>;
+
+    /// Forgets its state.
+    fn clear(&mut self);
+
+    /// After the last [`Stateful::apply`].
+    fn restored(&mut self) {}
+
+    /// Rough memory of the state.
+    fn bytes(&self) -> usize;
+
+    /// At least what [`Stateful::encode`] would append of what has changed; cheap, asked after every event.
+    fn change_bytes(&self) -> usize;
+}
+
+/// The head of a section of the state.
+pub(crate) struct Head<'a> {
+    pub(crate) name: &'a str,
+    /// Kind of the operator that keeps it.
+    pub(crate) operator: &'static str,
+    /// All that decides how its bytes are read and what they mean, as JSON.
+    pub(crate) layout: &'a str,
+    /// Format of its bytes, with which they begin.
+    pub(crate) format: u8,
+}
+
 /// A stage with state.
 ///
 /// After an error its state is void.
-pub(crate) trait Operator: Send {
+pub(crate) trait Operator: Stateful {
     /// Its module.
     fn module(&self) -> &StageModule;
 
@@ -125,27 +168,6 @@ pub(crate) trait Operator: Send {
 
     /// Changes the state as the rows that were attempted say.
     fn settle(&mut self);
-
-    /// Counts texts by hashes with this key; called before anything is kept or applied.
-    fn set_hash_key(&mut self, _: HashKey) {}
-
-    /// Appends what has changed since the last call, or with `all` the whole state, and what is due either way.
-    fn encode(&mut self, all: bool, watermark: EventTime, out: &mut Vec<u8>);
-
-    /// Applies what [`Operator::encode`] wrote.
-    fn apply(&mut self, reader: &mut Reader<'_>, watermark: EventTime) -> Result<(), Damaged>;
-
-    /// Forgets its state.
-    fn clear(&mut self);
-
-    /// After the last [`Operator::apply`].
-    fn restored(&mut self) {}
-
-    /// Rough memory of the state.
-    fn bytes(&self) -> usize;
-
-    /// At least what [`Operator::encode`] would append of what has changed; cheap, asked after every event.
-    fn change_bytes(&self) -> usize;
 }
 
 /// The operator of a stage with state. `fields` are those of all stages.

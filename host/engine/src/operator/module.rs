@@ -5,7 +5,7 @@ use crate::guest::{Aggregation, Guest};
 use crate::plan::{FieldRead, Plan};
 use crate::unit::{Held, outlet};
 
-use super::layout;
+use super::{Head, layout};
 
 /// The module of a stage with state, and what is known of it there.
 pub(crate) struct StageModule {
@@ -30,6 +30,11 @@ pub(crate) struct StageModule {
 }
 
 impl StageModule {
+    pub(super) fn section(&self) -> Head<'_> {
+        let operator = self.guest.descriptor().identity.world.name();
+        Head { name: &self.name, operator, layout: &self.layout, format: self.format }
+    }
+
     /// `fields` are those of all stages; `rule` is the plan of a window rule, whose aggregates were checked.
     pub(super) fn new(
         guest: Box<dyn Guest>,

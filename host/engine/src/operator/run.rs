@@ -35,7 +35,7 @@ pub(crate) fn plan(
     let mut mark = watermark.clone();
     let mut act = unit.next_act;
     let (mut records, mut bytes, mut changes) = (0, 0_usize, 0_usize);
-    while run.end < unit.events.len() && run.end - unit.next < limit {
+    while run.end < unit.stop && run.end - unit.next < limit {
         let acts = unit.acts_of(run.end, act);
         bytes = bytes.saturating_add(unit.weights[run.end]);
         let is_first = run.end == unit.next;

@@ -18,7 +18,7 @@ use crate::window::Windows;
 
 use super::panes::{Judged, add_all, judge_panes, pick};
 use super::run::{self, Run};
-use super::{Attempt, Due, Operator, StageModule};
+use super::{Attempt, Due, Head, Operator, StageModule, Stateful};
 
 /// Panes that are finished in one call.
 const PANES_PER_CALL: usize = 256;
@@ -166,17 +166,9 @@ impl WindowFold {
     }
 }
 
-impl Operator for WindowFold {
-    fn module(&self) -> &StageModule {
-        &self.module
-    }
-
-    fn has_due(&self, watermark: EventTime) -> bool {
-        self.windows.has_due(watermark)
-    }
-
-    fn next_due(&self) -> Option<EventTime> {
-        self.windows.next_due()
+impl Stateful for WindowFold {
+    fn section(&self) -> Head<'_> {
+        self.module.section()
     }
 
     fn encode(&mut self, all: bool, watermark: EventTime, out: &mut Vec<u8>) {
@@ -202,6 +194,20 @@ impl Operator for WindowFold {
 
     fn change_bytes(&self) -> usize {
         self.windows.change_bytes()
+    }
+}
+
+impl Operator for WindowFold {
+    fn module(&self) -> &StageModule {
+        &self.module
+    }
+
+    fn has_due(&self, watermark: EventTime) -> bool {
+        self.windows.has_due(watermark)
+    }
+
+    fn next_due(&self) -> Option<EventTime> {
+        self.windows.next_due()
     }
 
     fn take(

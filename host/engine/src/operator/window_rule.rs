@@ -16,9 +16,8 @@ use crate::watermark::Watermark;
 use crate::window::{Placed, Shape, Value, Windows, column};
 use pelton_aggregates::HashKey;
 
-use super::module::StageModule;
 use super::panes::{Judged, judge_panes};
-use super::{Attempt, Due};
+use super::{Attempt, Due, Head, Operator, StageModule, Stateful};
 
 /// Panes that are judged in one call.
 const PANES_PER_CALL: usize = 1024;
@@ -176,21 +175,9 @@ impl WindowRule {
     }
 }
 
-impl super::Operator for WindowRule {
-    fn module(&self) -> &StageModule {
-        &self.module
-    }
-
-    fn prepare(&mut self, unit: &mut Unit, batch: &RawBatch) -> Result<(), StepError> {
-        if self.plan.extracts() { self.extract(unit, batch) } else { Ok(()) }
-    }
-
-    fn has_due(&self, watermark: EventTime) -> bool {
-        self.windows.has_due(watermark)
-    }
-
-    fn next_due(&self) -> Option<EventTime> {
-        self.windows.next_due()
+impl Stateful for WindowRule {
+    fn section(&self) -> Head<'_> {
+        self.module.section()
     }
 
     fn restored(&mut self) {
@@ -220,6 +207,24 @@ impl super::Operator for WindowRule {
 
     fn change_bytes(&self) -> usize {
         self.windows.change_bytes()
+    }
+}
+
+impl Operator for WindowRule {
+    fn module(&self) -> &StageModule {
+        &self.module
+    }
+
+    fn prepare(&mut self, unit: &mut Unit, batch: &RawBatch) -> Result<(), StepError> {
+        if self.plan.extracts() { self.extract(unit, batch) } else { Ok(()) }
+    }
+
+    fn has_due(&self, watermark: EventTime) -> bool {
+        self.windows.has_due(watermark)
+    }
+
+    fn next_due(&self) -> Option<EventTime> {
+        self.windows.next_due()
     }
 
     fn text_bytes(&self, unit: &Unit, row: Option<u32>) -> usize {

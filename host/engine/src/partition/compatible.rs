@@ -56,11 +56,28 @@ pub fn is_compatible(
             None => format!("; `{}` is now {layout}", wanted.name),
         })
         .collect();
+    let held = match marker.totals_sum.held {
+        0 => String::new(),
+        held => format!("; {held} events wait in it for their turn"),
+    };
     differs(format!(
-        "epoch {} has state of {}, the pipeline now wants {}{}",
+        "epoch {} has state of {}, the pipeline now wants {}{}{held}",
         marker.epoch,
         list(&marker.sections),
         list(&wanted),
         texts.concat()
     ))
+}
+
+/// Whether an engine that was restored holds as many events as its marker says: what is held is in no stream any more.
+///
+/// # Errors
+/// Both counts.
+pub fn holds_all(marker: &Marker, engine: &Engine) -> Result<(), Halted> {
+    let (held, said) = (engine.held(), marker.totals_sum.held);
+    if held == said {
+        return Ok(());
+    }
+    let evidence = format!("the state of epoch {} holds {held} events, its marker says {said}", marker.epoch);
+    Err(Halted::new(HaltCode::TotalsMismatch, evidence))
 }

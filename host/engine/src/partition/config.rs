@@ -118,6 +118,8 @@ pub struct Mutants {
     pub clock_unrecorded: bool,
     /// Events are taken after what comes from a clock, in the same epoch.
     pub clock_mid_epoch: bool,
+    /// What was held until it is its turn is gone after a restart.
+    pub held_lost: bool,
 }
 
 impl Config {

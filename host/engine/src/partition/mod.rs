@@ -20,7 +20,7 @@ mod tests;
 
 use std::sync::Arc;
 
-pub use compatible::is_compatible;
+pub use compatible::{holds_all, is_compatible};
 pub use config::{Config, Mutants};
 pub use notice::{Committed, Notice, RecoveryCause};
 pub use recover::{Decision, Halted, check_position, decide};

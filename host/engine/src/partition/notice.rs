@@ -23,6 +23,8 @@ pub enum Notice {
         /// Milliseconds of event time.
         watermark: i64,
         state_bytes: usize,
+        /// Events that are kept for later.
+        held: u64,
         /// Counters of modules, as `STAGE/COUNTER`: their sums.
         counters: Vec<(String, i128)>,
     },

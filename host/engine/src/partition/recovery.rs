@@ -11,7 +11,7 @@ use crate::log::{Fence, Published, Request, Response, StoredMarker, Survey};
 use crate::step::Engine;
 use crate::store::{Discard, Local, OUTBOX_MAX, Store, StoreError};
 
-use super::compatible::is_compatible;
+use super::compatible::{holds_all, is_compatible};
 use super::recover::{Decision, Halted, check_position, decide};
 use super::run::{Running, Unsnapped};
 use super::{Asked, FRUITLESS_MAX, Lease, Notice, Partition, Phase, RecoveryCause, Ticket, describe};
@@ -474,13 +474,20 @@ impl Partition {
         let Step::Confirm { mut engine, head, survey } = recovery.step else { return };
         let position = position_of(head.as_ref());
         engine.resume(position);
+        if let Some(Err(halted)) = head.as_ref().map(|head| holds_all(&head.marker, &engine)) {
+            return self.halt(halted);
+        }
+        #[cfg(feature = "mutants")]
+        if self.config.mutants().held_lost {
+            engine.forget_held();
+        }
         self.unreached = None;
         self.position = position.sequence;
         self.runs = self.runs.wrapping_add(1) % (1 << 24);
         let epoch = head.as_ref().map_or(0, |head| head.marker.epoch);
-        let (watermark, state_bytes) = (engine.watermark().0, engine.state_bytes());
+        let (watermark, state_bytes, held) = (engine.watermark().0, engine.state_bytes(), engine.held());
         let counters = head.as_ref().map_or_else(Vec::new, |head| head.marker.counter_sums());
-        self.tell(Notice::Running { epoch, decision: recovery.decision, watermark, state_bytes, counters });
+        self.tell(Notice::Running { epoch, decision: recovery.decision, watermark, state_bytes, held, counters });
         // A snapshot of a later epoch is of a past that the stream has lost.
         let since = recovery.snapshot_epoch.filter(|snapshot| *snapshot <= epoch).unwrap_or(0);
         let unsnapped = Unsnapped { epochs: epoch - since, bytes: recovery.delta_bytes };

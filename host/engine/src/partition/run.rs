@@ -338,7 +338,7 @@ impl Partition {
         let Phase::Running(running) = &mut self.phase else { return };
         let seen = |running: &Running| {
             let Running { engine, effects, .. } = running;
-            (engine.position(), engine.watermark(), effects.records.rows.len(), engine.change_bytes())
+            (engine.position(), engine.watermark(), effects.records.rows.len(), engine.change_bytes(), engine.held())
         };
         let before = seen(running);
         match running.engine.step(input, &mut running.effects) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::draft::{Draft, DraftOutput};
 use super::raw::{list, nearest_or_list, pointer_text};
 use super::reads::reads;
-use super::{Key, Output, Plan, TimeUnit};
+use super::{Dedupe, Key, Output, Plan, TimeUnit};
 use crate::event::Kind;
 use crate::guest::{Descriptor, World};
 use crate::problem::{Place, Problem, code};
@@ -146,6 +146,14 @@ fn taken(draft: &Draft, modules: &[Descriptor]) -> Vec<Taken> {
             pointer: pointer.clone(),
             kind: Kind::Text,
             place: draft.key_place,
+        });
+    }
+    if let Some(Dedupe { id: Key::Field(pointer), .. }) = &draft.source.dedupe {
+        taken.push(Taken {
+            what: "the id".to_owned(),
+            pointer: pointer.clone(),
+            kind: Kind::Text,
+            place: draft.dedupe_place,
         });
     }
     let time = &draft.source.time;

@@ -14,6 +14,7 @@ pub struct Draft {
     pub(super) name: String,
     pub(super) source: Source,
     pub(super) key_place: Place,
+    pub(super) dedupe_place: Place,
     pub(super) time_place: Place,
     /// Where each entry of `source.fields` stands.
     pub(super) field_places: Vec<Place>,

@@ -60,6 +60,8 @@ pub struct Source {
     pub key: Key,
     pub time: Time,
     pub watermark: Watermark,
+    pub order: EventOrder,
+    pub dedupe: Option<Dedupe>,
     /// Fields that are not found under their own name: field name → JSON pointer segments.
     pub fields: Vec<(String, Vec<String>)>,
 }
@@ -74,7 +76,7 @@ pub struct CreateStream {
     pub max_bytes: Option<u64>,
 }
 
-/// What identifies the thing an event is about.
+/// What identifies the thing an event is about, or the event itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Key {
     /// A string or integer of the event: JSON pointer segments.
@@ -110,6 +112,25 @@ pub enum TimeUnit {
     Micros,
     Nanos,
     Rfc3339,
+}
+
+/// The order in which stages see events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EventOrder {
+    /// As they come.
+    #[default]
+    Arrival,
+    /// By event time: each is held until the watermark has passed it.
+    EventTime,
+}
+
+/// Which events are repetitions of others with the same key: they have no effect.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Dedupe {
+    /// Where the id is that tells events of one key apart.
+    pub id: Key,
+    /// An id is remembered until the watermark is this far behind the time of its first event.
+    pub ttl: Span,
 }
 
 /// When a partition's time moves on.

@@ -5,23 +5,23 @@
 //! After an error the state in memory is void: the partition recovers the last committed epoch.
 
 mod chain;
+mod ordered;
+mod sections;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 pub use pelton_aggregates::HashKey;
 
-use crate::codec::{Damaged, Reader, put_i64};
 use crate::codes::{Class, Code};
 use crate::effects::{Counter, DeadLetter, Effects, Origin, Room};
-use crate::epoch::{
-    Clock, DeltaReader, DeltaWriter, Part, Position, SECTION_STORED_BYTES_MAX, Section, fingerprint, layout_of,
-};
+use crate::epoch::{Clock, Position, fingerprint};
 use crate::event::RawBatch;
 use crate::guest::{Descriptor, Guest, World};
 use crate::judge::StepError;
-use crate::operator::{self, Due, Operator};
-use crate::plan::{OutputStream, Plan};
+use crate::operator::{self, DUPLICATES, Dedupe, Due, Operator, Order, Stateful};
+use crate::plan::{EventOrder, OutputStream, Plan};
 use crate::time::{EventTime, Span, WallTime};
 use crate::unit::{self, Context, Fate, UNIT_EVENTS, Unit};
 use crate::watermark::Watermark;
@@ -31,14 +31,6 @@ use chain::Chain;
 pub use crate::operator::{Trial, try_rule};
 pub use crate::unit::Envelope;
 
-/// Most bytes of a delta besides its parts and what operators write: its head, key and times.
-const REST_STORED_BYTES_MAX: usize = 4 + size_of::<HashKey>() + 20;
-/// Most bytes of a part besides what its operator writes: its frame and its format.
-const PART_REST_BYTES_MAX: usize = SECTION_STORED_BYTES_MAX + 1;
-/// What the engine keeps itself: the section of this name has the key of its hashes, and the watermark.
-const CORE: &str = "core";
-const CORE_LAYOUT: &str = r#"{"operator":"core","format":1}"#;
-const CORE_FORMAT: u8 = 1;
 /// Bytes by which the state may grow in memory in one epoch before it is full: `limits.state` is looked at where an epoch
 /// ends.
 const GROWTH_MAX: usize = 32 << 20;
@@ -98,11 +90,16 @@ impl unit::Changes for Brought<'_> {
 /// The computation of one partition: stages, windows, keyed state, position.
 pub struct Engine {
     chain: Chain,
+    /// When events are held until it is their turn.
+    order: Option<Order>,
+    /// When repetitions have no effect.
+    dedupe: Option<Dedupe>,
     /// Stages with state, in the order of the plan.
     operators: Vec<Box<dyn Operator>>,
     /// No result depends on it, but whoever knows it could forge counts.
     hash_key: HashKey,
     context: Context,
+    /// Before which the stages see no more events.
     watermark: Watermark,
     position: Position,
     published: WallTime,
@@ -110,6 +107,8 @@ pub struct Engine {
     /// Next event of `batch`.
     next: usize,
     unit: Option<Unit>,
+    /// With an order: what happens next.
+    underway: Option<ordered::Underway>,
     /// How many events the next unit has: fewer while modules make much of each.
     unit_events: usize,
     digests: Vec<[u8; 32]>,
@@ -119,6 +118,8 @@ pub struct Engine {
     bytes_at_cut: usize,
     /// Of a delta in which nothing has changed.
     change_bytes_at_cut: usize,
+    /// Events that were held when the last epoch ended.
+    held_at_cut: u64,
 }
 
 impl Engine {
@@ -142,15 +143,29 @@ impl Engine {
             operator.set_hash_key(hash_key);
             operators.push(operator);
         }
-        let watermark = Watermark::new(plan.source.watermark.delay);
+        // Behind an order nothing is out of order.
+        let (delay, order) = match plan.source.order {
+            EventOrder::Arrival => (plan.source.watermark.delay, None),
+            EventOrder::EventTime => {
+                let (partition, room) = (options.origin.partition, &options.room);
+                let order = Order::new(&plan.source, partition, plan.limits.max_payload, room.change_bytes_at_once);
+                (Span(0), Some(order))
+            }
+        };
+        let mut dedupe = plan.source.dedupe.as_ref().map(Dedupe::new);
+        dedupe.iter_mut().for_each(|dedupe| dedupe.set_hash_key(hash_key));
+        let watermark = Watermark::new(delay);
         let chain = Chain::new(&plan, options.origin.partition, transforms, fields, &descriptors);
         let Options { origin, room, envelope, hash_key: _ } = options;
-        let counters = counters(&plan, &descriptors);
+        let mut counters = counters(&plan, &descriptors);
+        counters.extend(dedupe.is_some().then(|| (DUPLICATES.0.to_owned(), DUPLICATES.1)));
         let is_keyed = |stream: &OutputStream| stream.subject.contains("{key}");
         let keyed = plan.outputs.iter().map(|output| output.stream.as_ref().is_some_and(is_keyed)).collect();
         let context = Context { plan, origin, room, envelope, keyed };
         let mut engine = Engine {
             chain,
+            order,
+            dedupe,
             operators,
             hash_key,
             context,
@@ -160,9 +175,11 @@ impl Engine {
             batch: RawBatch::default(),
             next: 0,
             unit: None,
+            underway: None,
             unit_events: UNIT_EVENTS,
             bytes_at_cut: 0,
             change_bytes_at_cut: 0,
+            held_at_cut: 0,
             digests,
             counters,
         };
@@ -189,7 +206,27 @@ impl Engine {
         self.counters.iter().map(|(name, counter)| (name.clone(), count(counter))).collect()
     }
 
-    /// Event time of this partition.
+    /// Events that are kept for later.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.order.as_ref().map_or(0, Order::len)
+    }
+
+    /// Loses what is held.
+    #[cfg(feature = "mutants")]
+    pub(crate) fn forget_held(&mut self) {
+        if let Some(order) = &mut self.order {
+            order.clear();
+        }
+    }
+
+    /// Those that were kept when the last epoch ended.
+    #[must_use]
+    pub fn held_before(&self) -> u64 {
+        self.held_at_cut
+    }
+
+    /// Event time of this partition, as its stages see it.
     #[must_use]
     pub fn watermark(&self) -> EventTime {
         self.watermark.current()
@@ -213,41 +250,18 @@ impl Engine {
         &self.context.plan
     }
 
-    /// The parts of the state, in the order of the indices of deltas and snapshots.
-    #[must_use]
-    pub fn sections(&self) -> Vec<Section> {
-        let section = |name: &str, operator: &str, layout: &str, bytes: usize| Section {
-            name: name.to_owned(),
-            operator: operator.to_owned(),
-            layout: layout_of(layout),
-            epoch: 0,
-            bytes: bytes as u64,
-        };
-        let of_stage = |operator: &dyn Operator| {
-            let module = operator.module();
-            section(&module.name, module.guest.descriptor().identity.world.name(), &module.layout, operator.bytes())
-        };
-        let core = section(CORE, CORE, CORE_LAYOUT, 0);
-        std::iter::once(core).chain(self.operators.iter().map(|operator| of_stage(&**operator))).collect()
-    }
-
-    /// What the layouts of [`Engine::sections`] identify, as JSON, in the same order.
-    #[must_use]
-    pub fn layouts(&self) -> Vec<&str> {
-        let of_stages = self.operators.iter().map(|operator| operator.module().layout.as_str());
-        std::iter::once(CORE_LAYOUT).chain(of_stages).collect()
-    }
-
     /// Where the watermark would stand after this long without an event, when something is due by then.
     #[must_use]
     pub fn due_in_silence(&self, silent: Span) -> Option<EventTime> {
-        let then = self.watermark.after_silence(silent)?;
+        let watermark = self.order.as_ref().map_or(&self.watermark, Order::watermark);
+        let then = watermark.after_silence(silent)?;
         self.next_due().filter(|due| *due <= then).map(|_| then)
     }
 
-    /// The earliest instant at which a window or a timer is due.
+    /// The earliest instant at which an event that is held, a window or a timer is due.
     fn next_due(&self) -> Option<EventTime> {
-        self.operators.iter().filter_map(|operator| operator.next_due()).min()
+        let of_order = self.order.as_ref().and_then(Order::next_due);
+        self.operators.iter().filter_map(|operator| operator.next_due()).chain(of_order).min()
     }
 
     /// Reports sequences that were gone before they could be read: they count as lost, and a record tells which.
@@ -278,7 +292,7 @@ impl Engine {
     /// Rough memory of the typed state, bytes.
     #[must_use]
     pub fn state_bytes(&self) -> usize {
-        self.operators.iter().map(|operator| operator.bytes()).sum()
+        self.stateful().map(|operator| operator.bytes()).sum()
     }
 
     /// Does one bounded piece of work and adds what it brings about to `effects`.
@@ -300,19 +314,25 @@ impl Engine {
             Input::Continue => {}
             Input::Idle(to) => {
                 assert!(self.is_idle(), "silence comes after the last event");
-                self.watermark.advance(to);
+                match &mut self.order {
+                    Some(order) => order.advance(to),
+                    None => self.watermark.advance(to),
+                }
                 effects.clock.push(Clock::Idle { value: to.0 });
             }
             Input::End => {
                 assert!(self.is_idle(), "the input ends after its last event");
-                self.watermark.end();
+                match &mut self.order {
+                    Some(order) => order.end(),
+                    None => self.watermark.end(),
+                }
             }
         }
-        self.go_on(effects)
+        if self.order.is_some() { self.go_on_in_order(effects) } else { self.go_on(effects) }
     }
 
     fn is_idle(&self) -> bool {
-        self.unit.is_none() && self.next == self.batch.events.len()
+        self.unit.is_none() && self.underway.is_none() && self.next == self.batch.events.len()
     }
 
     fn go_on(&mut self, effects: &mut Effects) -> Result<Progress, StepError> {
@@ -324,66 +344,73 @@ impl Engine {
             if self.next == self.batch.events.len() {
                 return Ok(Progress::NeedInput);
             }
-            let mut unit = self.compute()?;
-            unit.faults.drain(..).for_each(|(stage, faults)| effects.count_faults(stage, faults));
-            let changes = Brought(&self.operators);
-            unit::weigh_unit(&self.context, &self.digests, &mut unit, &self.batch, &changes);
-            self.unit = Some(unit);
+            let batch = std::mem::take(&mut self.batch);
+            let unit = loop {
+                let end = batch.events.len().min(self.next + self.unit_events);
+                if let Some(unit) = self.compute(&batch, self.next..end, effects)? {
+                    break unit;
+                }
+            };
+            (self.batch, self.unit) = (batch, Some(unit));
         }
-        let mut unit = self.unit.take().expect("made above");
-        let done = self.take_rows(&mut unit, effects)?;
+        let (mut unit, batch) = (self.unit.take().expect("made above"), std::mem::take(&mut self.batch));
+        let done = self.take_rows(&mut unit, &batch, effects)?;
+        self.batch = batch;
         if unit.next < unit.events.len() {
             self.unit = Some(unit);
         } else {
             self.next += unit.events.len();
             self.chain.recycle(unit);
         }
-        let grown = self.state_bytes().saturating_sub(self.bytes_at_cut);
-        Ok(if done && grown <= GROWTH_MAX { Progress::More } else { Progress::Full })
+        Ok(if done && !self.has_grown() { Progress::More } else { Progress::Full })
     }
 
-    /// The next unit, as large as it may be: what the stages make of its events has to be held at one time. An event of
-    /// which they make too much alone is refused.
-    fn compute(&mut self) -> Result<Unit, StepError> {
-        loop {
-            let end = self.batch.events.len().min(self.next + self.unit_events);
-            let mut unit = self.chain.compute(&self.context, &self.batch, self.next..end)?;
-            for operator in &mut self.operators {
-                if unit.too_much.is_none() {
-                    operator.prepare(&mut unit, &self.batch)?;
-                }
+    /// Whether the state has grown by as much as it may in one epoch.
+    fn has_grown(&self) -> bool {
+        self.state_bytes().saturating_sub(self.bytes_at_cut) > GROWTH_MAX
+    }
+
+    /// What the stages make of these events has to be held at one time. `None` when that is too much: then fewer of them
+    /// are to be tried. An event of which they make too much alone is refused.
+    fn compute(
+        &mut self,
+        batch: &RawBatch,
+        range: Range<usize>,
+        effects: &mut Effects,
+    ) -> Result<Option<Unit>, StepError> {
+        let mut unit = self.chain.compute(&self.context, batch, range)?;
+        for operator in &mut self.operators {
+            if unit.too_much.is_none() {
+                operator.prepare(&mut unit, batch)?;
             }
-            let Some(stage) = unit.too_much else {
+        }
+        match unit.too_much {
+            None => {
                 unit.settle_fates();
                 self.unit_events = (2 * self.unit_events).min(UNIT_EVENTS);
-                return Ok(unit);
-            };
-            if unit.events.len() == 1 {
-                self.chain.refuse(&self.context, &mut unit, &self.batch, stage);
-                return Ok(unit);
             }
-            self.unit_events = unit.events.len() / 2;
-            self.chain.recycle(unit);
+            Some(stage) if unit.events.len() == 1 => self.chain.refuse(&self.context, &mut unit, batch, stage),
+            Some(_) => {
+                self.unit_events = unit.events.len() / 2;
+                self.chain.recycle(unit);
+                return Ok(None);
+            }
         }
+        unit.faults.drain(..).for_each(|(stage, faults)| effects.count_faults(stage, faults));
+        self.dedupe.iter_mut().for_each(|dedupe| dedupe.read(&unit));
+        unit::weigh_unit(&self.context, &self.digests, &mut unit, batch, &Brought(&self.operators));
+        Ok(Some(unit))
     }
 
     /// Accounts for the unit's events one after the other; false when the epoch is full.
-    fn take_rows(&mut self, unit: &mut Unit, effects: &mut Effects) -> Result<bool, StepError> {
+    fn take_rows(&mut self, unit: &mut Unit, batch: &RawBatch, effects: &mut Effects) -> Result<bool, StepError> {
         while unit.next < unit.events.len() {
-            let (context, batch, watermark) = (&self.context, &self.batch, &mut self.watermark);
-            let taken = match self.operators.as_mut_slice() {
-                [] => unit::take_row(context, unit, batch, effects, &mut |_, _, _, _| Fate::Filtered),
-                [operator] => operator.take(context, unit, batch, watermark, effects)?,
-                several => operator::take_together(several, context, unit, batch, watermark, effects)?,
-            };
-            if !taken {
+            let before = unit.next;
+            if !self.take_next(unit, batch, effects)? {
                 return Ok(false);
             }
-            let last = &unit.events[unit.next - 1];
-            self.position.sequence = last.sequence;
-            if let Some(time) = unit.times[unit.next - 1] {
-                self.watermark.observe(EventTime(time));
-            }
+            effects.totals.received += (unit.next - before) as u64;
+            self.position.sequence = unit.events[unit.next - 1].sequence;
             if !self.drain_due(effects)? || self.change_bytes() > self.context.room.change_bytes {
                 return Ok(false);
             }
@@ -391,11 +418,30 @@ impl Engine {
         Ok(true)
     }
 
-    /// At least what [`Engine::cut`] would append to a delta; cheap, asked after every event.
-    #[must_use]
-    pub fn change_bytes(&self) -> usize {
-        let parts = (self.operators.len() + 1) * PART_REST_BYTES_MAX;
-        REST_STORED_BYTES_MAX + parts + self.operators.iter().map(|operator| operator.change_bytes()).sum::<usize>()
+    /// Accounts for the unit's next event, or for more of them, and moves the watermark; false when it does not fit into
+    /// the epoch: then nothing has happened.
+    #[inline]
+    fn take_next(&mut self, unit: &mut Unit, batch: &RawBatch, effects: &mut Effects) -> Result<bool, StepError> {
+        let (context, watermark, first, stop) = (&self.context, &mut self.watermark, unit.next, unit.stop);
+        if let Some(dedupe) = &mut self.dedupe {
+            if unit.next == unit.screened {
+                unit.screened = dedupe.screen(unit, watermark, stop);
+            }
+            unit.stop = unit.screened;
+        }
+        let taken = match self.operators.as_mut_slice() {
+            [] => unit::take_row(context, unit, batch, effects, &mut |_, _, _, _| Fate::Filtered),
+            [operator] => operator.take(context, unit, batch, watermark, effects)?,
+            several => operator::take_together(several, context, unit, batch, watermark, effects)?,
+        };
+        if taken && let Some(time) = unit.times[unit.next - 1] {
+            watermark.observe(EventTime(time));
+        }
+        if let Some(dedupe) = &mut self.dedupe {
+            dedupe.settle(unit, first, watermark.current());
+            unit.stop = stop;
+        }
+        Ok(taken)
     }
 
     /// Judges what is due at the watermark, stage after stage; false when the epoch is full before all is judged.
@@ -411,7 +457,8 @@ impl Engine {
             if all > self.context.room.change_bytes.max(self.change_bytes_at_cut) {
                 return Ok(false);
             }
-            let due_to = Due { sequence: self.position.sequence, change_bytes: all - own };
+            let sequence = self.order.as_ref().map_or(self.position.sequence, Order::last_released);
+            let due_to = Due { sequence, change_bytes: all - own };
             if !self.operators[idx].drain(&self.context, watermark, due_to, effects)? {
                 return Ok(false);
             }
@@ -431,6 +478,7 @@ impl Engine {
 
     fn begin_epoch(&mut self) {
         (self.bytes_at_cut, self.change_bytes_at_cut) = (self.state_bytes(), self.change_bytes());
+        self.held_at_cut = self.held();
     }
 
     /// The whole state, for a snapshot. Call it right after [`Engine::cut`].
@@ -450,88 +498,10 @@ impl Engine {
         }
     }
 
-    fn encode(&mut self, all: bool, out: &mut Vec<u8>) {
-        let (newest, current) = (self.watermark.newest(), self.watermark.current());
-        let mut delta = DeltaWriter::new(out);
-        delta.part(0, all, |out| {
-            out.push(CORE_FORMAT);
-            out.extend_from_slice(&self.hash_key.0);
-            put_i64(out, newest.0);
-            put_i64(out, current.0);
-        });
-        for (idx, operator) in (1..).zip(&mut self.operators) {
-            delta.part(idx, all, |out| {
-                out.push(operator.module().format);
-                operator.encode(all, current, out);
-            });
-        }
-    }
-
-    /// Applies a snapshot or a delta that [`Engine::cut`] wrote, in order, starting from empty state. The caller has
-    /// compared the marker's sections with those of this engine.
-    ///
-    /// # Errors
-    /// When the bytes are damaged or were written by stages of another kind.
-    pub fn restore(&mut self, delta: &[u8]) -> Result<(), Damaged> {
-        let mut parts = DeltaReader::new(delta)?;
-        while let Some(part) = parts.part()? {
-            self.restore_part(part)?;
-        }
-        Ok(())
-    }
-
-    /// [`Engine::restore`] of one section of a snapshot alone: all of them in their order make the state, and no more than
-    /// one of them has to be in memory.
-    ///
-    /// # Errors
-    /// As [`Engine::restore`].
-    pub fn restore_section(&mut self, section: u8, bytes: &[u8]) -> Result<(), Damaged> {
-        self.restore_part(Part { section, is_whole: true, bytes })
-    }
-
-    fn restore_part(&mut self, Part { section, is_whole, bytes }: Part<'_>) -> Result<(), Damaged> {
-        let mut reader = Reader::new(bytes);
-        let format = reader.byte()?;
-        let operator = section.checked_sub(1).map(|idx| self.operators.get_mut(usize::from(idx)));
-        let known = match &operator {
-            None => CORE_FORMAT,
-            Some(Some(operator)) => operator.module().format,
-            Some(None) => return Err(Damaged(format!("has a section {section}, which this pipeline has not"))),
-        };
-        if format != known {
-            return Err(Damaged(format!("section {section} has format {format}, this host reads {known}")));
-        }
-        match operator.flatten() {
-            None => self.restore_core(&mut reader)?,
-            Some(operator) => {
-                if is_whole {
-                    operator.clear();
-                }
-                operator.apply(&mut reader, self.watermark.current())?;
-            }
-        }
-        if !reader.is_empty() {
-            return Err(Damaged(format!("section {section} has bytes behind its end")));
-        }
-        Ok(())
-    }
-
-    /// The key that the state began with counts.
-    fn restore_core(&mut self, reader: &mut Reader<'_>) -> Result<(), Damaged> {
-        let key = HashKey(reader.array()?);
-        if key != self.hash_key {
-            self.hash_key = key;
-            self.operators.iter_mut().for_each(|operator| operator.set_hash_key(key));
-        }
-        let (newest, current) = (EventTime(reader.i64()?), EventTime(reader.i64()?));
-        self.watermark.restore(newest, current);
-        Ok(())
-    }
-
     /// After the last [`Engine::restore`]: where to go on.
     pub fn resume(&mut self, position: Position) {
         self.position = position;
-        self.operators.iter_mut().for_each(|operator| operator.restored());
+        self.stateful_mut().for_each(|operator| operator.restored());
         self.begin_epoch();
     }
 }

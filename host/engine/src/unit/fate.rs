@@ -21,7 +21,6 @@ pub(crate) enum Fate {
 
 impl Fate {
     pub(crate) fn count(self, effects: &mut Effects) {
-        effects.totals.received += 1;
         match self {
             Fate::Filtered => effects.totals.filtered += 1,
             Fate::Late => effects.totals.late += 1,
@@ -165,6 +164,9 @@ fn keep_acts(
         });
     }
     fate.count(effects);
+    if fate == Fate::Dead {
+        unit.dead.push(unit.next as u32);
+    }
     let counts = unit.counts_of_next();
     if fate != Fate::Dead {
         unit.counts[counts.clone()].iter().for_each(|count| effects.add(count.counter, count.add));
@@ -178,6 +180,7 @@ pub(crate) fn refuse_row(context: &Context, unit: &mut Unit, batch: &RawBatch, l
     let letter = context.dead_letter(letter);
     effects.push_dead(&context.room, &context.origin, &letter, batch, &unit.events[unit.next]);
     Fate::Dead.count(effects);
+    unit.dead.push(unit.next as u32);
     unit.next_act = unit.acts_of(unit.next, unit.next_act).end;
     (unit.next, unit.next_count) = (unit.next + 1, unit.counts_of_next().end);
 }

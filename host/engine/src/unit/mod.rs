@@ -29,7 +29,8 @@ pub(crate) const UNIT_EVENTS: usize = 256;
 #[derive(Default)]
 pub(crate) struct Unit {
     pub(crate) events: Vec<RawEvent>,
-    /// Event time of each event; `None` for one that cannot be read: it moves no watermark.
+    /// Per event, the event time that the watermark observes behind it, which is its own unless the events were held;
+    /// `None` for one that cannot be read: it moves no watermark.
     pub(crate) times: Vec<Option<i64>>,
     pub(crate) flows: Vec<Flow>,
     /// What comes out of the source, and out of each transform, by [`outlet`].
@@ -49,8 +50,14 @@ pub(crate) struct Unit {
     pub(crate) counts: Vec<Count>,
     /// Next event to account for, and its first act.
     pub(crate) next: usize,
+    /// Events from this one on wait for something else.
+    pub(crate) stop: usize,
+    /// Events up to this one are no repetitions, or have lost their acts.
+    pub(crate) screened: usize,
     pub(crate) next_act: usize,
     pub(crate) next_count: usize,
+    /// Events that have ended as dead letters, ascending.
+    pub(crate) dead: Vec<u32>,
     /// Per event, about how many bytes it brings about.
     pub(crate) weights: Vec<usize>,
 }
@@ -135,9 +142,11 @@ impl Unit {
         self.letters.clear();
         self.acts.clear();
         self.counts.clear();
+        self.dead.clear();
         self.faults.clear();
         (self.held, self.too_much) = (held, None);
         (self.next, self.next_act, self.next_count) = (0, 0, 0);
+        (self.stop, self.screened) = (events.len(), 0);
         self.views.clear();
     }
 

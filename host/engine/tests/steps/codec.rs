@@ -9,7 +9,7 @@ use pelton_engine::effects::Effects;
 use pelton_engine::epoch::{DeltaWriter, fingerprint};
 use pelton_engine::event::{Kind, RawBatch};
 use pelton_engine::guest::*;
-use pelton_engine::plan::WindowKind;
+use pelton_engine::plan::{Dedupe, EventOrder, Key, WindowKind};
 use pelton_engine::step::{Input, Progress};
 use pelton_engine::time::{Span, WallTime};
 
@@ -54,7 +54,13 @@ fn setups() -> Vec<Setup> {
     let mut setups = vec![
         Setup::new(vec![rule]).window(sliding, 30, 0),
         Setup::new(vec![fold]).window(sliding, 30, 0),
-        Setup::new(vec![reduce]),
+        Setup::new(vec![reduce.clone()]),
+        Setup {
+            order: EventOrder::EventTime,
+            dedupe: Some(Dedupe { id: Key::Field(vec!["t".into()]), ttl: Span(50) }),
+            delay: 20,
+            ..Setup::new(vec![reduce])
+        },
     ];
     setups.iter_mut().for_each(|setup| setup.room.records = 3);
     setups

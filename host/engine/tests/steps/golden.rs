@@ -11,7 +11,7 @@ use pelton_engine::epoch::{Manifest, Marker, MarkerFields, Section, SnapshotSect
 use pelton_engine::event::{Events, Field, Kind, RawBatch};
 use pelton_engine::guest::*;
 use pelton_engine::partition::is_compatible;
-use pelton_engine::plan::WindowKind;
+use pelton_engine::plan::{Dedupe, EventOrder, Key, WindowKind};
 use pelton_engine::step::{HashKey, Input, Progress};
 use pelton_engine::time::{Span, WallTime};
 
@@ -149,7 +149,10 @@ fn states() -> Vec<(&'static str, Setup)> {
     let single = |function, field| Setup::new(vec![rule(&[(function, field)])]).window(SLIDING, 0, 0);
     let mut transform = Native::new(World::Transform, &[]);
     transform.process = Some(Arc::new(|_, _, _| Ok(())));
+    let dedupe = Some(Dedupe { id: Key::Field(vec!["t".into()]), ttl: Span(1000) });
+    let before_stages = Setup { order: EventOrder::EventTime, dedupe, delay: 9, ..Setup::new(vec![transform.clone()]) };
     vec![
+        ("order, dedupe", before_stages),
         ("transform", Setup::new(vec![transform])),
         ("count", single(Function::Count, None)),
         ("count of a field", single(Function::Count, Some("s"))),
@@ -206,6 +209,11 @@ fn records_are_stored_so() {
                 event("a/b", 50, ""),
                 event("a/b", 1, ""),
             ],
+        ),
+        (
+            "an order: what is released, a late event",
+            Setup { order: EventOrder::EventTime, delay: 5, ..Setup::new(vec![forward()]) },
+            vec![event("a", 2, ""), event("c", 0, ""), event("a", 9, ""), event("a", 3, "")],
         ),
         (
             "a reducer: output, timer, dead letter of a timer",

@@ -11,7 +11,9 @@ use pelton_engine::epoch::{Channel, DeltaReader, Part, Position};
 use pelton_engine::event::{Events, Field, Kind, RawBatch};
 use pelton_engine::guest::*;
 use pelton_engine::judge::StepError;
-use pelton_engine::plan::{self, Key, Limits, Plan, Source, Stage, Time, TimeUnit, Watermark, Window, WindowKind};
+use pelton_engine::plan::{
+    self, Dedupe, EventOrder, Key, Limits, Plan, Source, Stage, Time, TimeUnit, Watermark, Window, WindowKind,
+};
 use pelton_engine::step::{Engine, Envelope, HashKey, Input, Options, Progress};
 use pelton_engine::time::{Span, WallTime};
 use pelton_engine::totals::Totals;
@@ -138,6 +140,8 @@ pub(crate) struct Setup {
     pub(crate) from: Vec<Option<usize>>,
     pub(crate) window: Option<Window>,
     pub(crate) delay: i64,
+    pub(crate) order: EventOrder,
+    pub(crate) dedupe: Option<Dedupe>,
     pub(crate) room: Room,
     pub(crate) limits: Limits,
     /// Each engine gets another one when nothing is said: no result depends on it, and the one that is restored counts.
@@ -147,7 +151,8 @@ pub(crate) struct Setup {
 impl Setup {
     pub(crate) fn new(guests: Vec<Native>) -> Setup {
         let limits = Limits { state_per_key: 100, ..Limits::default() };
-        Setup { guests, from: Vec::new(), window: None, delay: 0, room: Room::default(), limits, hash_key: None }
+        let (from, window, delay, order, room) = (Vec::new(), None, 0, EventOrder::Arrival, Room::default());
+        Setup { guests, from, window, delay, order, dedupe: None, room, limits, hash_key: None }
     }
 
     pub(crate) fn window(mut self, kind: WindowKind, allowed_lateness: i64, delay: i64) -> Setup {
@@ -191,6 +196,8 @@ impl Setup {
                     max_future: century,
                     max_past: century,
                 },
+                order: self.order,
+                dedupe: self.dedupe.clone(),
                 fields: Vec::new(),
             },
             stages: (0..=last).map(stage).collect(),
@@ -330,7 +337,8 @@ impl Outcome {
 }
 
 fn cut(engine: &mut Engine, effects: &mut Effects, setup: &Setup, outcome: &mut Outcome) -> Position {
-    assert!(effects.totals.balanced(), "{:?}", effects.totals);
+    effects.totals.held = engine.held();
+    assert!(effects.totals.balanced(engine.held_before()), "{:?}", effects.totals);
     assert!(effects.records.rows.len() <= setup.room.records, "{} records", effects.records.rows.len());
     for row in &effects.records.rows {
         let text = |range| String::from_utf8_lossy(effects.records.slice(range)).into_owned();

@@ -76,7 +76,7 @@ fn on_timers(timers: &[i64], state: &mut String, did: &mut Did) {
 }
 
 /// Applies the same handlers group by group.
-fn reducer() -> Native {
+pub(crate) fn reducer() -> Native {
     let mut native = Native::new(World::Reducer, &[("op", Kind::Text, true), ("arg", Kind::Integer, true)]);
     native.reduce = Some(Arc::new(|events, groups, reduced| {
         *reduced = Reduced::default();
@@ -139,20 +139,20 @@ fn args(events: &pelton_engine::event::Events) -> Values {
 }
 
 #[derive(Clone, Debug)]
-struct Event {
+pub(crate) struct Event {
     key: u8,
-    time: i64,
+    pub(crate) time: i64,
     op: &'static str,
     arg: i64,
 }
 
 impl Event {
-    fn json(&self) -> String {
+    pub(crate) fn json(&self) -> String {
         format!(r#"{{"k":"key{}","t":{},"op":"{}","arg":{}}}"#, self.key, NOW + self.time, self.op, self.arg)
     }
 }
 
-fn events() -> impl Strategy<Value = Vec<Event>> {
+pub(crate) fn events() -> impl Strategy<Value = Vec<Event>> {
     let op = prop::sample::select(vec![
         "set", "set", "set", "cancel", "past", "delete", "emit", "emit", "keep", "reject", "trap", "big", "flood",
         "huge", "add",
@@ -169,41 +169,43 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     })
 }
 
-/// One event at a time, one key's due timers at a time.
-fn oracle(events: &[Event], delay: i64, records_max: usize) -> Vec<String> {
-    let mut rows = Vec::new();
-    let mut states: BTreeMap<String, String> = BTreeMap::new();
-    let mut timers: BTreeSet<(i64, String)> = BTreeSet::new();
-    let mut watermark = i64::MIN;
-    for event in events.iter().map(Some).chain([None]) {
-        let mut next = i64::MAX;
-        if let Some(event) = event {
-            let key = format!("key{}", event.key);
-            let mut state = states.get(&key).cloned().unwrap_or_default();
-            let mut did = Did::default();
-            on_event(event.op, event.arg, NOW + event.time, &mut state, &mut did);
-            let code = match event.op {
-                "trap" => Some("trap"),
-                _ if state.len() > 100 => Some("limit"),
-                _ if did.reject => Some("no"),
-                _ if did.is_huge() => Some("record-size"),
-                _ if did.records.len() > records_max => Some("too-many-records"),
-                _ => None,
-            };
-            if let Some(code) = code {
-                rows.push(format!("dlq.s0.{code} {}", event.json()));
-            } else {
-                rows.extend(did.records.iter().map(|text| format!("out.0-0 {text}")));
-                apply(&key, state, &did, &mut states, &mut timers);
-            }
-            next = watermark.max(NOW + event.time - delay);
+/// What the reducer must give: one event at a time, one key's due timers at a time.
+#[derive(Default)]
+pub(crate) struct Oracle {
+    pub(crate) rows: Vec<String>,
+    states: BTreeMap<String, String>,
+    timers: BTreeSet<(i64, String)>,
+}
+
+impl Oracle {
+    pub(crate) fn take(&mut self, event: &Event, records_max: usize) {
+        let key = format!("key{}", event.key);
+        let mut state = self.states.get(&key).cloned().unwrap_or_default();
+        let mut did = Did::default();
+        on_event(event.op, event.arg, NOW + event.time, &mut state, &mut did);
+        let code = match event.op {
+            "trap" => Some("trap"),
+            _ if state.len() > 100 => Some("limit"),
+            _ if did.reject => Some("no"),
+            _ if did.is_huge() => Some("record-size"),
+            _ if did.records.len() > records_max => Some("too-many-records"),
+            _ => None,
+        };
+        if let Some(code) = code {
+            self.rows.push(format!("dlq.s0.{code} {}", event.json()));
+        } else {
+            self.rows.extend(did.records.iter().map(|text| format!("out.0-0 {text}")));
+            self.apply(&key, state, &did);
         }
-        watermark = next;
-        while let Some((_, key)) = timers.first().filter(|(at, _)| *at <= watermark).cloned() {
+    }
+
+    /// Fires what is due at the watermark; `i64::MAX` is the end.
+    pub(crate) fn fire(&mut self, watermark: i64, records_max: usize) {
+        while let Some((_, key)) = self.timers.first().filter(|(at, _)| *at <= watermark).cloned() {
             let due: Vec<i64> =
-                timers.iter().filter(|(at, of)| *of == key && *at <= watermark).map(|(at, _)| *at).collect();
-            timers.retain(|(at, of)| *of != key || *at > watermark);
-            let mut state = states.get(&key).cloned().unwrap_or_default();
+                self.timers.iter().filter(|(at, of)| *of == key && *at <= watermark).map(|(at, _)| *at).collect();
+            self.timers.retain(|(at, of)| *of != key || *at > watermark);
+            let mut state = self.states.get(&key).cloned().unwrap_or_default();
             let mut did = Did::default();
             on_timers(&due, &mut state, &mut did);
             let row = format!(r#"{{"key":"{key}","timers":{due:?}}}"#).replace(", ", ",");
@@ -216,29 +218,33 @@ fn oracle(events: &[Event], delay: i64, records_max: usize) -> Vec<String> {
                 () => None,
             };
             if let Some(code) = code {
-                rows.push(format!("dlq.s0.{code} {row}"));
+                self.rows.push(format!("dlq.s0.{code} {row}"));
                 continue;
             }
-            rows.extend(did.records.iter().map(|text| format!("out.0-0 {text}")));
-            apply(&key, state, &did, &mut states, &mut timers);
-            if event.is_none() {
-                timers.retain(|(_, of)| *of != key);
+            self.rows.extend(did.records.iter().map(|text| format!("out.0-0 {text}")));
+            self.apply(&key, state, &did);
+            if watermark == i64::MAX {
+                self.timers.retain(|(_, of)| *of != key);
             }
         }
     }
-    rows
+
+    fn apply(&mut self, key: &str, state: String, did: &Did) {
+        self.states.insert(key.into(), state);
+        self.timers.extend(did.sets.iter().map(|&at| (at, key.into())));
+        self.timers.retain(|(at, of)| of != key || !did.cancels.contains(at));
+    }
 }
 
-fn apply(
-    key: &str,
-    state: String,
-    did: &Did,
-    states: &mut BTreeMap<String, String>,
-    timers: &mut BTreeSet<(i64, String)>,
-) {
-    states.insert(key.into(), state);
-    timers.extend(did.sets.iter().map(|&at| (at, key.into())));
-    timers.retain(|(at, of)| of != key || !did.cancels.contains(at));
+fn oracle(events: &[Event], delay: i64, records_max: usize) -> Vec<String> {
+    let (mut oracle, mut watermark) = (Oracle::default(), i64::MIN);
+    for event in events {
+        oracle.take(event, records_max);
+        watermark = watermark.max(NOW + event.time - delay);
+        oracle.fire(watermark, records_max);
+    }
+    oracle.fire(i64::MAX, records_max);
+    oracle.rows
 }
 
 /// A timer that is due between the event that sets it and the one that cancels it fires, in one batch or in two.

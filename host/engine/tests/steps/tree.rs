@@ -8,7 +8,7 @@ use proptest::prelude::*;
 
 use pelton_engine::event::{Kind, Values};
 use pelton_engine::guest::{OF_ROW, World};
-use pelton_engine::plan::WindowKind;
+use pelton_engine::plan::{EventOrder, WindowKind};
 use pelton_engine::time::Span;
 
 use crate::cuts::{any_cuts, any_room};
@@ -82,9 +82,10 @@ proptest! {
     fn cuts_change_nothing(
         all in prop::collection::vec("[abc]{1,3}|[ab!]{1,3}", 1..60),
         cuts in any_cuts(),
+        order in prop::sample::select(vec![EventOrder::Arrival, EventOrder::EventTime]),
     ) {
         let stages = [rule(), fold(), reducer(), transform()];
-        let tree = setup(&stages, vec![Some(0); 4]);
+        let tree = Setup { order, ..setup(&stages, vec![Some(0); 4]) };
         let events = events(&all);
         let (plain, cut) = (drive(&tree, &events, &Cuts::default()).unwrap(), drive(&tree, &events, &cuts).unwrap());
         prop_assert_eq!(plain.rows, cut.rows);

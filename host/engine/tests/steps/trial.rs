@@ -82,7 +82,7 @@ fn only_what_cannot_be_right_is_wrong() {
 fn a_plan_that_does_not_hold_together_is_wrong() {
     for (aggregates, thresholds, expected) in [
         (vec![aggregate("x", Function::Sum, Some("none"))], vec![], "neither declared nor derived"),
-        (vec![aggregate("x", Function::Sum, Some("s"))], vec![], "needs a number"),
+        (vec![aggregate("x", Function::Sum, Some("s"))], vec![], "needs an integer or number field"),
         (vec![aggregate("x", Function::Count, None)], vec![vec![at_least(1, 1)]], "threshold on aggregate 1"),
     ] {
         let mut guest = rule(Aggregation { aggregates, thresholds, ..Aggregation::default() }, |_| Ok(()));

@@ -39,7 +39,7 @@ async fn ask(address: SocketAddr, request: &str) -> (String, String) {
 }
 
 fn work(partition: &Partition) {
-    let totals = Totals { received: 10, processed: 6, filtered: 1, late: 1, dead: 1, lost: 1 };
+    let totals = Totals { received: 10, processed: 6, filtered: 1, late: 1, dead: 1, lost: 1, held: 0 };
     partition.events.add(&totals);
     partition.add_records(0, 4);
     partition.add_records(9, 4);

@@ -191,7 +191,8 @@ impl World {
         let entries = self.log.pipeline.entries(partition);
         let last = entries[..before].iter().rev().find(|entry| entry.torn.is_none());
         let last = last.map(|entry| &entry.epoch.marker);
-        let is_empty = marker.totals.received == 0 && marker.records == 0;
+        let held_before = last.map_or(0, |last| last.totals.held);
+        let is_empty = marker.totals.received == 0 && marker.records == 0 && marker.totals.held == held_before;
         let is_idle = !marker.clock.is_empty();
         (self.empty[part], self.tally.idle) =
             (self.empty[part] + u64::from(is_empty), self.tally.idle + u64::from(is_idle));

@@ -10,6 +10,7 @@ use std::collections::{BTreeSet, BinaryHeap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
+use pelton_engine::epoch::ID_BYTES_AT_ONCE_MAX;
 use pelton_engine::log::{Request, Response};
 use pelton_engine::partition::{Action, Mutants, Ticket};
 
@@ -183,6 +184,11 @@ struct World {
     actions: Vec<Action>,
 }
 
+/// What the ids of one run of events may add to a delta.
+fn ids_at_once(scenario: &Scenario) -> usize {
+    if scenario.plan.source.dedupe.is_some() { ID_BYTES_AT_ONCE_MAX } else { 0 }
+}
+
 impl World {
     fn new(mut scenario: Scenario, weakness: Weakness, keep_trace: bool) -> World {
         let partitions = scenario.plan.source.partitions;
@@ -192,7 +198,9 @@ impl World {
             ack_wait: ACK_WAIT_MS,
             repeats: true,
             message_bytes: scenario.message_bytes,
-            delta_bytes: scenario.room.change_bytes.saturating_add(scenario.room.change_bytes_at_once),
+            delta_bytes: [scenario.room.change_bytes_at_once, ids_at_once(&scenario)]
+                .into_iter()
+                .fold(scenario.room.change_bytes, usize::saturating_add),
             mutants: weakness.log,
         };
         if weakness.deltas_without_bound {

@@ -21,7 +21,7 @@ use crate::watermark::Watermark;
 
 use super::panes::add_all;
 use super::run::{self, Run};
-use super::{Attempt, Due, Operator, StageModule};
+use super::{Attempt, Due, Head, Operator, StageModule, Stateful};
 use kept::Kept;
 use outcome::{Emitted, Outcome, call, group};
 
@@ -289,6 +289,32 @@ impl Reducer {
     }
 }
 
+impl Stateful for Reducer {
+    fn section(&self) -> Head<'_> {
+        self.module.section()
+    }
+
+    fn encode(&mut self, all: bool, _: EventTime, out: &mut Vec<u8>) {
+        self.kept.encode(all, out);
+    }
+
+    fn apply(&mut self, reader: &mut Reader<'_>, _: EventTime) -> Result<(), Damaged> {
+        self.kept.apply(reader)
+    }
+
+    fn clear(&mut self) {
+        self.kept = Kept::default();
+    }
+
+    fn bytes(&self) -> usize {
+        self.kept.bytes()
+    }
+
+    fn change_bytes(&self) -> usize {
+        self.kept.change_bytes()
+    }
+}
+
 impl Operator for Reducer {
     fn module(&self) -> &StageModule {
         &self.module
@@ -487,25 +513,5 @@ impl Operator for Reducer {
 
     fn next_due(&self) -> Option<EventTime> {
         self.kept.next_timer().map(EventTime)
-    }
-
-    fn encode(&mut self, all: bool, _: EventTime, out: &mut Vec<u8>) {
-        self.kept.encode(all, out);
-    }
-
-    fn apply(&mut self, reader: &mut Reader<'_>, _: EventTime) -> Result<(), Damaged> {
-        self.kept.apply(reader)
-    }
-
-    fn clear(&mut self) {
-        self.kept = Kept::default();
-    }
-
-    fn bytes(&self) -> usize {
-        self.kept.bytes()
-    }
-
-    fn change_bytes(&self) -> usize {
-        self.kept.change_bytes()
     }
 }

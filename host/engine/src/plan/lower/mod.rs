@@ -74,6 +74,7 @@ fn read(text: &str, reader: &mut Reader<'_>) -> Option<Draft> {
         name: name?.value.to_owned(),
         source: source.source,
         key_place: source.key_place,
+        dedupe_place: source.dedupe_place,
         time_place: source.time_place,
         field_places: source.field_places,
         stages: stages.into_iter().collect::<Option<_>>()?,

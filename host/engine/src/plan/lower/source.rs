@@ -3,13 +3,14 @@
 use crate::plan::raw::{
     Pattern, Reader, Section, Spanned, check_stream_name, check_subject, pointer_hint, pointer_parse,
 };
-use crate::plan::{CreateStream, Key, Source, Time, TimeUnit};
+use crate::plan::{CreateStream, Dedupe, EventOrder, Key, Source, Time, TimeUnit};
 use crate::problem::{Place, code};
 use crate::time::Span;
 
 use super::watermark;
 
-const KEYS: [&str; 9] = ["stream", "subject", "partitions", "format", "key", "time", "watermark", "fields", "create"];
+const KEYS: [&str; 11] =
+    ["stream", "subject", "partitions", "format", "key", "time", "watermark", "order", "dedupe", "fields", "create"];
 const REQUIRED: [(&str, &str); 4] = [
     ("stream", "stream = \"PLAYS\""),
     ("subject", "subject = \"plays\""),
@@ -30,6 +31,7 @@ const PARTITION: &str = "{partition}";
 pub(super) struct Read {
     pub(super) source: Source,
     pub(super) key_place: Place,
+    pub(super) dedupe_place: Place,
     pub(super) time_place: Place,
     pub(super) field_places: Vec<Place>,
 }
@@ -51,9 +53,12 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<Read> 
     };
     let subject = subject(reader, &section, partitions);
     reader.choice(&section, "format", "format", &[("json", ())]);
-    let key = key(reader, &section, subject);
+    let key = key(reader, &section, KEY, subject);
     let time = time(reader, &section);
     let watermark = watermark::read(reader, &section);
+    let orders = [("arrival", EventOrder::Arrival), ("event-time", EventOrder::EventTime)];
+    let order = reader.item(&section, "order").and_then(|_| reader.choice(&section, "order", "order", &orders));
+    let dedupe = dedupe(reader, &section, subject);
     let (fields, field_places) = fields(reader, &section);
     let create = create(reader, &section, partitions);
     let source = Source {
@@ -64,10 +69,13 @@ pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Option<Read> 
         key: key?,
         time: time?,
         watermark,
+        order: order.unwrap_or_default(),
+        dedupe,
         fields,
     };
     let place = |key| reader.item(&section, key).map_or(section.place, |item| item.place);
-    Some(Read { source, key_place: place("key"), time_place: place("time"), field_places })
+    let (key_place, dedupe_place, time_place) = (place("key"), place("dedupe"), place("time"));
+    Some(Read { source, key_place, dedupe_place, time_place, field_places })
 }
 
 fn stream<'a>(reader: &mut Reader<'_>, section: &Section<'a>) -> Option<&'a str> {
@@ -107,27 +115,56 @@ fn subject<'a>(reader: &mut Reader<'_>, section: &Section<'a>, partitions: Optio
     Some(subject.value)
 }
 
-fn key(reader: &mut Reader<'_>, section: &Section<'_>, subject: Option<&str>) -> Option<Key> {
-    const HINT: &str = "write `key = \"user_id\"`, `key = { header = \"User\" }` or `key = { subject_token = 1 }`";
-    let item = reader.item(section, "key")?;
+/// The name of a string or integer that an event has: under which key of the file, in quotes as well, and how it is written.
+#[derive(Clone, Copy)]
+struct NameKey {
+    key: &'static str,
+    quoted: &'static str,
+    hint: &'static str,
+}
+
+const KEY: NameKey = NameKey {
+    key: "key",
+    quoted: "`key`",
+    hint: "write `key = \"user_id\"`, `key = { header = \"User\" }` or `key = { subject_token = 1 }`",
+};
+const ID: NameKey = NameKey {
+    key: "id",
+    quoted: "`id`",
+    hint: "write `id = \"payment_id\"`, `id = { header = \"Nats-Msg-Id\" }` or `id = { subject_token = 1 }`",
+};
+
+fn key(reader: &mut Reader<'_>, section: &Section<'_>, of: NameKey, subject: Option<&str>) -> Option<Key> {
+    let NameKey { key: name, quoted, hint } = of;
+    let item = reader.item(section, name)?;
     if item.value.as_str().is_some() {
-        return pointer(reader, section, "key").map(|pointer| Key::Field(pointer.value));
+        return pointer(reader, section, name).map(|pointer| Key::Field(pointer.value));
     }
     let Some(table) = item.value.as_table_like() else {
-        return reader.wrong_type_hint("key", item.value, item.place, "a field or a table", HINT);
+        return reader.wrong_type_hint(name, item.value, item.place, "a field or a table", hint);
     };
     let known = ["header", "subject_token"];
-    let table = reader.section(Spanned { value: table, place: item.place }, "`key`", &known);
+    let table = reader.section(Spanned { value: table, place: item.place }, quoted, &known);
     match (reader.item(&table, "header"), reader.item(&table, "subject_token")) {
         (Some(_), None) => header(reader, &table),
         (None, Some(_)) => subject_token(reader, &table, subject),
         (None, None) if table.table.iter().next().is_some() => None, // an unknown key, reported above
         (both, _) => {
             let says = if both.is_some() { "both `header` and `subject_token`" } else { "nothing" };
-            reader.report(code::BAD_FIELD, table.place, format!("`key` names {says}"), HINT);
+            reader.report(code::BAD_FIELD, table.place, format!("{quoted} names {says}"), hint);
             None
         }
     }
+}
+
+/// `dedupe`: what an event is known by, and for how long.
+fn dedupe(reader: &mut Reader<'_>, section: &Section<'_>, subject: Option<&str>) -> Option<Dedupe> {
+    let table = reader.table(section, "dedupe")?;
+    let table = reader.section(table, "`dedupe`", &["id", "ttl"]);
+    reader.require(&table, &[("id", "id = \"payment_id\""), ("ttl", "ttl = \"1d\"")]);
+    let id = key(reader, &table, ID, subject);
+    let ttl = reader.duration(&table, "ttl", Span::from_secs(1)..=Span::from_secs(366 * 86_400));
+    Some(Dedupe { id: id?, ttl: ttl?.value })
 }
 
 fn header(reader: &mut Reader<'_>, table: &Section<'_>) -> Option<Key> {
