@@ -131,6 +131,8 @@ codes! {
     LANE = "E0209";
     /// More counters than a marker has room for.
     COUNTERS = "E0210";
+    /// A time to live where nothing is kept by key.
+    TTL_WORLD = "E0211";
 }
 
 /// The page of a code: what happened and what to do, as Markdown.

@@ -143,6 +143,10 @@ impl Scenario {
         };
         plan.source.watermark.idle_timeout = rng.chance(333).then(|| Span(rng.range(200, 2_000) as i64));
         (plan.source.order, plan.source.dedupe) = before_stages(seed);
+        let ttl = Rng::new(seed, 9).chance(250).then_some(Span(1_500));
+        plan.stages.iter_mut().zip(&worlds).filter(|(_, world)| **world == World::Reducer).for_each(|(stage, _)| {
+            stage.ttl = ttl;
+        });
         let mut config = Config::new(0, 0);
         (config.idle_check_ms, config.renew_ms, config.retry_ms) = (1_500, 700, 50);
         (config.answer_ms, config.sync_ms) = (1_500, 300);
@@ -312,6 +316,7 @@ pub fn plan(worlds: &[World], window: Option<Window>, partitions: u32, limits: L
         module: format!("{}.wasm", world.name()),
         config: "{}".into(),
         window: matches!(world, World::WindowRule | World::WindowFold).then(|| window.expect("the shape has a window")),
+        ttl: None,
     };
     let mut outputs = vec![Output { name: "main".into(), stage: worlds.len() - 1, port: 0, stream: None }];
     let others = head.map_or(0, |head| head + 1)..worlds.len() - 1;

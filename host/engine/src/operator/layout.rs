@@ -25,6 +25,9 @@ struct Layout<'a> {
     format: u8,
     /// Of the module.
     state_version: u32,
+    /// Whether keys have a time to live, so that each has the time of its newest event.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    ttl: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     window: Option<Window>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,7 +75,8 @@ pub(super) fn text(plan: &Plan, stage: usize, module: &Identity, rule: Option<(&
     let aggregates =
         rule.map(|(rule, fields)| rule.aggregates.iter().map(|aggregate| kept(aggregate, rule, fields)).collect());
     let (operator, format, state_version) = (module.world.name(), format(module.world), module.state_version);
-    let layout = Layout { operator, format, state_version, window, aggregates };
+    let ttl = plan.stages[stage].ttl.is_some();
+    let layout = Layout { operator, format, state_version, ttl, window, aggregates };
     serde_json::to_string(&layout).expect("it holds only numbers, texts and lists")
 }
 

@@ -35,6 +35,7 @@ use crate::watermark::Watermark;
 pub(crate) use dedupe::{DUPLICATES, Dedupe};
 pub(crate) use module::StageModule;
 pub(crate) use order::{Agenda, Arrival, Order, Phase};
+pub(crate) use reducer::{EXPIRED, expired};
 pub(crate) use together::take as take_together;
 pub(crate) use transform::Transform;
 pub use trial::{Trial, try_rule};

@@ -79,6 +79,12 @@ fn kinds_of_module(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Pro
             let hint = "remove `window`; only a `window-rule` or `window-fold` takes one";
             problems.push(Problem::new(code::WINDOW_WORLD, stage.window_place, message).with_hint(hint));
         }
+        if stage.stage.ttl.is_some() && module.identity.world != World::Reducer {
+            let keeps = if windowed { "drops what it keeps with its windows" } else { "keeps nothing" };
+            let message = format!("stage `{name}` has a `ttl`, but its module is a `{kind}`, which {keeps}");
+            let hint = "remove `ttl`; only a `reducer` takes one";
+            problems.push(Problem::new(code::TTL_WORLD, stage.ttl_place, message).with_hint(hint));
+        }
         let reader = draft.stages.iter().find(|reader| reader.stage.from == Some(idx));
         if let Some(reader) = reader.filter(|_| module.identity.world != World::Transform) {
             let message = format!("stage `{}` reads stage `{name}`, which keeps state (`{kind}`)", reader.stage.name);

@@ -40,6 +40,8 @@ pub struct DraftStage {
     pub config_place: Place,
     /// The value of `window`, or the table.
     pub window_place: Place,
+    /// The value of `ttl`, or the table.
+    pub ttl_place: Place,
 }
 
 /// An output whose port is not known yet.

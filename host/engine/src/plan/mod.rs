@@ -158,6 +158,8 @@ pub struct Stage {
     pub config: String,
     /// Present exactly for window rules and window folds.
     pub window: Option<Window>,
+    /// Of a reducer: what it keeps of a key goes when the watermark is this far behind the key's newest event.
+    pub ttl: Option<Span>,
 }
 
 /// Which windows an event falls into.

@@ -20,7 +20,7 @@ use crate::epoch::{Clock, Position, fingerprint};
 use crate::event::RawBatch;
 use crate::guest::{Descriptor, Guest, World};
 use crate::judge::StepError;
-use crate::operator::{self, DUPLICATES, Dedupe, Due, Operator, Order, Stateful};
+use crate::operator::{self, DUPLICATES, Dedupe, Due, EXPIRED, Operator, Order, Stateful};
 use crate::plan::{EventOrder, OutputStream, Plan};
 use crate::time::{EventTime, Span, WallTime};
 use crate::unit::{self, Context, Fate, UNIT_EVENTS, Unit};
@@ -506,14 +506,15 @@ impl Engine {
     }
 }
 
-/// Every counter of the modules, with its name in a marker.
+/// Every counter of the modules, and of the host beside them, with its name in a marker.
 fn counters(plan: &Plan, descriptors: &[Descriptor]) -> Vec<(String, Counter)> {
     let of_stage = |(stage, descriptor): (usize, &Descriptor)| {
         let name = &plan.stages[stage].name;
         let counter = |(idx, counter): (usize, &String)| {
             (format!("{name}/{counter}"), Counter { stage: stage as u16, idx: idx as u16 })
         };
-        descriptor.shape.counters.iter().enumerate().map(counter).collect::<Vec<_>>()
+        let of_host = plan.stages[stage].ttl.map(|_| (format!("{name}/{EXPIRED}"), operator::expired(stage)));
+        descriptor.shape.counters.iter().enumerate().map(counter).chain(of_host).collect::<Vec<_>>()
     };
     descriptors.iter().enumerate().flat_map(of_stage).collect()
 }

@@ -59,6 +59,7 @@ fn setups() -> Vec<Setup> {
             order: EventOrder::EventTime,
             dedupe: Some(Dedupe { id: Key::Field(vec!["t".into()]), ttl: Span(50) }),
             delay: 20,
+            ttl: Some(30),
             ..Setup::new(vec![reduce])
         },
     ];

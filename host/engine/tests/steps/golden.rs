@@ -170,6 +170,7 @@ fn states() -> Vec<(&'static str, Setup)> {
         ("corrections", Setup::new(vec![rule(&[(Function::Count, None)])]).window(TUMBLING, 100, 0)),
         ("fold", Setup::new(vec![fold()]).window(SLIDING, 0, 0)),
         ("reducer", Setup::new(vec![reducer()])),
+        ("reducer with a time to live", Setup { ttl: Some(50), ..Setup::new(vec![reducer()]) }),
     ]
 }
 

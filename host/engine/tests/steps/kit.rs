@@ -142,6 +142,8 @@ pub(crate) struct Setup {
     pub(crate) delay: i64,
     pub(crate) order: EventOrder,
     pub(crate) dedupe: Option<Dedupe>,
+    /// Of reducers, ms.
+    pub(crate) ttl: Option<i64>,
     pub(crate) room: Room,
     pub(crate) limits: Limits,
     /// Each engine gets another one when nothing is said: no result depends on it, and the one that is restored counts.
@@ -152,7 +154,7 @@ impl Setup {
     pub(crate) fn new(guests: Vec<Native>) -> Setup {
         let limits = Limits { state_per_key: 100, ..Limits::default() };
         let (from, window, delay, order, room) = (Vec::new(), None, 0, EventOrder::Arrival, Room::default());
-        Setup { guests, from, window, delay, order, dedupe: None, room, limits, hash_key: None }
+        Setup { guests, from, window, delay, order, dedupe: None, ttl: None, room, limits, hash_key: None }
     }
 
     pub(crate) fn window(mut self, kind: WindowKind, allowed_lateness: i64, delay: i64) -> Setup {
@@ -173,6 +175,7 @@ impl Setup {
             module: String::new(),
             config: "{}".into(),
             window: self.window.filter(|_| is_windowed(idx)),
+            ttl: self.ttl.filter(|_| self.guests[idx].descriptor.identity.world == World::Reducer).map(Span),
         };
         let is_read = |stage: usize| (0..=last).any(|other| from(other) == Some(stage));
         let outputs = (0..=last)

@@ -175,6 +175,12 @@ pub(crate) struct Oracle {
     pub(crate) rows: Vec<String>,
     states: BTreeMap<String, String>,
     timers: BTreeSet<(i64, String)>,
+    /// How long a key lives after its last event, of which the time, or the watermark where that was further, is told of
+    /// each key that has a state or timers.
+    ttl: Option<i64>,
+    touched: BTreeMap<String, i64>,
+    watermark: i64,
+    expired: i128,
 }
 
 impl Oracle {
@@ -195,16 +201,43 @@ impl Oracle {
             self.rows.push(format!("dlq.s0.{code} {}", event.json()));
         } else {
             self.rows.extend(did.records.iter().map(|text| format!("out.0-0 {text}")));
+            self.touched.insert(key.clone(), self.watermark.max(NOW + event.time));
             self.apply(&key, state, &did);
         }
     }
 
+    fn expiry(&self, key: &str) -> i64 {
+        self.ttl.map_or(i64::MAX, |ttl| self.touched[key] + ttl)
+    }
+
+    /// What goes before the next timer; at the end only a key that the timer is of.
+    fn over(&self, watermark: i64) -> Option<String> {
+        let next = self.timers.first().filter(|(at, _)| *at <= watermark);
+        if let Some((_, key)) = next.filter(|(at, key)| self.expiry(key) < *at) {
+            return Some(key.clone());
+        }
+        let first = self.touched.keys().min_by_key(|key| self.expiry(key))?;
+        let expiry = self.expiry(first);
+        let is_next = expiry <= watermark && self.timers.first().is_none_or(|(at, _)| expiry < *at);
+        (is_next && watermark < i64::MAX).then(|| first.clone())
+    }
+
     /// Fires what is due at the watermark; `i64::MAX` is the end.
     pub(crate) fn fire(&mut self, watermark: i64, records_max: usize) {
-        while let Some((_, key)) = self.timers.first().filter(|(at, _)| *at <= watermark).cloned() {
+        self.watermark = watermark;
+        loop {
+            if let Some(key) = self.over(watermark) {
+                self.states.remove(&key);
+                self.touched.remove(&key);
+                self.timers.retain(|(_, of)| *of != key);
+                self.expired += 1;
+                continue;
+            }
+            let Some((_, key)) = self.timers.first().filter(|(at, _)| *at <= watermark).cloned() else { break };
+            let until = watermark.min(self.expiry(&key));
             let due: Vec<i64> =
-                self.timers.iter().filter(|(at, of)| *of == key && *at <= watermark).map(|(at, _)| *at).collect();
-            self.timers.retain(|(at, of)| *of != key || *at > watermark);
+                self.timers.iter().filter(|(at, of)| *of == key && *at <= until).map(|(at, _)| *at).collect();
+            self.timers.retain(|(at, of)| *of != key || *at > until);
             let mut state = self.states.get(&key).cloned().unwrap_or_default();
             let mut did = Did::default();
             on_timers(&due, &mut state, &mut did);
@@ -219,13 +252,25 @@ impl Oracle {
             };
             if let Some(code) = code {
                 self.rows.push(format!("dlq.s0.{code} {row}"));
+                if watermark == i64::MAX {
+                    self.timers.retain(|(_, of)| *of != key);
+                }
+                self.forget_empty(&key);
                 continue;
             }
             self.rows.extend(did.records.iter().map(|text| format!("out.0-0 {text}")));
             self.apply(&key, state, &did);
             if watermark == i64::MAX {
                 self.timers.retain(|(_, of)| *of != key);
+                self.forget_empty(&key);
             }
+        }
+    }
+
+    /// Of a key without state and timers nothing is known.
+    fn forget_empty(&mut self, key: &str) {
+        if self.states.get(key).is_none_or(String::is_empty) && !self.timers.iter().any(|(_, of)| of == key) {
+            self.touched.remove(key);
         }
     }
 
@@ -233,18 +278,24 @@ impl Oracle {
         self.states.insert(key.into(), state);
         self.timers.extend(did.sets.iter().map(|&at| (at, key.into())));
         self.timers.retain(|(at, of)| of != key || !did.cancels.contains(at));
+        self.forget_empty(key);
     }
 }
 
 fn oracle(events: &[Event], delay: i64, records_max: usize) -> Vec<String> {
-    let (mut oracle, mut watermark) = (Oracle::default(), i64::MIN);
+    with_ttl(events, delay, records_max, None).0
+}
+
+/// And how many keys have gone because their time was over.
+fn with_ttl(events: &[Event], delay: i64, records_max: usize, ttl: Option<i64>) -> (Vec<String>, i128) {
+    let (mut oracle, mut watermark) = (Oracle { ttl, ..Oracle::default() }, i64::MIN);
     for event in events {
         oracle.take(event, records_max);
         watermark = watermark.max(NOW + event.time - delay);
         oracle.fire(watermark, records_max);
     }
     oracle.fire(i64::MAX, records_max);
-    oracle.rows
+    (oracle.rows, oracle.expired)
 }
 
 /// A timer that is due between the event that sets it and the one that cancels it fires, in one batch or in two.
@@ -269,13 +320,13 @@ proptest! {
         cuts in any_cuts(),
         room in any_room(),
         delay in prop::sample::select(vec![0i64, 20, 200]),
+        ttl in prop::sample::select(vec![None, None, Some(5), Some(12), Some(100)]),
     ) {
-        let mut setup = Setup::new(vec![reducer()]);
-        setup.delay = delay;
-        setup.room = room;
+        let setup = Setup { delay, room, ttl, ..Setup::new(vec![reducer()]) };
         let payloads: Vec<String> = events.iter().map(Event::json).collect();
         let outcome = drive(&setup, &payloads, &cuts).unwrap();
-        let expected = oracle(&events, delay, room.records);
+        let (expected, expired) = with_ttl(&events, delay, room.records, ttl);
+        prop_assert_eq!(outcome.counters.get("s0/expired-keys").copied().unwrap_or_default(), expired);
         for (got, expected) in outcome.rows.iter().zip(&expected) {
             prop_assert_eq!(got, expected);
         }
@@ -333,5 +384,33 @@ fn many_timers_fire_in_order_of_time_and_key() {
         setup.room.records = records;
         let cuts = Cuts { restarts: vec![crate::kit::Restart::FromDeltas], ..Cuts::default() };
         assert_eq!(drive(&setup, &payloads, &cuts).unwrap().rows, expected);
+    }
+}
+
+/// Without a call of the module, and with the timers that are set for later; what is refused does not keep a key alive.
+#[test]
+fn a_key_goes_when_its_time_is_over() {
+    let event = |key, time, op, arg| Event { key, time, op, arg };
+    let events = [
+        event(1, 0, "add", 0),
+        event(2, 0, "set", 70),
+        event(1, 40, "emit", 1),
+        event(2, 45, "reject", 0),
+        // Key 2 has gone at 50, before its timer at 70.
+        event(3, 80, "add", 0),
+        event(2, 81, "emit", 1),
+        // Key 1 was to go at 90, and lives on; key 3 is heard of before anybody knows that it is 200.
+        event(1, 89, "emit", 1),
+        event(3, 200, "add", 0),
+        event(1, 201, "emit", 1),
+    ];
+    let payloads: Vec<String> = events.iter().map(Event::json).collect();
+    let setup = Setup { ttl: Some(50), ..Setup::new(vec![reducer()]) };
+    for batch in [1, 100] {
+        let outcome = drive(&setup, &payloads, &Cuts { batches: vec![batch], ..Cuts::default() }).unwrap();
+        let emitted: Vec<&str> = outcome.rows.iter().filter_map(|row| row.strip_prefix("out.0-0 ")).collect();
+        assert_eq!(emitted, ["e0 a0 ", "e0 ", "e0 a0 e1 ", "e0 "], "batches of {batch}: {:?}", outcome.rows);
+        // Key 2 twice, key 1 once; what is left at the end of the input stays.
+        assert_eq!(outcome.counters["s0/expired-keys"], 3);
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::codec::{Damaged, Reader};
 use crate::codes::Code;
-use crate::effects::{Effects, key_text, letter_bytes};
+use crate::effects::{Counter, Effects, key_text, letter_bytes};
 use crate::event::{Events, RawBatch};
 use crate::guest::{Fault, Groups, Guest, Reject};
 use crate::judge::{StepError, Verdict, judge};
@@ -40,6 +40,14 @@ pub(crate) struct Reducer {
     attempted: Outcome,
     /// Events of a run at most: one after the module has refused an event, then twice as many each time that it does not.
     run_events: usize,
+}
+
+/// Name of the counter of keys whose time to live was over. A module's counter has no hyphen.
+pub(crate) const EXPIRED: &str = "expired-keys";
+
+/// That counter of a stage.
+pub(crate) fn expired(stage: usize) -> Counter {
+    Counter { stage: stage as u16, idx: u16::MAX }
 }
 
 /// What a run brings about, in numbers.
@@ -76,7 +84,7 @@ impl Reducer {
         Reducer {
             module: StageModule::new(guest, stage, plan, fields, None),
             state_max: plan.limits.state_per_key as usize,
-            kept: Kept::default(),
+            kept: Kept::new(plan.stages[stage].ttl),
             attempted: Outcome::default(),
             run_events: usize::MAX,
         }
@@ -145,8 +153,14 @@ impl Reducer {
         })
     }
 
-    /// Calls the module over the run's rows, on an overlay.
-    fn reduce(&mut self, unit: &Unit, batch: &RawBatch, rows: &[u32]) -> Result<Outcome, StepError> {
+    /// Calls the module over rows, on an overlay; with the watermark before the event of each.
+    fn reduce(
+        &mut self,
+        unit: &Unit,
+        batch: &RawBatch,
+        rows: &[u32],
+        before: impl Fn(usize) -> EventTime,
+    ) -> Result<Outcome, StepError> {
         let flow = unit.flow(self.module.inlet);
         let StageModule { guest, digest, stage, name, columns, held, events, .. } = &mut self.module;
         let (stage, digest) = (*stage, *digest);
@@ -184,6 +198,14 @@ impl Reducer {
         )?;
         let mut outcome = outcome.into_inner();
         outcome.faults = judgement.faults;
+        if self.kept.ttl().is_some() {
+            // The last event of a key decides, so it is the same whether one before has left something of it.
+            for (idx, &row) in rows.iter().enumerate() {
+                if let Some(entry) = outcome.overlay.get_mut(flow.decoded.keys.get(row as usize)) {
+                    entry.touched = before(idx).0.max(flow.decoded.timestamps[row as usize]);
+                }
+            }
+        }
         Ok(outcome)
     }
 
@@ -303,7 +325,7 @@ impl Stateful for Reducer {
     }
 
     fn clear(&mut self) {
-        self.kept = Kept::default();
+        self.kept.clear();
     }
 
     fn bytes(&self) -> usize {
@@ -334,15 +356,21 @@ impl Operator for Reducer {
     ) -> Result<bool, StepError> {
         let mut limit = self.run_events;
         loop {
-            let next_timer = self.kept.next_timer().unwrap_or(i64::MAX);
-            let mut stops = |row: Option<u32>, _: EventTime, after: EventTime| row.is_none() && next_timer <= after.0;
-            let Some(run) =
-                run::plan(context, (unit.flow(self.module.inlet), 0), unit, watermark, effects, limit, &mut stops)
-            else {
+            let flow = unit.flow(self.module.inlet);
+            let timer = self.kept.next_timer().unwrap_or(i64::MAX);
+            let mut due = self.kept.next_expiry().map_or(timer, |expiry| expiry.min(timer));
+            let mut stops = |row: Option<u32>, _: EventTime, after: EventTime| {
+                // Of keys that are new in the run, too.
+                if let (Some(row), Some(ttl)) = (row, self.kept.ttl()) {
+                    due = due.min(flow.decoded.timestamps[row as usize].saturating_add(ttl.0));
+                }
+                row.is_none() && due <= after.0
+            };
+            let Some(run) = run::plan(context, (flow, 0), unit, watermark, effects, limit, &mut stops) else {
                 return Ok(false);
             };
             let events = run.end - unit.next;
-            let mut outcome = self.reduce(unit, batch, &run.rows)?;
+            let mut outcome = self.reduce(unit, batch, &run.rows, |idx| run.before[idx])?;
             let is_too_much = outcome.held.is_too_much() || outcome.change_bytes() > context.room.change_bytes_at_once;
             if is_too_much && events > 1 {
                 limit = events / 2;
@@ -420,9 +448,9 @@ impl Operator for Reducer {
         unit: &Unit,
         batch: &RawBatch,
         rows: &[u32],
-        _: EventTime,
+        watermark: EventTime,
     ) -> Result<Attempt, StepError> {
-        let mut outcome = self.reduce(unit, batch, rows)?;
+        let mut outcome = self.reduce(unit, batch, rows, |_| watermark)?;
         let too_much = outcome.too_much(&context.room).map(|refusal| self.letter(refusal.code, refusal.message));
         let refused = outcome.refused.pop_first().map(|(_, letter)| letter).or(too_much);
         let attempt = Attempt { refused, change_bytes: outcome.change_bytes(), faults: outcome.faults };
@@ -465,6 +493,12 @@ impl Operator for Reducer {
     ) -> Result<bool, StepError> {
         let sequence = due_to.sequence;
         for _ in 0..TIMER_ROUNDS {
+            while self.kept.expire_next(watermark) {
+                effects.add(expired(self.module.stage), 1);
+                if self.change_bytes() + due_to.change_bytes > context.room.change_bytes {
+                    return Ok(false);
+                }
+            }
             let due = self.kept.due_groups(watermark, TIMER_GROUPS);
             if due.is_empty() {
                 return Ok(true);
@@ -508,9 +542,12 @@ impl Operator for Reducer {
     }
 
     fn has_due(&self, watermark: EventTime) -> bool {
-        self.kept.next_timer().is_some_and(|at| at <= watermark.0)
+        let is_past = |at: i64| at <= watermark.0;
+        self.kept.next_timer().is_some_and(is_past)
+            || watermark != EventTime::MAX && self.kept.next_expiry().is_some_and(is_past)
     }
 
+    /// Not when keys go: nobody can see that.
     fn next_due(&self) -> Option<EventTime> {
         self.kept.next_timer().map(EventTime)
     }

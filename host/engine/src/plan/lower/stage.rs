@@ -7,8 +7,9 @@ use crate::plan::Stage;
 use crate::plan::draft::DraftStage;
 use crate::plan::raw::{Reader, Section, Spanned, json_text, nearest_or_list};
 use crate::problem::{Place, code};
+use crate::time::Span;
 
-const KEYS: [&str; 5] = ["name", "from", "module", "config", "window"];
+const KEYS: [&str; 6] = ["name", "from", "module", "config", "window", "ttl"];
 const REQUIRED: [(&str, &str); 2] =
     [("name", "name = \"stream-farm\""), ("module", "module = \"../target/modules/fraud.wasm\"")];
 /// Stages of the host's own dead letters.
@@ -23,6 +24,8 @@ const RESERVED: [(&str, &str); 5] = [
 const SOURCE: &str = "source";
 const NO_STAGE: &str = "a pipeline needs at least one stage: add `[[stage]]`";
 const STAGES_MAX: usize = 16;
+/// Ten years.
+const TTL_MAX: Span = Span::from_secs(3653 * 86_400);
 
 /// All stages in order; `None` for one that is not usable and has been reported.
 pub(super) fn read(reader: &mut Reader<'_>, root: &Section<'_>) -> Vec<Option<DraftStage>> {
@@ -84,12 +87,14 @@ fn stage<'a>(
     let window = reader.table(&section, "window");
     let window_place = window.map_or(table.place, |window| window.place);
     let window = window.and_then(|window| window::read(reader, window));
-    let stage =
-        Stage { name: name?.value.to_owned(), from, module: module?.value.to_owned(), config: config?.value, window };
+    let ttl = reader.duration(&section, "ttl", Span::from_secs(1)..=TTL_MAX).map(|ttl| ttl.value);
+    let (name, module, config) = (name?.value.to_owned(), module?.value.to_owned(), config?.value);
+    let stage = Stage { name, from, module, config, window, ttl };
     let config_place = reader.item(&section, "config").map_or(table.place, |item| item.place);
     let module_place = reader.item(&section, "module").map_or(table.place, |item| item.place);
     let from_place = reader.item(&section, "from").map_or(table.place, |item| item.place);
-    Some(DraftStage { stage, place: table.place, from_place, module_place, config_place, window_place })
+    let ttl_place = reader.item(&section, "ttl").map_or(table.place, |item| item.place);
+    Some(DraftStage { stage, place: table.place, from_place, module_place, config_place, window_place, ttl_place })
 }
 
 /// The stage that this one reads: the one before it unless it says another one that comes before it. `names` ends with its
