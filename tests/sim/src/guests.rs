@@ -59,7 +59,7 @@ impl SimGuest {
         let ports: &[&str] = if world == World::Transform { &["main", "side"] } else { &["main"] };
         let identity = Identity { state_version: 1, ..Identity::new(world, world.name(), "1.0.0") };
         let shape = Shape {
-            fields: vec![field("v", Kind::Integer, true), field("u", Kind::Text, false)],
+            fields: vec![field("v", Kind::Integer, true), field("u", Kind::String, false)],
             ports: ports.iter().map(|port| (*port).into()).collect(),
             counters: vec!["rows".into(), "sum".into()],
             ..Shape::default()

@@ -163,7 +163,7 @@ impl Scenario {
         let mut inputs = inputs(&mut rng, partitions, storm_ms);
         let is_mortal = rng.chance(150) && !is_kept;
         vary(&mut rng, &mut inputs, (is_shared, is_mortal), message_bytes);
-        let room = Room { records: rng.range(3, 24) as usize, ..delta_room(seed) };
+        let room = Room { records: rng.range(3, 24) as usize, ..delta_room(seed, plan.source.order) };
         let record_bytes = room.record_bytes.min(message_bytes);
         Scenario {
             seed,
@@ -213,13 +213,14 @@ impl Scenario {
     }
 }
 
-/// Deltas of some events, or as large as they are in production.
-fn delta_room(seed: u64) -> Room {
+/// Deltas of some events, or as large as they are in production. An event that is held takes much of one by itself.
+fn delta_room(seed: u64, order: EventOrder) -> Room {
     let mut rng = Rng::new(seed, 6);
     if rng.chance(750) {
         return Room::default();
     }
-    Room { change_bytes: rng.range(150, 400) as usize, change_bytes_at_once: 300, ..Room::default() }
+    let events = if order == EventOrder::EventTime { 4 } else { 1 };
+    Room { change_bytes: events * rng.range(150, 400) as usize, change_bytes_at_once: 300, ..Room::default() }
 }
 
 /// A quarter of the pipelines hold events until it is their turn, and a quarter take each value of a key once in a while.
