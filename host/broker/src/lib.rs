@@ -31,6 +31,7 @@ mod input;
 mod inspect;
 mod lag;
 mod lease;
+mod ledger;
 mod link;
 mod log;
 mod names;

@@ -19,7 +19,7 @@ use crate::api::Fault;
 use crate::bucket::{Bucket, Found, Layout, Listing, Name};
 use crate::connect::Broker;
 use crate::log::Target;
-use crate::{names, part};
+use crate::{ledger, names, part};
 
 /// How many snapshots of a partition are kept.
 const KEPT: usize = 2;
@@ -157,6 +157,7 @@ async fn clean(bucket: &Bucket<'_>, target: &Target, saved: u64, abandoned_after
     delete_abandoned(bucket, &listing, &known, &ids, abandoned_after).await?;
     if let [(_, older), _] = kept.as_slice() {
         purge_log(bucket.broker, target, older.sequence).await?;
+        ledger::purge(bucket.broker, target, older.sequence).await?;
     }
     match lost {
         Some(reason) => Err(Fault::Unavailable(format!("the snapshot was stored and cannot be used: {reason}"))),

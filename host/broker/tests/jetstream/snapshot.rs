@@ -10,7 +10,9 @@ use async_nats::jetstream::stream::Stream;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
 use pelton_broker::{Log, LogOptions, Target};
-use pelton_engine::epoch::{Epoch, Manifest, Marker, MarkerFields, PART_BYTES_MAX, Records, SnapshotPart, sha256};
+use pelton_engine::epoch::{
+    Epoch, Ledger, Manifest, Marker, MarkerFields, PART_BYTES_MAX, Records, SnapshotPart, sha256,
+};
 use pelton_engine::log::{Request, Response};
 use serde_json::{Value, json};
 use tokio::io::AsyncReadExt;
@@ -204,6 +206,35 @@ async fn snapshots_come_back_and_what_lies_before_them_goes() {
     let history = Request::Survey { input_sequence: None, epoch: None, history: true };
     let response = log.perform(history).await;
     assert!(matches!(&response, Response::Survey(survey) if survey.snapshot_epoch == Some(4)), "{response:?}");
+}
+
+/// Of the epochs whose events have expired, the ledger keeps the last; of those behind the older snapshot all.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_ledger_is_kept_as_long_as_the_input() {
+    let rig = Rig::new(1).await;
+    let log = rig.log(0);
+    let ledger = async || {
+        let stream = stream(&rig, "PELTON_fraud").await;
+        let mut epochs = Vec::new();
+        for sequence in 1..=stream.cached_info().state.last_sequence {
+            let message = stream.get_raw_message(sequence).await;
+            let record = message.ok().filter(|message| message.subject.as_str() == "pelton.fraud.0.ledger");
+            epochs.extend(record.map(|record| serde_json::from_slice::<Ledger>(&record.payload).expect("JSON").epoch));
+        }
+        epochs
+    };
+    // Epoch n ends at input sequence n.
+    rig.produce(0, 20).await;
+    let (mut saver, _) = save_all(&log, 8, 100).await;
+    assert_eq!(ledger().await, (1..=8).collect::<Vec<_>>(), "all of the input is there");
+    stream(&rig, "PLAYS").await.purge().sequence(5).await.expect("purged");
+    saver.save(b"9").await;
+    assert_eq!(ledger().await, (4..=9).collect::<Vec<_>>(), "sequence 5 is the first that is left");
+    saver.save(b"10").await;
+    assert_eq!(ledger().await, (4..=10).collect::<Vec<_>>(), "nothing is new");
+    stream(&rig, "PLAYS").await.purge().await.expect("purged");
+    saver.save(b"11").await;
+    assert_eq!(ledger().await, [10, 11], "what the older snapshot may need stays");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
