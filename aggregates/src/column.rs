@@ -280,7 +280,7 @@ impl std::ops::AddAssign for Growth {
 /// Integers and booleans are counted as JSON writes them. Numbers are not ranked.
 fn add_top(top: &mut Top, limit: u32, value: Value<'_>) {
     match value {
-        Value::Text(item) => top.add(item, limit),
+        Value::String(item) => top.add(item, limit),
         Value::Integer(value) => top.add(value.to_string().as_bytes(), limit),
         Value::Boolean(value) => top.add(if value { b"true" } else { b"false" }, limit),
         Value::Missing | Value::Number(_) => {}

@@ -185,7 +185,7 @@ pub fn fingerprint(value: Value<'_>, key: HashKey) -> u64 {
         Value::Boolean(value) => fingerprint(Value::Integer(i64::from(value)), key),
         Value::Integer(value) => mix(value as u64 ^ 0x9e37_79b9_7f4a_7c15),
         Value::Number(value) => mix((value + 0.0).to_bits() ^ 0xc2b2_ae3d_27d4_eb4f),
-        Value::Text(bytes) => {
+        Value::String(bytes) => {
             let mut hasher = SipHasher13::new_with_key(&key.0);
             hasher.write(bytes);
             hasher.finish()
@@ -250,7 +250,7 @@ mod tests {
     fn the_zeros_are_one_value_and_kinds_have_fingerprints_of_their_own() {
         let fingerprint = |value| fingerprint(value, HashKey([7; 16]));
         assert_eq!(fingerprint(Value::Number(0.0)), fingerprint(Value::Number(-0.0)));
-        let all = [Value::Integer(0), Value::Number(0.0), Value::Text(b""), Value::Text(b"\0"), Value::Integer(1)];
+        let all = [Value::Integer(0), Value::Number(0.0), Value::String(b""), Value::String(b"\0"), Value::Integer(1)];
         let fingerprints: BTreeSet<u64> = all.map(fingerprint).into();
         assert_eq!(fingerprints.len(), all.len());
     }
@@ -263,7 +263,7 @@ mod tests {
         let mut pairs = Vec::new();
         for number in 0_u32.. {
             let text = number.to_string();
-            let short = fingerprint(Value::Text(text.as_bytes()), guessed) as u32;
+            let short = fingerprint(Value::String(text.as_bytes()), guessed) as u32;
             if let Some(other) = seen.insert(short, text.clone()) {
                 pairs.push((other, text));
                 if pairs.len() == 3 {
@@ -272,7 +272,7 @@ mod tests {
             }
         }
         for (one, other) in pairs {
-            let short = |text: &str| fingerprint(Value::Text(text.as_bytes()), real) as u32;
+            let short = |text: &str| fingerprint(Value::String(text.as_bytes()), real) as u32;
             assert_ne!(short(&one), short(&other), "{one} {other}");
         }
     }
@@ -281,7 +281,7 @@ mod tests {
     fn fingerprints_are_those_of_the_published_algorithm() {
         // Stored with the state: they must never change.
         let key = HashKey(std::array::from_fn(|at| at as u8));
-        let all = [&b""[..], b"a", b"0123456789abcdef0"].map(|text| fingerprint(Value::Text(text), key));
+        let all = [&b""[..], b"a", b"0123456789abcdef0"].map(|text| fingerprint(Value::String(text), key));
         assert_eq!(all, [12370263754033579228, 2028475444892426807, 14483654403721763188]);
     }
 }

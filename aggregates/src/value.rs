@@ -3,7 +3,7 @@
 /// The type of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    Text,
+    String,
     Integer,
     Number,
     Boolean,
@@ -18,13 +18,13 @@ pub enum Kind {
 impl Kind {
     /// All of them.
     pub const ALL: [Kind; 7] =
-        [Kind::Text, Kind::Integer, Kind::Number, Kind::Boolean, Kind::Decimal, Kind::Json, Kind::Bytes];
+        [Kind::String, Kind::Integer, Kind::Number, Kind::Boolean, Kind::Decimal, Kind::Json, Kind::Bytes];
 
     /// The word used in pipeline files, WIT and messages.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Text => "string",
+            Kind::String => "string",
             Kind::Integer => "integer",
             Kind::Number => "number",
             Kind::Boolean => "boolean",
@@ -44,7 +44,7 @@ pub enum Value<'a> {
     Integer(i64),
     Number(f64),
     /// UTF-8.
-    Text(&'a [u8]),
+    String(&'a [u8]),
 }
 
 impl Value<'_> {

@@ -265,8 +265,8 @@ fn a_missing_value_reaches_no_threshold() {
 /// Distinct is exact up to its limit, also over twelve slices of which each has seen other values.
 #[test]
 fn each_function_takes_the_kinds_that_it_can_compute() {
-    let exact = [Kind::Text, Kind::Integer, Kind::Boolean];
-    let comparable = [Kind::Text, Kind::Integer, Kind::Number, Kind::Boolean];
+    let exact = [Kind::String, Kind::Integer, Kind::Boolean];
+    let comparable = [Kind::String, Kind::Integer, Kind::Number, Kind::Boolean];
     for (function, taken) in [
         (Function::Count, &Kind::ALL[..]),
         (Function::Sum, &[Kind::Integer, Kind::Number]),
@@ -289,7 +289,7 @@ fn each_function_takes_the_kinds_that_it_can_compute() {
     assert_eq!(takes(Function::Sum, Kind::Integer), (true, false));
     assert_eq!(takes(Function::Sum, Kind::Number), (false, true));
     assert_eq!(takes(Function::Distinct, Kind::Number), (true, false));
-    assert_eq!(takes(Function::TopK, Kind::Text), (false, false));
+    assert_eq!(takes(Function::TopK, Kind::String), (false, false));
 }
 
 #[test]

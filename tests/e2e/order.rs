@@ -116,7 +116,7 @@ fn events_come_out_in_the_order_of_their_time_and_once_whatever_is_killed() {
     assert_eq!(dump.markers.last().expect("a marker").totals_sum.held, 1);
 }
 
-/// A run over a file releases everything at its end, and again the same after a kill.
+/// A run over a file releases everything at its end.
 #[test]
 fn a_file_run_gives_the_same_order() {
     let scene = Scene::new();

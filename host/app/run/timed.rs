@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use pelton_engine::event::{Events, TextColumn};
+use pelton_engine::event::{Events, Strings};
 use pelton_engine::guest::{
     Aggregation, Before, Descriptor, Fault, Folded, Groups, Guest, Metering, Output, Panes, Reduced, Rewritten,
     Samples, States,
@@ -110,7 +110,7 @@ impl Guest for Timed {
         &mut self,
         metering: Metering,
         before: &Before<'_>,
-        keys: &mut TextColumn,
+        keys: &mut Strings,
         states: &mut States,
         rewritten: &mut Rewritten,
     ) -> Result<(), Fault> {
@@ -121,7 +121,7 @@ impl Guest for Timed {
         &mut self,
         metering: Metering,
         subject: &str,
-        keys: &mut TextColumn,
+        keys: &mut Strings,
         states: &mut States,
         rewritten: &mut Rewritten,
     ) -> Result<(), Fault> {

@@ -24,7 +24,7 @@ mod wanted;
 use serde::de::DeserializeSeed;
 
 use crate::codes::Code;
-use crate::event::{Column, RawEvent, TextColumn, Values};
+use crate::event::{Column, RawEvent, Strings, Values};
 use crate::plan::{FieldRead, Key, Source, TimeUnit};
 use crate::time::EventTime;
 use place::KeyPlace;
@@ -47,9 +47,9 @@ pub struct DecodeFault {
 /// Decoded rows: what stages read.
 #[derive(Clone, Debug, Default)]
 pub struct Decoded {
-    pub keys: TextColumn,
+    pub keys: Strings,
     /// What tells events of one key apart; empty unless they are deduplicated.
-    pub ids: TextColumn,
+    pub ids: Strings,
     pub timestamps: Vec<i64>,
     /// One per [`FieldRead`].
     pub columns: Vec<Column>,
@@ -68,7 +68,7 @@ impl Decoded {
         self.timestamps.is_empty()
     }
 
-    fn name_mut(&mut self, name: Name) -> &mut TextColumn {
+    fn name_mut(&mut self, name: Name) -> &mut Strings {
         match name {
             Name::Key => &mut self.keys,
             Name::Id => &mut self.ids,
@@ -548,7 +548,7 @@ fn roll_back(rows: usize, out: &mut Decoded) {
             column.missing.pop();
         }
         match &mut column.values {
-            Values::Text(texts) | Values::Decimals(texts) | Values::Jsons(texts) | Values::Blobs(texts) => {
+            Values::Strings(texts) | Values::Decimals(texts) | Values::Jsons(texts) | Values::Blobs(texts) => {
                 truncate_text(texts, rows);
             }
             Values::Integers(values) => values.truncate(rows),
@@ -558,14 +558,16 @@ fn roll_back(rows: usize, out: &mut Decoded) {
     }
 }
 
-fn truncate_text(texts: &mut TextColumn, rows: usize) {
+fn truncate_text(texts: &mut Strings, rows: usize) {
     texts.ends.truncate(rows);
     texts.data.truncate(texts.ends.last().map_or(0, |&end| end as usize));
 }
 
 fn push_default(column: &mut Column) {
     match &mut column.values {
-        Values::Text(texts) | Values::Decimals(texts) | Values::Jsons(texts) | Values::Blobs(texts) => texts.push(b""),
+        Values::Strings(texts) | Values::Decimals(texts) | Values::Jsons(texts) | Values::Blobs(texts) => {
+            texts.push(b"")
+        }
         Values::Integers(values) => values.push(0),
         Values::Numbers(values) => values.push(0.0),
         Values::Booleans(values) => values.push(false),

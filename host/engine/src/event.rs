@@ -94,24 +94,24 @@ pub struct Column {
 /// The values of a column, one per row.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Values {
-    Text(TextColumn),
+    Strings(Strings),
     Integers(Vec<i64>),
     Numbers(Vec<f64>),
     Booleans(Vec<bool>),
-    Decimals(TextColumn),
-    Jsons(TextColumn),
+    Decimals(Strings),
+    Jsons(Strings),
     /// Not UTF-8.
-    Blobs(TextColumn),
+    Blobs(Strings),
 }
 
 /// UTF-8 texts one after the other; `ends[i]` is where row `i` ends.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct TextColumn {
+pub struct Strings {
     pub data: Vec<u8>,
     pub ends: Vec<u32>,
 }
 
-impl TextColumn {
+impl Strings {
     /// The bytes of row `row`.
     #[must_use]
     pub fn get(&self, row: usize) -> &[u8] {
@@ -131,13 +131,13 @@ impl Column {
     #[must_use]
     pub fn new(kind: Kind) -> Column {
         let values = match kind {
-            Kind::Text => Values::Text(TextColumn::default()),
+            Kind::String => Values::Strings(Strings::default()),
             Kind::Integer => Values::Integers(Vec::new()),
             Kind::Number => Values::Numbers(Vec::new()),
             Kind::Boolean => Values::Booleans(Vec::new()),
-            Kind::Decimal => Values::Decimals(TextColumn::default()),
-            Kind::Json => Values::Jsons(TextColumn::default()),
-            Kind::Bytes => Values::Blobs(TextColumn::default()),
+            Kind::Decimal => Values::Decimals(Strings::default()),
+            Kind::Json => Values::Jsons(Strings::default()),
+            Kind::Bytes => Values::Blobs(Strings::default()),
         };
         Column { missing: Vec::new(), values }
     }
@@ -146,7 +146,7 @@ impl Column {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match &self.values {
-            Values::Text(_) => Kind::Text,
+            Values::Strings(_) => Kind::String,
             Values::Integers(_) => Kind::Integer,
             Values::Numbers(_) => Kind::Number,
             Values::Booleans(_) => Kind::Boolean,
@@ -160,7 +160,7 @@ impl Column {
     #[must_use]
     pub fn len(&self) -> usize {
         match &self.values {
-            Values::Text(column) | Values::Decimals(column) | Values::Jsons(column) | Values::Blobs(column) => {
+            Values::Strings(column) | Values::Decimals(column) | Values::Jsons(column) | Values::Blobs(column) => {
                 column.ends.len()
             }
             Values::Integers(values) => values.len(),
@@ -179,7 +179,7 @@ impl Column {
     pub fn clear(&mut self) {
         self.missing.clear();
         match &mut self.values {
-            Values::Text(column) | Values::Decimals(column) | Values::Jsons(column) | Values::Blobs(column) => {
+            Values::Strings(column) | Values::Decimals(column) | Values::Jsons(column) | Values::Blobs(column) => {
                 column.data.clear();
                 column.ends.clear();
             }

@@ -1,7 +1,7 @@
 //! Rows on their way through the stages of one unit of events.
 
 use crate::decode::Decoded;
-use crate::event::{Column, Events, Kind, RawBatch, RawEvent, TextColumn, Values};
+use crate::event::{Column, Events, Kind, RawBatch, RawEvent, Strings, Values};
 use crate::guest::Shape;
 
 /// Rows that one stage reads: decoded columns and where each row comes from.
@@ -11,7 +11,7 @@ pub(crate) struct Flow {
     /// Per decoded row, its event within the unit.
     pub(crate) origins: Vec<u32>,
     /// Payloads of rows that a stage has made new; `None` while they are those of the source.
-    pub(crate) payloads: Option<TextColumn>,
+    pub(crate) payloads: Option<Strings>,
 }
 
 /// What comes out of the source, or of a stage: rows of a flow that stages may share.
@@ -83,7 +83,7 @@ fn copy_column(from: &Column, rows: &[u32], all: bool, to: &mut Column) {
     if all {
         to.missing.extend_from_slice(&from.missing);
         match (&from.values, &mut to.values) {
-            (Values::Text(from), Values::Text(to))
+            (Values::Strings(from), Values::Strings(to))
             | (Values::Decimals(from), Values::Decimals(to))
             | (Values::Jsons(from), Values::Jsons(to))
             | (Values::Blobs(from), Values::Blobs(to)) => {
@@ -103,7 +103,7 @@ fn copy_column(from: &Column, rows: &[u32], all: bool, to: &mut Column) {
             to.missing.push(at as u32);
         }
         match (&from.values, &mut to.values) {
-            (Values::Text(from), Values::Text(to))
+            (Values::Strings(from), Values::Strings(to))
             | (Values::Decimals(from), Values::Decimals(to))
             | (Values::Jsons(from), Values::Jsons(to))
             | (Values::Blobs(from), Values::Blobs(to)) => to.push(from.get(row)),
@@ -120,7 +120,7 @@ pub(crate) fn append_column(from: &Column, to: &mut Column) {
     let base = to.len() as u32;
     to.missing.extend(from.missing.iter().map(|row| row + base));
     match (&from.values, &mut to.values) {
-        (Values::Text(from), Values::Text(to))
+        (Values::Strings(from), Values::Strings(to))
         | (Values::Decimals(from), Values::Decimals(to))
         | (Values::Jsons(from), Values::Jsons(to))
         | (Values::Blobs(from), Values::Blobs(to)) => (0..from.ends.len()).for_each(|row| to.push(from.get(row))),

@@ -5,7 +5,7 @@
 
 pub use pelton_aggregates::{Bound, Function, Shape as AggregateShape};
 
-use crate::event::{Column, Events, Field, Kind, TextColumn};
+use crate::event::{Column, Events, Field, Kind, Strings};
 
 /// What kind of module this is: which functions it exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,7 +180,7 @@ impl Timing {
 /// Panes that fired, one row each, in firing order.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Panes {
-    pub keys: TextColumn,
+    pub keys: Strings,
     /// First instant of the window; `i64::MIN` for the global window.
     pub starts: Vec<i64>,
     /// First instant after the window; `i64::MAX` for the global window.
@@ -229,7 +229,7 @@ pub enum AggregateData {
     Numbers(Vec<f64>),
     /// Top-k: items with their counts, highest count first, ties by bytes. A count is never too low, and too high by at
     /// most its error.
-    Tops { items: TextColumn, counts: Vec<i64>, errors: Vec<i64>, pane_ends: Vec<u32> },
+    Tops { items: Strings, counts: Vec<i64>, errors: Vec<i64>, pane_ends: Vec<u32> },
 }
 
 impl AggregateColumn {
@@ -257,12 +257,12 @@ impl AggregateColumn {
 }
 
 /// One byte string per key: reducer states or window accumulators.
-pub type States = TextColumn;
+pub type States = Strings;
 
 /// The events of a batch grouped by key, with what the host keeps for each key.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Groups {
-    pub keys: TextColumn,
+    pub keys: Strings,
     /// State bytes per group; empty means none yet.
     pub states: States,
     /// Per group, where its run in `members` ends.
@@ -480,7 +480,7 @@ pub trait Guest: Send {
         &mut self,
         metering: Metering,
         before: &Before<'_>,
-        keys: &mut TextColumn,
+        keys: &mut Strings,
         states: &mut States,
         rewritten: &mut Rewritten,
     ) -> Result<(), Fault> {
@@ -492,7 +492,7 @@ pub trait Guest: Send {
         &mut self,
         metering: Metering,
         subject: &str,
-        keys: &mut TextColumn,
+        keys: &mut Strings,
         states: &mut States,
         rewritten: &mut Rewritten,
     ) -> Result<(), Fault> {

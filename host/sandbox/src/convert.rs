@@ -3,7 +3,7 @@
 //! A reply that breaks the contract is `Fault::Contract`; one that keeps it but is too large is `Fault::Limit`.
 //! After these checks the engine may index with every offset, row and port without looking again.
 
-use pelton_engine::event::{Kind, TextColumn, Values};
+use pelton_engine::event::{Kind, Strings, Values};
 use pelton_engine::guest::{Addition, Change, Fault, Folded, OF_ROW, Output, Reduced, Reject, Rewritten, Samples};
 use pelton_engine::text::is_printable;
 
@@ -278,7 +278,7 @@ pub(crate) fn samples(said: WitSamples, derived: &[Kind], rows: &Rows<'_>, sampl
             return broken(format!("derived column {index} has {} rows for {count} samples", column.len()));
         }
         match &column.values {
-            Values::Text(texts) | Values::Decimals(texts) | Values::Jsons(texts) => {
+            Values::Strings(texts) | Values::Decimals(texts) | Values::Jsons(texts) => {
                 ends_in_range(&texts.ends, texts.data.len(), "derived column")?;
                 utf8(texts)?;
             }
@@ -306,7 +306,7 @@ fn ends_in_range(ends: &[u32], data_bytes: usize, what: &str) -> Result<(), Faul
 }
 
 /// Every row is text.
-fn utf8(texts: &TextColumn) -> Result<(), Fault> {
+fn utf8(texts: &Strings) -> Result<(), Fault> {
     let Ok(all) = str::from_utf8(&texts.data) else { return broken("derived text is not UTF-8") };
     match texts.ends.iter().position(|end| !all.is_char_boundary(*end as usize)) {
         Some(row) => broken(format!("derived text of row {row} ends inside a character")),
@@ -315,7 +315,7 @@ fn utf8(texts: &TextColumn) -> Result<(), Fault> {
 }
 
 /// States or accumulators, one for each of `count` keys.
-pub(crate) fn states(said: wit::Strings, count: usize, limits: &Limits, states: &mut TextColumn) -> Result<(), Fault> {
+pub(crate) fn states(said: wit::Strings, count: usize, limits: &Limits, states: &mut Strings) -> Result<(), Fault> {
     if said.ends.len() != count {
         return broken(format!("{} states for {count} keys", said.ends.len()));
     }

@@ -121,7 +121,7 @@ fn only_groups_with_due_timers_are_sources() {
 #[track_caller]
 fn check_states(data: usize, ends: &[u32], expected: &str) {
     let said = wit::Strings { data: vec![0; data], ends: ends.to_vec() };
-    let answer = match states(said, 2, &limits(), &mut TextColumn::default()) {
+    let answer = match states(said, 2, &limits(), &mut Strings::default()) {
         Ok(()) => "ok".to_owned(),
         Err(Fault::Contract(message) | Fault::Limit(message)) => message,
         Err(fault) => format!("{fault:?}"),
@@ -156,7 +156,7 @@ fn check_samples(change: impl FnOnce(&mut WitSamples), expected: &str) {
     };
     change(&mut said);
     let mut checked = Samples::default();
-    let answer = match samples(said, &[Kind::Integer, Kind::Text], &rows(&limits, &[]), &mut checked) {
+    let answer = match samples(said, &[Kind::Integer, Kind::String], &rows(&limits, &[]), &mut checked) {
         Ok(()) => "ok".to_owned(),
         Err(Fault::Contract(message) | Fault::Limit(message)) => message,
         Err(fault) => format!("{fault:?}"),
@@ -190,7 +190,7 @@ fn good_samples_arrive() {
     let limits = limits();
     let column = wit::Column { missing: vec![], values: wit::Values::Integers(vec![7]) };
     let said = WitSamples { rows: vec![3], columns: vec![column], rejects: Vec::new(), additions: Vec::new() };
-    let mut checked = Samples { columns: vec![Column::new(Kind::Text)], ..Samples::default() };
+    let mut checked = Samples { columns: vec![Column::new(Kind::String)], ..Samples::default() };
     samples(said, &[Kind::Integer], &rows(&limits, &[]), &mut checked).unwrap();
     assert_eq!(checked.columns, [Column { missing: vec![], values: Values::Integers(vec![7]) }]);
     assert_eq!(checked.rows, [3]);

@@ -93,7 +93,7 @@ pub(crate) fn fields(said: Vec<types::Field>) -> Result<Vec<Field>, String> {
 
 fn kind(kind: types::Kind) -> Kind {
     match kind {
-        types::Kind::String => Kind::Text,
+        types::Kind::String => Kind::String,
         types::Kind::Integer => Kind::Integer,
         types::Kind::Number => Kind::Number,
         types::Kind::Boolean => Kind::Boolean,

@@ -5,7 +5,7 @@
 
 use std::mem::swap;
 
-use pelton_engine::event::{Column, Events, TextColumn, Values};
+use pelton_engine::event::{Column, Events, Strings, Values};
 use pelton_engine::guest::{AggregateColumn, AggregateData, Groups, Panes, Timing};
 
 use crate::bindings::exports::pelton::guest::window_rules::{AggregateData as WitData, AggregateValues, Tops};
@@ -17,8 +17,8 @@ pub(crate) trait Lend<Ours> {
     fn swap_with(&mut self, ours: &mut Ours);
 }
 
-impl Lend<TextColumn> for wit::Strings {
-    fn swap_with(&mut self, ours: &mut TextColumn) {
+impl Lend<Strings> for wit::Strings {
+    fn swap_with(&mut self, ours: &mut Strings) {
         swap(&mut self.data, &mut ours.data);
         swap(&mut self.ends, &mut ours.ends);
     }
@@ -26,15 +26,15 @@ impl Lend<TextColumn> for wit::Strings {
 
 /// No strings.
 pub(crate) fn no_strings() -> wit::Strings {
-    strings(TextColumn::default())
+    strings(Strings::default())
 }
 
-pub(crate) fn strings(TextColumn { data, ends }: TextColumn) -> wit::Strings {
+pub(crate) fn strings(Strings { data, ends }: Strings) -> wit::Strings {
     wit::Strings { data, ends }
 }
 
-fn text_column(wit::Strings { data, ends }: wit::Strings) -> TextColumn {
-    TextColumn { data, ends }
+fn strings_of(wit::Strings { data, ends }: wit::Strings) -> Strings {
+    Strings { data, ends }
 }
 
 /// A batch of events on loan.
@@ -77,7 +77,7 @@ impl LentEvents {
 
 pub(crate) fn to_wit(column: Column) -> wit::Column {
     let values = match column.values {
-        Values::Text(texts) => wit::Values::Strings(strings(texts)),
+        Values::Strings(texts) => wit::Values::Strings(strings(texts)),
         Values::Decimals(texts) => wit::Values::Decimals(strings(texts)),
         Values::Jsons(texts) => wit::Values::Jsons(strings(texts)),
         Values::Blobs(blobs) => wit::Values::Blobs(strings(blobs)),
@@ -91,10 +91,10 @@ pub(crate) fn to_wit(column: Column) -> wit::Column {
 /// A column of the engine; its contents are not checked here.
 pub(crate) fn from_wit(column: wit::Column) -> Column {
     let values = match column.values {
-        wit::Values::Strings(texts) => Values::Text(text_column(texts)),
-        wit::Values::Decimals(texts) => Values::Decimals(text_column(texts)),
-        wit::Values::Jsons(texts) => Values::Jsons(text_column(texts)),
-        wit::Values::Blobs(blobs) => Values::Blobs(text_column(blobs)),
+        wit::Values::Strings(texts) => Values::Strings(strings_of(texts)),
+        wit::Values::Decimals(texts) => Values::Decimals(strings_of(texts)),
+        wit::Values::Jsons(texts) => Values::Jsons(strings_of(texts)),
+        wit::Values::Blobs(blobs) => Values::Blobs(strings_of(blobs)),
         wit::Values::Integers(values) => Values::Integers(values),
         wit::Values::Numbers(values) => Values::Numbers(values),
         wit::Values::Booleans(values) => Values::Booleans(values),
@@ -169,7 +169,7 @@ fn values_from_wit(values: AggregateValues) -> AggregateColumn {
         WitData::Integers(values) => AggregateData::Integers(values),
         WitData::Numbers(values) => AggregateData::Numbers(values),
         WitData::Tops(Tops { items, counts, errors, pane_ends }) => {
-            AggregateData::Tops { items: text_column(items), counts, errors, pane_ends }
+            AggregateData::Tops { items: strings_of(items), counts, errors, pane_ends }
         }
         WitData::Decimals(_) | WitData::Strings(_) | WitData::Blobs(_) => unreachable!("only what was lent comes back"),
     };
@@ -225,7 +225,7 @@ mod tests {
     #[test]
     fn panes_come_back_as_they_were() {
         let tops =
-            AggregateData::Tops { items: TextColumn::default(), counts: vec![3], errors: vec![2], pane_ends: vec![1] };
+            AggregateData::Tops { items: Strings::default(), counts: vec![3], errors: vec![2], pane_ends: vec![1] };
         let sums = AggregateColumn { missing: vec![0], clipped: vec![1], data: AggregateData::Integers(vec![0, 1]) };
         let values = vec![AggregateColumn::new(tops), sums];
         let mut panes = Panes { starts: vec![1], timings: vec![Timing::Late], values, ..Panes::default() };

@@ -7,7 +7,7 @@
 use std::io;
 use std::path::Path;
 
-use pelton_engine::event::{Events, Field, Kind, TextColumn};
+use pelton_engine::event::{Events, Field, Kind, Strings};
 use pelton_engine::guest::{
     Addition, Aggregation, Bound, Change, Fault, Folded, Groups, Identity, Output, Panes, Reduced, Reject, Rewritten,
     Samples, Shape, World,
@@ -140,7 +140,7 @@ pub fn aggregation(
 
 fn field(field: Field) -> wit::Field {
     let kind = match field.kind {
-        Kind::Text => wit::Kind::String,
+        Kind::String => wit::Kind::String,
         Kind::Integer => wit::Kind::Integer,
         Kind::Number => wit::Kind::Number,
         Kind::Boolean => wit::Kind::Boolean,
@@ -181,8 +181,8 @@ pub fn samples(said: Samples, derived: &[Kind], call: &Call<'_>) -> Result<Sampl
 ///
 /// # Errors
 /// The fault that a broken reply is.
-pub fn states(said: TextColumn, count: usize, limits: &Limits) -> Result<TextColumn, Fault> {
-    let mut checked = TextColumn::default();
+pub fn states(said: Strings, count: usize, limits: &Limits) -> Result<Strings, Fault> {
+    let mut checked = Strings::default();
     convert::states(strings(said), count, limits, &mut checked)?;
     Ok(checked)
 }

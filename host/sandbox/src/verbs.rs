@@ -1,6 +1,6 @@
 //! The functions of the contract, each in the same four steps: lend the arguments, call, take them back, check the reply.
 
-use pelton_engine::event::{Events, TextColumn};
+use pelton_engine::event::{Events, Strings};
 use pelton_engine::guest::{
     Aggregation, Before, Descriptor, Fault, Folded, Groups, Guest, Metering, Output, Panes, Reduced, Rewritten,
     Samples, States,
@@ -181,7 +181,7 @@ impl Guest for Instance {
         &mut self,
         metering: Metering,
         before: &Before<'_>,
-        keys: &mut TextColumn,
+        keys: &mut Strings,
         states: &mut States,
         rewritten: &mut Rewritten,
     ) -> Result<(), Fault> {
@@ -194,7 +194,7 @@ impl Guest for Instance {
         &mut self,
         metering: Metering,
         subject: &str,
-        keys: &mut TextColumn,
+        keys: &mut Strings,
         states: &mut States,
         rewritten: &mut Rewritten,
     ) -> Result<(), Fault> {
@@ -209,7 +209,7 @@ impl Instance {
     fn rewrite(
         &mut self,
         metering: Metering,
-        keys: &mut TextColumn,
+        keys: &mut Strings,
         states: &mut States,
         rewritten: &mut Rewritten,
         call: impl FnOnce(

@@ -16,11 +16,11 @@ use crate::bytes::Bytes;
 use crate::kit::{NOW, Native};
 
 const FIELDS: [(&str, Kind, bool); 5] = [
-    ("s", Kind::Text, false),
+    ("s", Kind::String, false),
     ("i", Kind::Integer, false),
     ("x", Kind::Number, false),
     ("b", Kind::Boolean, false),
-    ("deep", Kind::Text, false),
+    ("deep", Kind::String, false),
 ];
 
 /// Key, time and required fields of each plan, and an event that it takes.
@@ -124,7 +124,7 @@ fn check_row(source: &Source, event: &Event, out: &Decoded) {
             continue;
         }
         match &column.values {
-            Values::Text(texts) => assert_eq!(Some(texts.get(1)), value.as_str().map(str::as_bytes)),
+            Values::Strings(texts) => assert_eq!(Some(texts.get(1)), value.as_str().map(str::as_bytes)),
             Values::Integers(values) => {
                 let whole = value.as_f64().filter(|number| number.fract() == 0.0).map(|number| number as i64);
                 assert_eq!(Some(values[1]), value.as_i64().or(whole));
@@ -150,7 +150,7 @@ fn check_row(source: &Source, event: &Event, out: &Decoded) {
 fn check_column(column: &Column, rows: usize) {
     assert_eq!(column.len(), rows);
     assert!(column.missing.is_sorted() && column.missing.last().is_none_or(|&row| (row as usize) < rows));
-    if let Values::Text(texts) = &column.values {
+    if let Values::Strings(texts) = &column.values {
         assert!(texts.ends.is_sorted() && texts.ends.last().map_or(0, |&end| end as usize) == texts.data.len());
         assert!((0..rows).all(|row| str::from_utf8(texts.get(row)).is_ok()));
     }

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use pelton_engine::event::{Column, Events, Field, Kind, TextColumn, Values};
+use pelton_engine::event::{Column, Events, Field, Kind, Strings, Values};
 use pelton_engine::guest::*;
 use pelton_engine::plan::WindowKind;
 use pelton_engine::time::Span;
@@ -20,13 +20,13 @@ const EVENTS_MAX: usize = 40;
 const FIELDS: [(&str, Kind); 9] = [
     ("v", Kind::Integer),
     ("x", Kind::Number),
-    ("s", Kind::Text),
+    ("s", Kind::String),
     ("b", Kind::Boolean),
-    ("a/~b", Kind::Text),
+    ("a/~b", Kind::String),
     ("d", Kind::Decimal),
     ("j", Kind::Json),
     ("y", Kind::Bytes),
-    ("not in any event", Kind::Text),
+    ("not in any event", Kind::String),
 ];
 
 /// What the guests of one run draw their replies from.
@@ -308,7 +308,7 @@ impl Teller {
             assert!(column.missing.windows(2).all(|pair| pair[0] < pair[1]));
             assert!(column.missing.last().is_none_or(|&row| (row as usize) < rows));
             assert!(!field.required || column.missing.is_empty(), "{} is required", field.name);
-            if let Values::Text(texts) | Values::Decimals(texts) | Values::Jsons(texts) = &column.values {
+            if let Values::Strings(texts) | Values::Decimals(texts) | Values::Jsons(texts) = &column.values {
                 assert!(texts.ends.is_sorted() && last(&texts.ends) == texts.data.len());
                 assert!((0..rows).all(|row| str::from_utf8(texts.get(row)).is_ok()));
             }
@@ -473,8 +473,8 @@ fn rejects(script: &mut Bytes, rows: usize) -> Vec<Reject> {
 }
 
 /// Mostly one per key.
-fn states(script: &mut Bytes, count: usize) -> TextColumn {
-    let mut states = TextColumn::default();
+fn states(script: &mut Bytes, count: usize) -> Strings {
+    let mut states = Strings::default();
     let count = if script.below(16) == 15 { script.below(4) } else { count };
     for _ in 0..count {
         states.push(&script.short());
@@ -495,7 +495,7 @@ fn column(script: &mut Bytes, kind: Kind, count: usize) -> Column {
             column.missing.push(index(script, row));
         }
         match &mut column.values {
-            Values::Text(texts) | Values::Decimals(texts) | Values::Jsons(texts) | Values::Blobs(texts) => {
+            Values::Strings(texts) | Values::Decimals(texts) | Values::Jsons(texts) | Values::Blobs(texts) => {
                 texts.push(&script.short());
             }
             Values::Integers(values) => values.push(time(script)),

@@ -43,9 +43,9 @@ fn plan(text: &str) -> (Option<Plan>, Vec<Problem>, Vec<Native>) {
 fn module(path: &str) -> Native {
     let name = Path::new(path).file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let (world, fields): (World, &[(&str, Kind, bool)]) = match name.as_str() {
-        "router" => (World::Transform, &[("device", Kind::Text, false)]),
+        "router" => (World::Transform, &[("device", Kind::String, false)]),
         "rounds" => (World::Transform, &[("ms_played", Kind::Number, false)]),
-        "rule" | "fraud" => (World::WindowRule, &[("device", Kind::Text, true), ("ms_played", Kind::Integer, true)]),
+        "rule" | "fraud" => (World::WindowRule, &[("device", Kind::String, true), ("ms_played", Kind::Integer, true)]),
         "fold" => (World::WindowFold, &[("ms_played", Kind::Integer, false)]),
         "reducer" => (World::Reducer, &[]),
         _ => (World::Transform, &[]),

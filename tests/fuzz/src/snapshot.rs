@@ -119,7 +119,7 @@ fn write(setup: Setup) -> Written {
 }
 
 fn setups() -> Vec<Setup> {
-    let mut rule = Native::new(World::WindowRule, &[("s", Kind::Text, false), ("x", Kind::Number, false)]);
+    let mut rule = Native::new(World::WindowRule, &[("s", Kind::String, false), ("x", Kind::Number, false)]);
     let aggregate = |function: Function, field: Option<&str>| Aggregate {
         name: format!("{function:?}"),
         function,

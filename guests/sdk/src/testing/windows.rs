@@ -392,7 +392,7 @@ fn push(panes: &mut raw::Panes, window: &WindowOf, index: u32, timing: raw::Timi
 
 fn host_kind(kind: Kind) -> HostKind {
     match kind {
-        Kind::String => HostKind::Text,
+        Kind::String => HostKind::String,
         Kind::Integer => HostKind::Integer,
         Kind::Number => HostKind::Number,
         Kind::Boolean => HostKind::Boolean,
@@ -446,7 +446,7 @@ fn cell<'a>(
         raw::Values::Strings(strings)
         | raw::Values::Decimals(strings)
         | raw::Values::Jsons(strings)
-        | raw::Values::Blobs(strings) => Cell::Text(crate::pane::slice(strings, row)),
+        | raw::Values::Blobs(strings) => Cell::String(crate::pane::slice(strings, row)),
         raw::Values::Integers(values) => Cell::Integer(values[row]),
         raw::Values::Numbers(values) => Cell::Number(values[row]),
         raw::Values::Booleans(values) => Cell::Boolean(values[row]),

@@ -43,9 +43,9 @@ fn decoder(unit: TimeUnit) -> Decoder {
     let fields = vec![
         read(&["i"], Kind::Integer, true),
         read(&["n"], Kind::Number, false),
-        read(&["s"], Kind::Text, false),
+        read(&["s"], Kind::String, false),
         read(&["b"], Kind::Boolean, false),
-        read(&["o", "p", "x"], Kind::Text, false),
+        read(&["o", "p", "x"], Kind::String, false),
     ];
     Decoder::new(&source(unit), fields, 16 << 20)
 }
@@ -61,7 +61,7 @@ fn outcome(decoder: &mut Decoder, payload: &[u8], out: &mut Decoded) -> String {
     for column in &out.columns {
         let value = match &column.values {
             _ if column.is_missing(row) => "-".into(),
-            Values::Text(texts) => String::from_utf8_lossy(texts.get(row)).escape_debug().to_string(),
+            Values::Strings(texts) => String::from_utf8_lossy(texts.get(row)).escape_debug().to_string(),
             Values::Integers(values) => values[row].to_string(),
             Values::Numbers(values) => format!("{:?}", values[row]),
             Values::Booleans(values) => values[row].to_string(),
@@ -295,8 +295,13 @@ fn list_decoder() -> Decoder {
     let mut source = source(TimeUnit::Seconds);
     source.key = Key::Field(pointer("items/0/id"));
     source.time.field = pointer("at/10");
-    let field =
-        FieldRead { name: "name".into(), pointer: pointer("items/1/name"), kind: Kind::Text, required: true, stage: 0 };
+    let field = FieldRead {
+        name: "name".into(),
+        pointer: pointer("items/1/name"),
+        kind: Kind::String,
+        required: true,
+        stage: 0,
+    };
     Decoder::new(&source, vec![field], 1 << 20)
 }
 

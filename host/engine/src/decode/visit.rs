@@ -9,7 +9,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::value::RawValue;
 
 use crate::codes::Code;
-use crate::event::{Column, Kind, TextColumn, Values};
+use crate::event::{Column, Kind, Strings, Values};
 use crate::plan::{FieldRead, TimeUnit};
 
 use super::wanted::Node;
@@ -30,7 +30,7 @@ pub(super) struct Filling<'a> {
     pub(super) unit: TimeUnit,
     pub(super) row: &'a mut Row,
     /// Keys and ids.
-    pub(super) names: [&'a mut TextColumn; 2],
+    pub(super) names: [&'a mut Strings; 2],
     pub(super) columns: &'a mut [Column],
 }
 
@@ -249,7 +249,7 @@ fn twice() -> DecodeFault {
     fault(Code::JsonDuplicate, "the field occurs more than once".into())
 }
 
-fn take_name_value(value: Scalar<'_>, name: NameOf, row: &mut Row, names: &mut TextColumn) -> Option<DecodeFault> {
+fn take_name_value(value: Scalar<'_>, name: NameOf, row: &mut Row, names: &mut Strings) -> Option<DecodeFault> {
     let (seen, reread) = &mut row.names[name as usize];
     if let Some(twice) = occurs(seen, value) {
         return Some(twice);
@@ -348,7 +348,7 @@ fn take_field(
     }
     let taken = match (&mut column.values, value) {
         (_, Scalar::Null) => true,
-        (Values::Text(texts), Scalar::Text(text)) => {
+        (Values::Strings(texts), Scalar::Text(text)) => {
             texts.push(text.as_bytes());
             true
         }

@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use crate::codes::{Class, Code};
 use crate::effects::{Counter, DeadLetter, Effects, key_text};
-use crate::event::TextColumn;
+use crate::event::Strings;
 use crate::guest::{Addition, AggregateColumn, AggregateData, Fault, Metering, OF_ROW, Output, Panes};
 use crate::judge::{StepError, Verdict, judge};
 use crate::totals::Faults;
@@ -254,7 +254,7 @@ fn pick_values(all: &AggregateColumn, rows: &[u32]) -> AggregateColumn {
         AggregateData::Integers(all) => AggregateData::Integers(rows.iter().map(|&row| all[row as usize]).collect()),
         AggregateData::Numbers(all) => AggregateData::Numbers(rows.iter().map(|&row| all[row as usize]).collect()),
         AggregateData::Tops { items, counts, errors, pane_ends } => {
-            let mut picked = TextColumn::default();
+            let mut picked = Strings::default();
             let (mut picked_counts, mut picked_errors, mut ends) = (Vec::new(), Vec::new(), Vec::new());
             for &row in rows {
                 let row = row as usize;

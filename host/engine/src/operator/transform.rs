@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use crate::decode::{Decoded, Decoder};
-use crate::event::{Events, RawBatch, TextColumn};
+use crate::event::{Events, RawBatch, Strings};
 use crate::flow::{Flow, View};
 use crate::guest::{Descriptor, Fault, Guest, Metering, OF_ROW, Output};
 use crate::judge::{StepError, Verdict, judge};
@@ -133,7 +133,7 @@ impl Transform {
         }
         let (behind, reader) = (&mut self.behind, self.reader);
         let mut next = Flow { decoded: Decoded { columns: behind.columns(), ..Decoded::default() }, ..Flow::default() };
-        let mut payloads = TextColumn::default();
+        let mut payloads = Strings::default();
         for record in onward {
             let origin = unit.flows[flow_idx].origins[record.row as usize];
             let (key, payload) = (unit.bytes(record.key, batch), unit.bytes(record.payload, batch));

@@ -1,6 +1,6 @@
 //! A rule tried before any event is read: does it evaluate with the aggregates that it declares?
 
-use crate::event::TextColumn;
+use crate::event::Strings;
 use crate::guest::{AggregateData, Aggregation, Bound, Condition, Fault, Guest, Metering, Output, Panes, Timing};
 use crate::plan::FieldRead;
 use crate::window::column_of_nothing;
@@ -71,7 +71,7 @@ fn empty_pane(rule: &Aggregation, promised: &[Condition], fields: &[FieldRead]) 
         }
         values.push(value);
     }
-    let mut keys = TextColumn::default();
+    let mut keys = Strings::default();
     keys.push(b"key");
     Ok(Panes {
         keys,

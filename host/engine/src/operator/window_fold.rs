@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::codec::{Damaged, Reader};
 use crate::effects::Effects;
-use crate::event::{RawBatch, TextColumn};
+use crate::event::{RawBatch, Strings};
 use crate::guest::{self, Addition, Fault, Groups, Guest, Metering, Output, Panes, Reject, States};
 use crate::judge::{StepError, Verdict, judge};
 use crate::plan::{FieldRead, Plan};
@@ -396,7 +396,7 @@ fn merge(guest: &mut dyn Guest, metering: Metering, rows: &[u32], parts: &[Vec<V
     let depth_max = rows.iter().map(|&row| parts[row as usize].len()).max().unwrap_or(0);
     for depth in 1..depth_max {
         let deep: Vec<usize> = (0..rows.len()).filter(|&idx| part(rows[idx], depth).is_some()).collect();
-        let (mut left, mut right, mut states) = (TextColumn::default(), TextColumn::default(), States::default());
+        let (mut left, mut right, mut states) = (Strings::default(), Strings::default(), States::default());
         for &idx in &deep {
             left.push(&merged[idx]);
             right.push(part(rows[idx], depth).expect("filtered above"));

@@ -346,7 +346,7 @@ impl Operator for WindowRule {
 
 fn column_bytes(column: &Column) -> usize {
     match &column.values {
-        Values::Text(texts) | Values::Decimals(texts) | Values::Jsons(texts) | Values::Blobs(texts) => {
+        Values::Strings(texts) | Values::Decimals(texts) | Values::Jsons(texts) | Values::Blobs(texts) => {
             texts.data.len() + 4 * texts.ends.len()
         }
         Values::Integers(values) => 8 * values.len(),
@@ -357,12 +357,12 @@ fn column_bytes(column: &Column) -> usize {
 
 /// Length of all texts; 0 of anything else.
 fn texts_len(column: &Column) -> usize {
-    if let Values::Text(texts) = &column.values { texts.data.len() } else { 0 }
+    if let Values::Strings(texts) = &column.values { texts.data.len() } else { 0 }
 }
 
 /// Length of a text; 0 of anything else.
 fn text_len(column: &Column, row: usize) -> usize {
-    if let Value::Text(text) = value_at(column, row) { text.len() } else { 0 }
+    if let Value::String(text) = value_at(column, row) { text.len() } else { 0 }
 }
 
 /// One value of a column.
@@ -371,8 +371,8 @@ fn value_at(column: &Column, row: usize) -> Value<'_> {
         return Value::Missing;
     }
     match &column.values {
-        Values::Text(texts) | Values::Decimals(texts) | Values::Jsons(texts) | Values::Blobs(texts) => {
-            Value::Text(texts.get(row))
+        Values::Strings(texts) | Values::Decimals(texts) | Values::Jsons(texts) | Values::Blobs(texts) => {
+            Value::String(texts.get(row))
         }
         Values::Integers(values) => Value::Integer(values[row]),
         Values::Numbers(values) => Value::Number(values[row]),

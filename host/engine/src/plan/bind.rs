@@ -150,7 +150,7 @@ fn taken(draft: &Draft, modules: &[Descriptor]) -> Vec<Taken> {
         taken.push(Taken {
             what: "the key".to_owned(),
             pointer: pointer.clone(),
-            kind: Kind::Text,
+            kind: Kind::String,
             place: draft.key_place,
         });
     }
@@ -158,12 +158,12 @@ fn taken(draft: &Draft, modules: &[Descriptor]) -> Vec<Taken> {
         taken.push(Taken {
             what: "the id".to_owned(),
             pointer: pointer.clone(),
-            kind: Kind::Text,
+            kind: Kind::String,
             place: draft.dedupe_place,
         });
     }
     let time = &draft.source.time;
-    let kind = if time.unit == TimeUnit::Rfc3339 { Kind::Text } else { Kind::Integer };
+    let kind = if time.unit == TimeUnit::Rfc3339 { Kind::String } else { Kind::Integer };
     taken.push(Taken { what: "the time".to_owned(), pointer: time.field.clone(), kind, place: draft.time_place });
     for read in reads(&draft.source, modules) {
         let stage = &draft.stages[read.stage];

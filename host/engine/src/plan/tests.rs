@@ -20,17 +20,17 @@ type Says<'a> = (World, &'a [&'a str], &'a [(&'a str, Kind, bool)]);
 /// A module that tests can name in a pipeline file.
 #[track_caller]
 fn module(path: &str) -> Descriptor {
-    use Kind::{Integer, Number, Text};
+    use Kind::{Integer, Number};
     let file = Path::new(path).file_stem().expect("modules in tests have a name");
     let (world, ports, fields): Says<'_> = match file.to_string_lossy().as_ref() {
         "transform" | "schema_check" | "lanes" | "counters" => (World::Transform, &["main"], &[]),
-        "router" => (World::Transform, &["main", "rejected", "audit"], &[("device", Text, false)]),
+        "router" => (World::Transform, &["main", "rejected", "audit"], &[("device", Kind::String, false)]),
         "rounds" => (World::Transform, &["main"], &[("ms_played", Number, false)]),
-        "dates" => (World::Transform, &["main"], &[("ts", Text, true)]),
+        "dates" => (World::Transform, &["main"], &[("ts", Kind::String, true)]),
         "rule" | "fraud" => (
             World::WindowRule,
             &["alerts"],
-            &[("track_id", Text, true), ("device", Text, true), ("ms_played", Integer, true)],
+            &[("track_id", Kind::String, true), ("device", Kind::String, true), ("ms_played", Integer, true)],
         ),
         "reducer" => (World::Reducer, &["main"], &[]),
         other => panic!("no test module is called {other}"),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use pelton_aggregates::{Accumulators, Counter, Distinct, Finished, IntegerSum, Merged, NumberSum, Shape, Top};
 
 use crate::codec::{Damaged, Reader, put_bytes, put_f64, put_i64, put_u64};
-use crate::event::TextColumn;
+use crate::event::Strings;
 use crate::guest::{AggregateColumn, AggregateData};
 
 /// First byte of a value that may be missing; a sum that needs more than 64 bits is `WIDE`.
@@ -175,7 +175,7 @@ pub(crate) fn column(shape: Shape) -> AggregateColumn {
         | Accumulators::Distinct(_) => AggregateData::Integers(Vec::new()),
         Accumulators::NumberSums(_) | Accumulators::Numbers(_) => AggregateData::Numbers(Vec::new()),
         Accumulators::Tops(_) => AggregateData::Tops {
-            items: TextColumn::default(),
+            items: Strings::default(),
             counts: Vec::new(),
             errors: Vec::new(),
             pane_ends: Vec::new(),

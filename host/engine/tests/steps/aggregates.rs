@@ -14,7 +14,7 @@ use crate::kit::{Cuts, NOW, Native, Restart, Setup, at_least, drive, push};
 
 /// A rule that writes the panes it is shown: key, then per aggregate its value.
 fn rule(aggregates: &[(Function, Option<&str>, u32)], thresholds: &[(u32, i64)]) -> Native {
-    let fields = [("i", Kind::Integer, false), ("n", Kind::Number, false), ("s", Kind::Text, false)];
+    let fields = [("i", Kind::Integer, false), ("n", Kind::Number, false), ("s", Kind::String, false)];
     let mut native = Native::new(World::WindowRule, &fields);
     native.plan.aggregates = aggregates
         .iter()

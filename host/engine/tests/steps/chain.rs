@@ -18,9 +18,9 @@ use crate::kit::{Cuts, NOW, Native, Setup, drive, push};
 /// side port, `b` breaks the payload, `m` drops a field that the next stage needs, `t` traps, `l` is slow but fine,
 /// `u` burns fuel, `c` breaks the contract, `z` gives more records than fit, `o` one to the side that is too large.
 fn transform(stage: usize, needs: bool) -> Native {
-    let mut native = Native::new(World::Transform, &[("op", Kind::Text, true), ("own", Kind::Text, needs)]);
+    let mut native = Native::new(World::Transform, &[("op", Kind::String, true), ("own", Kind::String, needs)]);
     native.process = Some(Arc::new(move |metering, events, output| {
-        let Values::Text(ops) = &events.columns[0].values else { unreachable!() };
+        let Values::Strings(ops) = &events.columns[0].values else { unreachable!() };
         for row in 0..events.len() {
             let op = ops.get(row);
             let letter = op[stage.min(op.len() - 1)];
@@ -163,7 +163,7 @@ fn environment_and_integrity_faults_stop_the_step() {
 /// What only an earlier stage reads need not be in the records that it makes.
 #[test]
 fn a_record_is_read_for_later_stages_only() {
-    let mut first = Native::new(World::Transform, &[("raw", Kind::Text, true), ("both", Kind::Integer, true)]);
+    let mut first = Native::new(World::Transform, &[("raw", Kind::String, true), ("both", Kind::Integer, true)]);
     first.process = Some(Arc::new(|_, events, output| {
         (0..events.len()).for_each(|row| push(output, events.data.len(), row as u32, 0, br#"{"raw":5,"op":"f"}"#));
         Ok(())
@@ -185,7 +185,7 @@ fn a_record_is_read_for_later_stages_only() {
 fn extracted_samples_follow_their_rows() {
     use pelton_engine::plan::WindowKind;
     use pelton_engine::time::Span;
-    let mut rule = Native::new(World::WindowRule, &[("op", Kind::Text, true)]);
+    let mut rule = Native::new(World::WindowRule, &[("op", Kind::String, true)]);
     rule.plan = Aggregation {
         aggregates: vec![Aggregate {
             name: "sum".into(),
@@ -199,7 +199,7 @@ fn extracted_samples_follow_their_rows() {
     };
     // Two samples of 10 and 1 per row; rows of a `d` give none.
     rule.extract = Some(Arc::new(|events, samples| {
-        let Values::Text(ops) = &events.columns[0].values else { unreachable!() };
+        let Values::Strings(ops) = &events.columns[0].values else { unreachable!() };
         let mut values = Vec::new();
         for row in (0..events.len()).filter(|&row| !ops.get(row).starts_with(b"d")) {
             samples.rows.extend([row as u32; 2]);
@@ -215,7 +215,7 @@ fn extracted_samples_follow_their_rows() {
         }
         Ok(())
     }));
-    let mut split = Native::new(World::Transform, &[("op", Kind::Text, true), ("count", Kind::Integer, true)]);
+    let mut split = Native::new(World::Transform, &[("op", Kind::String, true), ("count", Kind::Integer, true)]);
     split.descriptor.shape.payload = true;
     split.process = Some(Arc::new(|_: Metering, events: &pelton_engine::event::Events, output: &mut Output| {
         let Values::Integers(counts) = &events.columns[1].values else { unreachable!() };
@@ -274,7 +274,7 @@ fn stages_read_fields_of_different_kinds() {
         }));
         native
     };
-    let fields = [("s", Kind::Text, true), ("n", Kind::Integer, true), ("b", Kind::Boolean, true)];
+    let fields = [("s", Kind::String, true), ("n", Kind::Integer, true), ("b", Kind::Boolean, true)];
     let events = [format!(r#"{{"k":"a","t":{NOW},"s":"text","n":7,"b":true}}"#)];
     let outcome = drive(&Setup::new(fields.map(forward).to_vec()), &events, &Cuts::default()).unwrap();
     assert_eq!(outcome.rows, [format!("out.2-0 {}", events[0])]);

@@ -17,7 +17,7 @@ use crate::kit::{Cuts, NOW, Native, Setup, drive, push};
 
 /// One setup per kind of state.
 fn setups() -> Vec<Setup> {
-    let mut rule = Native::new(World::WindowRule, &[("s", Kind::Text, false)]);
+    let mut rule = Native::new(World::WindowRule, &[("s", Kind::String, false)]);
     let aggregate = |function, field: Option<&str>| Aggregate {
         name: "a".into(),
         function,

@@ -136,7 +136,7 @@ fn an_event_that_would_change_too_much_is_a_dead_letter() {
     let outcome = outcome.unwrap();
     assert_eq!((outcome.totals.processed, outcome.totals.dead), (1, 1));
     assert!(outcome.rows[0].starts_with("dlq.pipeline.state-size "), "{}", &outcome.rows[0][..60]);
-    let mut native = Native::new(World::WindowRule, &[("s", Kind::Text, false)]);
+    let mut native = Native::new(World::WindowRule, &[("s", Kind::String, false)]);
     let top = |name: &str| Aggregate { name: name.into(), function: Function::TopK, field: Some("s".into()), limit: 3 };
     native.plan.aggregates = vec![top("a"), top("b")];
     native.evaluate = Some(Arc::new(|_: &Panes, _: &States, _: &mut Output| Ok(())));
@@ -152,7 +152,7 @@ fn an_event_that_would_change_too_much_is_a_dead_letter() {
 /// A large row is stored as what has changed, and comes back from that.
 #[test]
 fn large_aggregates_are_stored_as_what_has_changed() {
-    let mut native = Native::new(World::WindowRule, &[("s", Kind::Text, true)]);
+    let mut native = Native::new(World::WindowRule, &[("s", Kind::String, true)]);
     let aggregate = |function, limit| Aggregate { name: "a".into(), function, field: Some("s".into()), limit };
     native.plan.aggregates = vec![aggregate(Function::TopK, 2), aggregate(Function::Distinct, 5000)];
     native.evaluate = Some(Arc::new(|panes: &Panes, _: &States, output: &mut Output| {

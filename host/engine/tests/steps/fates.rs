@@ -16,7 +16,7 @@ use crate::kit::{Cuts, NOW, Native, Outcome, Setup, drive, push};
 const TUMBLING: WindowKind = WindowKind::Tumbling { size: Span(20) };
 
 fn ops(events: &Events) -> Vec<u8> {
-    let Values::Text(ops) = &events.columns[0].values else { unreachable!("the field is text") };
+    let Values::Strings(ops) = &events.columns[0].values else { unreachable!("the field is text") };
     (0..events.len()).map(|row| *ops.get(row).first().expect("no op is empty")).collect()
 }
 
@@ -27,9 +27,9 @@ fn seen(rows: impl IntoIterator<Item = u32>) -> Vec<Addition> {
 
 /// Makes a row of each letter, and a record of the side port before them.
 pub(crate) fn split() -> Native {
-    let mut native = Native::new(World::Transform, &[("ops", Kind::Text, true)]);
+    let mut native = Native::new(World::Transform, &[("ops", Kind::String, true)]);
     native.process = Some(Arc::new(|_, events, output| {
-        let Values::Text(ops) = &events.columns[0].values else { unreachable!("the field is text") };
+        let Values::Strings(ops) = &events.columns[0].values else { unreachable!("the field is text") };
         output.additions = seen(0..events.len() as u32);
         for row in 0..events.len() {
             push(output, events.data.len(), row as u32, 1, b"side");
@@ -44,7 +44,7 @@ pub(crate) fn split() -> Native {
 
 /// Forwards rows, and refuses `!`.
 pub(crate) fn transform() -> Native {
-    let mut native = Native::new(World::Transform, &[("op", Kind::Text, true)]);
+    let mut native = Native::new(World::Transform, &[("op", Kind::String, true)]);
     native.process = Some(Arc::new(|_, events, output| {
         output.additions = seen(0..events.len() as u32);
         for (row, op) in (0..).zip(ops(events)) {
@@ -64,7 +64,7 @@ pub(crate) fn fold() -> Native {
 }
 
 fn fold_that(traps: bool) -> Native {
-    let mut native = Native::new(World::WindowFold, &[("op", Kind::Text, true)]);
+    let mut native = Native::new(World::WindowFold, &[("op", Kind::String, true)]);
     native.fold = Some(Arc::new(move |events: &Events, groups: &Groups, folded: &mut Folded| {
         let (ops, mut member) = (ops(events), 0);
         folded.additions = seen(0..events.len() as u32);
@@ -96,7 +96,7 @@ fn fold_that(traps: bool) -> Native {
 
 /// Keeps the letters and tells each; refuses `!`, although it has told and kept it.
 pub(crate) fn reducer() -> Native {
-    let mut native = Native::new(World::Reducer, &[("op", Kind::Text, true)]);
+    let mut native = Native::new(World::Reducer, &[("op", Kind::String, true)]);
     native.reduce = Some(Arc::new(|events: &Events, groups: &Groups, reduced: &mut Reduced| {
         *reduced = Reduced::default();
         reduced.output.additions = seen(0..events.len() as u32);
@@ -127,7 +127,7 @@ pub(crate) fn reducer() -> Native {
 
 /// Counts the letters that it extracts, and refuses `!`.
 pub(crate) fn rule() -> Native {
-    let mut native = Native::new(World::WindowRule, &[("op", Kind::Text, true)]);
+    let mut native = Native::new(World::WindowRule, &[("op", Kind::String, true)]);
     native.plan.filters = true;
     native.plan.derived = vec![Field { name: "one".into(), kind: Kind::Integer, required: true }];
     native.plan.aggregates =

@@ -69,7 +69,7 @@ fn rule(aggregates: &[(Function, Option<&str>)]) -> Native {
         ("i", Kind::Integer, false),
         ("j", Kind::Integer, false),
         ("n", Kind::Number, false),
-        ("s", Kind::Text, false),
+        ("s", Kind::String, false),
     ];
     let mut native = Native::new(World::WindowRule, &fields);
     native.plan.aggregates = aggregates

@@ -84,7 +84,7 @@ const DISTINCT: u32 = 3;
 
 /// A rule over every function that writes its panes out, twice where the count is even.
 pub(crate) fn rule(least: (i64, i64, i64)) -> Native {
-    let fields = [("v", Kind::Integer, false), ("x", Kind::Number, false), ("s", Kind::Text, false)];
+    let fields = [("v", Kind::Integer, false), ("x", Kind::Number, false), ("s", Kind::String, false)];
     let mut native = Native::new(World::WindowRule, &fields);
     let aggregate = |function, field: Option<&str>, limit| Aggregate {
         name: format!("{function:?} {field:?}"),

@@ -77,11 +77,11 @@ fn on_timers(timers: &[i64], state: &mut String, did: &mut Did) {
 
 /// Applies the same handlers group by group.
 pub(crate) fn reducer() -> Native {
-    let mut native = Native::new(World::Reducer, &[("op", Kind::Text, true), ("arg", Kind::Integer, true)]);
+    let mut native = Native::new(World::Reducer, &[("op", Kind::String, true), ("arg", Kind::Integer, true)]);
     native.reduce = Some(Arc::new(|events, groups, reduced| {
         *reduced = Reduced::default();
-        let (Values::Text(ops), Values::Integers(args)) = (
-            &events.columns.first().map_or(Values::Text(Default::default()), |column| column.values.clone()),
+        let (Values::Strings(ops), Values::Integers(args)) = (
+            &events.columns.first().map_or(Values::Strings(Default::default()), |column| column.values.clone()),
             &args(events),
         ) else {
             unreachable!()

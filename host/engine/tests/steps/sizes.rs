@@ -17,13 +17,13 @@ const WINDOW: i64 = 1000;
 
 /// Field 0 of each row.
 fn ops(events: &Events) -> impl Iterator<Item = (u32, String)> {
-    let Values::Text(ops) = &events.columns[0].values else { unreachable!() };
+    let Values::Strings(ops) = &events.columns[0].values else { unreachable!() };
     (0..ops.ends.len()).map(|row| (row as u32, String::from_utf8_lossy(ops.get(row)).into_owned()))
 }
 
 /// Forwards every event; with `side` in its `op` a small record to the side as well, with `huge` a too large one.
 fn splitter() -> Native {
-    let mut native = Native::new(World::Transform, &[("op", Kind::Text, true)]);
+    let mut native = Native::new(World::Transform, &[("op", Kind::String, true)]);
     native.process = Some(Arc::new(|_, events: &Events, output: &mut Output| {
         for (row, op) in ops(events) {
             output.rows.push(row);
@@ -172,7 +172,7 @@ fn a_pane_with_a_record_that_is_too_large_is_one_letter() {
 /// An event whose reducer writes too much has changed no state, and what a transform made of it is not there either.
 #[test]
 fn a_reducer_that_writes_too_much_has_changed_nothing() {
-    let mut reducer = Native::new(World::Reducer, &[("op", Kind::Text, true)]);
+    let mut reducer = Native::new(World::Reducer, &[("op", Kind::String, true)]);
     reducer.reduce = Some(Arc::new(|events: &Events, groups: &Groups, reduced: &mut Reduced| {
         *reduced = Reduced::default();
         let all: Vec<(u32, String)> = ops(events).collect();
@@ -257,7 +257,7 @@ fn what_one_event_brings_about_fits_into_one_epoch() {
 /// Rows of one event that are late are told apart, and share the bytes that one event may take.
 #[test]
 fn late_records_of_one_event_have_ids_of_their_own() {
-    let mut copies = Native::new(World::Transform, &[("op", Kind::Text, true)]);
+    let mut copies = Native::new(World::Transform, &[("op", Kind::String, true)]);
     copies.process = Some(Arc::new(|_, events: &Events, output: &mut Output| {
         for (row, op) in ops(events) {
             (0..op.len()).for_each(|_| push(output, events.data.len(), row, 0, b"{}"));

@@ -121,9 +121,9 @@ fn what_one_branch_refuses_no_branch_keeps() {
 
 /// Passes `a` on, and nothing else.
 fn only_a() -> Native {
-    let mut native = Native::new(World::Transform, &[("op", Kind::Text, true)]);
+    let mut native = Native::new(World::Transform, &[("op", Kind::String, true)]);
     native.process = Some(Arc::new(|_, events, output| {
-        let Values::Text(ops) = &events.columns[0].values else { unreachable!("the field is text") };
+        let Values::Strings(ops) = &events.columns[0].values else { unreachable!("the field is text") };
         for row in (0..events.len()).filter(|&row| ops.get(row) == b"a") {
             output.rows.push(row as u32);
             output.ports.push(0);

@@ -16,7 +16,7 @@ fn aggregate(name: &str, function: Function, field: Option<&str>) -> Aggregate {
 fn fields() -> Vec<FieldRead> {
     let field =
         |name: &str, kind| FieldRead { name: name.into(), pointer: vec![name.into()], kind, required: true, stage: 0 };
-    vec![field("i", Kind::Integer), field("n", Kind::Number), field("s", Kind::Text)]
+    vec![field("i", Kind::Integer), field("n", Kind::Number), field("s", Kind::String)]
 }
 
 /// Every function over every kind that it takes, and a threshold on the count.

@@ -1,6 +1,6 @@
 //! Guests that keep the contract.
 
-use pelton_engine::event::{Column, Events, Kind, TextColumn, Values};
+use pelton_engine::event::{Column, Events, Kind, Strings, Values};
 use pelton_engine::guest::{
     AggregateColumn, AggregateData, Fault, Function, Metering, OF_ROW, Output, Panes, Timing, World,
 };
@@ -115,8 +115,8 @@ fn fresh_instances_give_the_same_replies() {
 #[test]
 fn columns_are_lent_and_come_back() {
     let mut batch = events(&["a"]);
-    let text = TextColumn { data: b"x".to_vec(), ends: vec![1] };
-    batch.columns.push(Column { missing: Vec::new(), values: Values::Text(text) });
+    let text = Strings { data: b"x".to_vec(), ends: vec![1] };
+    batch.columns.push(Column { missing: Vec::new(), values: Values::Strings(text) });
     batch.columns.push(Column { missing: vec![0], ..Column::new(Kind::Integer) });
     let before = batch.clone();
     guest("examples/echo").process(Metering::Deadline, &mut batch, &mut Output::default()).unwrap();

@@ -333,7 +333,7 @@ fn call(guest: &mut dyn Guest, metering: Metering) -> Result<(), Fault> {
 fn with_columns(guest: &dyn Guest, mut batch: Events) -> Events {
     for field in &guest.descriptor().shape.fields {
         let values = match field.kind {
-            Kind::Text => Values::Text(texts(&[b"x", b"y"])),
+            Kind::String => Values::Strings(texts(&[b"x", b"y"])),
             Kind::Integer => Values::Integers(vec![31_000, -1]),
             Kind::Number => Values::Numbers(vec![0.5, 1e300]),
             Kind::Boolean => Values::Booleans(vec![true, false]),

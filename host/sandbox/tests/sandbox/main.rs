@@ -14,7 +14,7 @@ mod worlds;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-use pelton_engine::event::{Events, TextColumn};
+use pelton_engine::event::{Events, Strings};
 use pelton_engine::guest::Guest;
 use pelton_sandbox::{Limits, Module, Options, Sandbox};
 
@@ -62,8 +62,8 @@ fn events(payloads: &[&str]) -> Events {
     events
 }
 
-fn texts(rows: &[&[u8]]) -> TextColumn {
-    let mut texts = TextColumn::default();
+fn texts(rows: &[&[u8]]) -> Strings {
+    let mut texts = Strings::default();
     rows.iter().for_each(|row| texts.push(row));
     texts
 }

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use pelton_engine::event::{Column, Events, TextColumn, Values};
+use pelton_engine::event::{Column, Events, Strings, Values};
 use pelton_engine::guest::{Fault, Groups, Guest, Metering, Output, Reduced};
 use pelton_sandbox::{Limits, Refusal};
 
@@ -14,9 +14,9 @@ use crate::{events, guest, load};
 fn acts(guest: &dyn Guest, acts: &[&str]) -> Events {
     let mut events = events(acts);
     if !guest.descriptor().shape.fields.is_empty() {
-        let mut texts = TextColumn::default();
+        let mut texts = Strings::default();
         acts.iter().for_each(|act| texts.push(act.as_bytes()));
-        events.columns.push(Column { missing: Vec::new(), values: Values::Text(texts) });
+        events.columns.push(Column { missing: Vec::new(), values: Values::Strings(texts) });
     }
     events
 }

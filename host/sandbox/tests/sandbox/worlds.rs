@@ -1,6 +1,6 @@
 //! The worlds beside `transform`, each called by hand as the engine calls it.
 
-use pelton_engine::event::{Column, Events, TextColumn, Values};
+use pelton_engine::event::{Column, Events, Strings, Values};
 use pelton_engine::guest::{
     Addition, Before, Bound, Change, Condition, Fault, Folded, Groups, Guest, Metering, Output, Panes, Reduced,
     Rewritten, Samples, Timing, World,
@@ -102,12 +102,12 @@ fn fold_merge_and_finish() {
     };
     let mut left = fold(Metering::Deadline, &[10, 20]);
     let mut right = fold(Metering::Fuel, &[40]);
-    let mut merged = TextColumn::default();
+    let mut merged = Strings::default();
     guest.merge(Metering::Deadline, &mut left, &mut right, &mut merged).unwrap();
     finish(&mut *guest, merged);
 }
 
-fn finish(guest: &mut dyn Guest, mut accumulators: TextColumn) {
+fn finish(guest: &mut dyn Guest, mut accumulators: Strings) {
     let mut panes = Panes {
         keys: texts(&[b"ann"]),
         starts: vec![0],
