@@ -103,14 +103,26 @@ impl Broker {
         self.pelton(&["run", pipeline, "--state-dir", state, "--listen", "off", "--exit-when-caught-up"])
     }
 
-    /// Makes the streams of a pipeline, with leases of four seconds; hosts renew them every three. A cluster that has
-    /// just lost a node may not answer in time, and `up` says so by its exit code: then it is asked again.
+    /// Makes the streams of a pipeline, with leases of four seconds; hosts renew them every three.
     #[track_caller]
     pub(crate) fn up(&self, pipeline: &str) -> Said {
-        const AGAIN: i32 = 4;
         let replicas = self.urls.len().to_string();
-        let up = || finish(&mut self.pelton(&["up", pipeline, "--lease", "4s", "--replicas", &replicas]));
-        until("`up` is answered", || Some(up()).filter(|said| said.status.code() != Some(AGAIN))).code(0)
+        self.until_answered(&["up", pipeline, "--lease", "4s", "--replicas", &replicas])
+    }
+
+    /// Deletes what `up` has made, but for the input.
+    #[track_caller]
+    pub(crate) fn down(&self, pipeline: &str) -> Said {
+        self.until_answered(&["down", pipeline, "--yes", "--outputs"])
+    }
+
+    /// A cluster that has just lost a node may not answer in time, which a command tells by its exit code: then it is asked
+    /// again.
+    #[track_caller]
+    fn until_answered(&self, args: &[&str]) -> Said {
+        const AGAIN: i32 = 4;
+        let said = || Some(finish(&mut self.pelton(args))).filter(|said| said.status.code() != Some(AGAIN));
+        until("the command is answered", said).code(0)
     }
 
     /// Runs what is asked of a connection of its own.

@@ -71,7 +71,7 @@ impl Stage {
 
     /// Forgets all results, keeps the input.
     fn renew(&self) {
-        finish(&mut self.broker.pelton(&["down", &self.pipeline, "--yes", "--outputs"])).code(0);
+        self.broker.down(&self.pipeline);
         self.broker.up(&self.pipeline);
     }
 }
