@@ -38,6 +38,8 @@ pub(super) struct Source {
     pub(super) offset: u64,
     /// Whether the content can be entered anywhere.
     is_seekable: bool,
+    /// Of a file, when it was opened.
+    length: u64,
     counted: ByteCount,
     /// What was counted when it was opened.
     counted_before: u64,
@@ -61,6 +63,7 @@ impl Source {
         let unreadable = |error| one.unreadable(error);
         let counted_before = counted.bytes();
         let (raw, clock) = open_raw(one, moments).map_err(unreadable)?;
+        let length = clock.file_length().map_err(unreadable)?.unwrap_or(0);
         let raw = Box::new(Counted { reader: raw, counted: counted.clone() });
         let magic = Head::read(raw, |head| head.len() >= MAGIC_BYTES || head.contains(&b'\n'));
         let packing = format::packing(&magic.bytes);
@@ -80,7 +83,7 @@ impl Source {
         let start = if head.bytes.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
         let is_seekable = packing == Packing::None && one.is_file();
         let (offset, reader, counted) = (start as u64, head.back(start), counted.clone());
-        Ok(Source { reader, clock, packing, offset, is_seekable, counted, counted_before })
+        Ok(Source { reader, clock, packing, offset, is_seekable, length, counted, counted_before })
     }
 
     /// Goes on at `offset` of the content: by a jump where that is possible, else by reading up to there. The content may
@@ -131,9 +134,10 @@ impl Source {
 
     /// Whether this is the end of the file that was read, and not of one that somebody has cut off or written anew.
     fn check_end(&self) -> io::Result<()> {
-        let (true, Clock::File { file, .. }) = (self.is_seekable, &self.clock) else { return Ok(()) };
-        let (read, length) = (self.stored_bytes(), file.metadata()?.len());
-        if length < read { Err(io::Error::other(Shrunk { read, length })) } else { Ok(()) }
+        let (true, Some(length)) = (self.is_seekable, self.clock.file_length()?) else { return Ok(()) };
+        // What was read of it may be less than what it had.
+        let before = self.length.max(self.stored_bytes());
+        if length < before { Err(io::Error::other(Shrunk { before, length })) } else { Ok(()) }
     }
 
     /// When what was read last has arrived.
@@ -161,17 +165,17 @@ impl Source {
     }
 }
 
-/// A file has less than was read of it.
+/// A file has less than it had.
 #[derive(Debug)]
 struct Shrunk {
-    read: u64,
+    before: u64,
     length: u64,
 }
 
 impl fmt::Display for Shrunk {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Shrunk { read, length } = self;
-        write!(f, "has shrunk to {length} bytes while it was read, up to byte {read}")
+        let Shrunk { before, length } = self;
+        write!(f, "has shrunk to {length} bytes while it was read, from at least {before}")
     }
 }
 
@@ -189,6 +193,14 @@ enum Clock {
 impl Clock {
     fn is_file(&self) -> bool {
         matches!(self, Clock::File { .. })
+    }
+
+    /// How long the file is now.
+    fn file_length(&self) -> io::Result<Option<u64>> {
+        match self {
+            Clock::File { file, .. } => Ok(Some(file.metadata()?.len())),
+            Clock::Live { .. } => Ok(None),
+        }
     }
 
     fn arrival(&mut self) -> WallTime {

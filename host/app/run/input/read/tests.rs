@@ -106,7 +106,7 @@ fn a_file_that_shrinks_while_it_is_read_has_no_end() {
         let inputs = scene.inputs(&["a"]);
         let progress = InputProgress::fresh(&inputs);
         let reader = Reader::prepare(inputs, &progress, Position::default(), 4096).unwrap().start().unwrap();
-        // It has read some, and waits for somebody to take that.
+        // It has read some, and waits for somebody to take that; how much it reads ahead is up to the machine.
         let mut seen = 0;
         while seen == 0 {
             if let Read::Chunk(chunk) = reader.recv().unwrap() {
@@ -128,6 +128,23 @@ fn a_file_that_shrinks_while_it_is_read_has_no_end() {
         assert!(failure.to_string().contains("has shrunk to ") && failure.exit() == Exit::Halted, "{failure}");
         assert!(seen < lines, "{seen}");
     }
+}
+
+/// Also when what is left is more than what was read of it.
+#[test]
+fn a_file_that_has_less_than_when_it_was_opened_has_no_end() {
+    let scene = Scene::new(&[("a", "{}\n".repeat(1 << 20).as_bytes())]);
+    let inputs = scene.inputs(&["a"]);
+    let mut source = Source::open(&inputs.list[0], Moments::default(), &ByteCount::default()).unwrap();
+    std::fs::File::options().write(true).open(scene.path("a")).unwrap().set_len(2 << 20).unwrap();
+    let mut buffer = vec![0; 1 << 16];
+    let error = loop {
+        match source.read(&mut buffer) {
+            Ok(count) => assert!(count > 0, "the end, after {} bytes", source.offset),
+            Err(error) => break error,
+        }
+    };
+    assert!(error.to_string().contains("has shrunk to 2097152 bytes"), "{error}");
 }
 
 #[test]
