@@ -91,6 +91,10 @@ impl Broker {
         });
     }
 
+    pub(crate) fn is_cluster(&self) -> bool {
+        self.urls.len() > 1
+    }
+
     /// A command that talks to this broker.
     pub(crate) fn pelton(&self, args: &[&str]) -> std::process::Command {
         let mut command = pelton(args);
