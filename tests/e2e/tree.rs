@@ -103,7 +103,7 @@ fn stages_side_by_side_are_each_as_alone_and_survive_kills() {
     calm.assert_same(&disturbed);
 }
 
-/// Another order of stages, or one more, is another list of sections: told with both lists, and nothing is touched.
+/// Another order of stages, or one more, is another list of sections: the difference is told, and nothing is touched.
 #[test]
 fn other_stages_over_an_old_state_are_refused() {
     let scene = Scene::new();
@@ -116,11 +116,15 @@ fn other_stages_over_an_old_state_are_refused() {
     run(&before).code(0);
     finish(&mut pelton(&["validate", &before, "--server", broker.url()])).code(0);
     let held = broker.held("PELTON_tree");
-    let swapped = [STAGES[1], STAGES[0]];
     let text = std::fs::read_to_string(&before).expect("written above");
+    let of_stages = |file: &str, stages: &[(&str, &str, &str)]| {
+        let written = std::fs::read_to_string(pipeline(&scene, "tree", stages)).expect("written");
+        scene.write(file, written)
+    };
     let cases = [
-        (pipeline(&scene, "tree", &swapped), "`quarters`"),
-        (pipeline(&scene, "tree", &STAGES[..3]), "`means`"),
+        (of_stages("swapped.toml", &[STAGES[1], STAGES[0]]), "and is now `core`, `quarters`"),
+        (of_stages("more.toml", &STAGES[..3]), "`means` (window-fold) is new"),
+        (of_stages("less.toml", &STAGES[..1]), "`quarters` (window-rule) is gone"),
         (
             scene.write(
                 "stream.toml",

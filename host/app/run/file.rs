@@ -156,10 +156,11 @@ pub(crate) fn run(mut options: FileOptions) -> Result<(), Failure> {
     let committed =
         committer.join().map_err(|_| Failure::new(Exit::Failed, anyhow::anyhow!("the committer panicked")))?;
     work.meter.finish();
-    committed?;
+    let committed = committed?;
     computed?;
     let process = Process { events: progress.summary.totals.received - before, took: began.elapsed() };
-    progress.summary.end(&work.plan, &process, progress.done)
+    let counters = committed.map_or_else(Vec::new, |last| last.counter_sums());
+    progress.summary.end(&work.plan, &process, &counters, progress.done)
 }
 
 /// The results of a run would be inputs of the next one, which could not go on.
@@ -331,14 +332,14 @@ impl Work {
     }
 }
 
-/// Commits epochs in order until the sender is gone.
+/// Commits epochs in order until the sender is gone; the marker of the last one.
 fn commit_all(
     receiver: &Receiver<Cut>,
     mut store: Box<dyn Store>,
     mut sink: Sink,
     places: &Places,
     mut last: Option<Marker>,
-) -> Result<(), Failure> {
+) -> Result<Option<Marker>, Failure> {
     let session = u128::from(session()) << 64;
     let way_out = sink.way_out();
     let environment = |error: anyhow::Error| Failure::new(Exit::Environment, error).hint(way_out);
@@ -360,7 +361,7 @@ fn commit_all(
         }
         last = Some(epoch.marker);
     }
-    Ok(())
+    Ok(last)
 }
 
 fn failed(error: pelton_engine::judge::StepError) -> Failure {

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Debug;
 
 use pelton_engine::epoch::fingerprint;
-use pelton_engine::plan::Plan;
+use pelton_engine::plan::{Limits, Output, Plan, Source, Stage};
 use serde::{Deserialize, Serialize};
 
 /// A fingerprint per part of the pipeline, by the part's name as the pipeline file has it.
@@ -18,26 +18,45 @@ impl MadeBy {
     /// `modules` are the sha256 of the stages' modules, `envelope` the form of the results.
     pub(super) fn of(plan: &Plan, modules: &[[u8; 32]], envelope: bool) -> MadeBy {
         let mut made = MadeBy::default();
-        let (source, limits) = (&plan.source, &plan.limits);
-        made.put("name", &plan.name);
-        made.put("[source] key", &source.key);
-        made.put("[source] time", &source.time);
-        made.put("[source] watermark", &source.watermark);
-        made.put("[source.fields]", &source.fields);
-        made.put("[limits] fuel_per_event", &limits.fuel_per_event);
-        made.put("[limits] memory", &limits.memory);
-        made.put("[limits] reply_bytes", &limits.reply_bytes);
-        made.put("[limits] max_payload", &limits.max_payload);
-        made.put("[limits] state_per_key", &limits.state_per_key);
-        let names: Vec<&str> = plan.stages.iter().map(|stage| stage.name.as_str()).collect();
-        made.put("the list of stages", &names);
-        for (stage, module) in plan.stages.iter().zip(modules) {
-            made.put(&format!("module of stage `{}`", stage.name), module);
-            made.put(&format!("config of stage `{}`", stage.name), &stage.config);
-            made.put(&format!("window of stage `{}`", stage.name), &stage.window);
+        // All parts are named here, so that a new one cannot be forgotten.
+        let Plan { name, source, stages, outputs, limits } = plan;
+        let Source { key, time, watermark, order, dedupe, fields, stream: _, subject: _, partitions: _, create: _ } =
+            source;
+        made.put("name", name);
+        made.put("[source] key", key);
+        made.put("[source] time", time);
+        made.put("[source] watermark", watermark);
+        made.put("[source] order", order);
+        made.put("[source] dedupe", dedupe);
+        made.put("[source.fields]", fields);
+        let Limits {
+            fuel_per_event,
+            memory,
+            reply_bytes,
+            max_payload,
+            state_per_key,
+            call_timeout: _,
+            state: _,
+            epoch_max_events: _,
+            epoch_max_age: _,
+            shape: _,
+        } = limits;
+        made.put("[limits] fuel_per_event", fuel_per_event);
+        made.put("[limits] memory", memory);
+        made.put("[limits] reply_bytes", reply_bytes);
+        made.put("[limits] max_payload", max_payload);
+        made.put("[limits] state_per_key", state_per_key);
+        let tree: Vec<(&str, Option<usize>)> = stages.iter().map(|stage| (stage.name.as_str(), stage.from)).collect();
+        made.put("the tree of stages", &tree);
+        for (stage, digest) in stages.iter().zip(modules) {
+            let Stage { name, from: _, module: _, config, window, ttl } = stage;
+            made.put(&format!("module of stage `{name}`"), digest);
+            made.put(&format!("config of stage `{name}`"), config);
+            made.put(&format!("window of stage `{name}`"), window);
+            made.put(&format!("ttl of stage `{name}`"), ttl);
         }
-        for output in &plan.outputs {
-            made.put(&format!("[output.{}]", output.name), &(output.stage, output.port));
+        for Output { name, stage, port, stream: _ } in outputs {
+            made.put(&format!("[output.{name}]"), &(stage, port));
         }
         made.put("--envelope", &envelope);
         made
@@ -80,7 +99,7 @@ mod tests {
         let draft = draft.unwrap_or_else(|| panic!("{problems:?}"));
         let descriptors: Vec<Descriptor> = draft.stages().iter().map(|_| descriptor()).collect();
         let (plan, problems) = draft.bind(&descriptors);
-        MadeBy::of(&plan.unwrap_or_else(|| panic!("{problems:?}")), &[[module; 32]], envelope)
+        MadeBy::of(&plan.unwrap_or_else(|| panic!("{problems:?}")), &[[module; 32]].repeat(descriptors.len()), envelope)
     }
 
     fn descriptor() -> Descriptor {
@@ -99,6 +118,10 @@ mod tests {
             ("\"ms\"", "\"s\"", "[source] time"),
             ("[[stage]]", "watermark = { delay = \"11s\" }\n[[stage]]", "[source] watermark"),
             ("[[stage]]", "watermark = { delay = \"10s\" }\n[[stage]]", ""),
+            ("[[stage]]", "order = \"event-time\"\n[[stage]]", "[source] order"),
+            ("[[stage]]", "order = \"arrival\"\n[[stage]]", ""),
+            ("[[stage]]", "dedupe = { id = \"id\", ttl = \"1d\" }\n[[stage]]", "[source] dedupe"),
+            ("limit = 1 }", "limit = 1 }\nfrom = \"source\"", ""),
             ("limit = 1", "limit = 2", "config of stage `s`"),
             ("limit = 1", "limit  =  1", ""),
             ("s.wasm", "elsewhere/s.wasm", ""),
@@ -112,6 +135,13 @@ mod tests {
             let now = made(&TEXT.replace(from, to), 1, false);
             assert_eq!(old.changes(&now).join(", "), expected, "{from} → {to}");
         }
+        let stage =
+            |name: &str, from: &str| format!("[[stage]]\nname = \"{name}\"\nfrom = \"{from}\"\nmodule = \"s.wasm\"\n");
+        let tree = |t: &str, u: &str| {
+            let stages = [stage("other", "source"), stage("t", t), stage("u", u)].concat();
+            made(&TEXT.replace("[output.seen]", &format!("{stages}[output.seen]\n[output.t]\nfrom = \"t\"")), 1, false)
+        };
+        assert_eq!(tree("s", "other").changes(&tree("other", "s")), ["the tree of stages"]);
         assert_eq!(old.changes(&made(TEXT, 2, false)), ["module of stage `s`"]);
         assert_eq!(old.changes(&made(TEXT, 1, true)), ["--envelope"]);
     }

@@ -1,6 +1,7 @@
 //! What a file run has brought about since its beginning, over all its restarts, and the last words about it.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::time::Duration;
 
 use pelton_engine::effects::Effects;
@@ -41,11 +42,18 @@ impl Summary {
         }
     }
 
-    /// The last words of a process. `process` is what it has done itself.
+    /// The last words of a process. `process` is what it has done itself, `counters` are the sums of those of modules
+    /// and stages over all of the run.
     ///
     /// # Errors
     /// When the run is done and every event was refused.
-    pub(super) fn end(&self, plan: &Plan, process: &Process, done: bool) -> Result<(), Failure> {
+    pub(super) fn end(
+        &self,
+        plan: &Plan,
+        process: &Process,
+        counters: &[(String, i128)],
+        done: bool,
+    ) -> Result<(), Failure> {
         let totals = &self.totals;
         let outputs: Vec<String> = plan
             .outputs
@@ -65,6 +73,7 @@ impl Summary {
             outputs = outputs.join(", "),
             dead_letters = list(&self.dead),
             dead_firings = (!self.firings.is_empty()).then(|| list(&self.firings)),
+            counters = (!counters.is_empty()).then(|| list(counters.iter().map(|(name, count)| (name, count)))),
             seconds = format!("{:.2}", process.took.as_secs_f64()),
             events_per_second = (process.events as f64 / process.took.as_secs_f64().max(1e-9)) as u64,
             "{}",
@@ -130,8 +139,8 @@ pub(super) struct Process {
 }
 
 /// `code count, code count`.
-fn list(counts: &BTreeMap<String, u64>) -> String {
-    let words: Vec<String> = counts.iter().map(|(code, count)| format!("{code} {count}")).collect();
+fn list<'a>(counts: impl IntoIterator<Item = (&'a String, impl Display)>) -> String {
+    let words: Vec<String> = counts.into_iter().map(|(name, count)| format!("{name} {count}")).collect();
     words.join(", ")
 }
 

@@ -15,8 +15,8 @@ use crate::totals::Totals;
 pub enum Unsound {
     #[error("events do not add up: {totals:?}, {held_before} held before")]
     Unbalanced { totals: Totals, held_before: u64 },
-    #[error("state has {bytes} bytes, limit {limit} (`limits.state`)")]
-    StateFull { bytes: usize, limit: u64 },
+    #[error("state has {bytes} bytes, limit {limit} (`limits.state`); `{largest}` has {largest_bytes} of them")]
+    StateFull { bytes: usize, limit: u64, largest: String, largest_bytes: u64 },
 }
 
 impl Unsound {
@@ -42,7 +42,9 @@ pub fn close(engine: &mut Engine, effects: &mut Effects, state_limit: u64) -> Re
     }
     let bytes = engine.state_bytes();
     if bytes as u64 > state_limit {
-        return Err(Unsound::StateFull { bytes, limit: state_limit });
+        let largest = engine.sections().into_iter().max_by_key(|section| section.bytes);
+        let (largest, largest_bytes) = largest.map(|section| (section.name, section.bytes)).unwrap_or_default();
+        return Err(Unsound::StateFull { bytes, limit: state_limit, largest, largest_bytes });
     }
     let mut delta = Vec::new();
     let position = engine.cut(&mut delta);

@@ -39,34 +39,44 @@ pub fn is_compatible(
     if marker.sections.len() == wanted.len() && marker.sections.iter().zip(&wanted).all(is_same) {
         return Ok(());
     }
-    let named =
-        |section: &Section| format!("`{}` ({}, layout {:016x})", section.name, section.operator, section.layout);
-    let list = |sections: &[Section]| sections.iter().map(named).collect::<Vec<_>>().join(", ");
-    let before = |name: &str| {
-        let found = marker.sections.iter().find(|found| found.name == name)?;
-        let sections = &snapshot?.sections;
-        sections.iter().find(|stored| stored.layout == found.layout).map(|stored| &stored.layout_text)
-    };
-    let texts: Vec<String> = wanted
-        .iter()
-        .zip(engine.layouts())
-        .filter(|(wanted, _)| !marker.sections.iter().any(|found| is_same((found, wanted))))
-        .map(|(wanted, layout)| match before(&wanted.name) {
-            Some(before) => format!("; `{}` was {before} and is now {layout}", wanted.name),
-            None => format!("; `{}` is now {layout}", wanted.name),
-        })
-        .collect();
+    let evidence = difference(&marker.sections, &wanted, &engine.layouts(), snapshot);
     let held = match marker.totals_sum.held {
         0 => String::new(),
         held => format!("; {held} events wait in it for their turn"),
     };
-    differs(format!(
-        "epoch {} has state of {}, the pipeline now wants {}{}{held}",
-        marker.epoch,
-        list(&marker.sections),
-        list(&wanted),
-        texts.concat()
-    ))
+    differs(format!("this pipeline cannot read the state of epoch {}: {evidence}{held}", marker.epoch))
+}
+
+/// How two lists of sections differ, in words. `layouts` are those of `wanted`.
+fn difference(found: &[Section], wanted: &[Section], layouts: &[&str], snapshot: Option<&Manifest>) -> String {
+    let named = |sections: &[Section], name: &str| sections.iter().position(|section| section.name == name);
+    let gone = found.iter().filter(|section| named(wanted, &section.name).is_none());
+    let gone = gone.map(|section| format!("`{}` ({}) is gone", section.name, section.operator));
+    let stored = |found: &Section| {
+        let sections = &snapshot?.sections;
+        sections.iter().find(|stored| stored.layout == found.layout).map(|stored| stored.layout_text.as_str())
+    };
+    let others = wanted.iter().zip(layouts).filter_map(|(section, layout)| {
+        let name = &section.name;
+        let Some(before) = named(found, name).map(|idx| &found[idx]) else {
+            return Some(format!("`{name}` ({}) is new", section.operator));
+        };
+        if (&before.operator, before.layout) == (&section.operator, section.layout) {
+            return None;
+        }
+        Some(match stored(before) {
+            Some(before) => format!("`{name}` was {before} and is now {layout}"),
+            None => format!("`{name}` was another {} and is now {layout}", before.operator),
+        })
+    });
+    let told: Vec<String> = gone.chain(others).collect();
+    if !told.is_empty() {
+        return told.join("; ");
+    }
+    let list = |sections: &[Section]| {
+        sections.iter().map(|section| format!("`{}`", section.name)).collect::<Vec<_>>().join(", ")
+    };
+    format!("its order is {} and is now {}", list(found), list(wanted))
 }
 
 /// Whether an engine that was restored holds as many events as its marker says: what is held is in no stream any more.

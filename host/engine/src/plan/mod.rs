@@ -129,7 +129,7 @@ pub enum EventOrder {
 pub struct Dedupe {
     /// Where the id is that tells events of one key apart.
     pub id: Key,
-    /// An id is remembered until the watermark is this far behind the time of its first event.
+    /// An id is remembered until the watermark has passed the time of its first event by this much.
     pub ttl: Span,
 }
 
@@ -158,7 +158,7 @@ pub struct Stage {
     pub config: String,
     /// Present exactly for window rules and window folds.
     pub window: Option<Window>,
-    /// Of a reducer: what it keeps of a key goes when the watermark is this far behind the key's newest event.
+    /// Of a reducer: what it keeps of a key goes when the watermark has passed the key's newest event by this much.
     pub ttl: Option<Span>,
 }
 

@@ -12,7 +12,7 @@ use pelton_engine::event::{Events, Field, Kind, RawBatch};
 use pelton_engine::guest::*;
 use pelton_engine::partition::is_compatible;
 use pelton_engine::plan::{Dedupe, EventOrder, Key, WindowKind};
-use pelton_engine::step::{HashKey, Input, Progress};
+use pelton_engine::step::{Engine, HashKey, Input, Progress};
 use pelton_engine::time::{Span, WallTime};
 
 use crate::kit::{Native, Setup, push};
@@ -374,9 +374,28 @@ fn another_layout_is_explained() {
     assert_eq!(is_compatible(&marker, 0, &before, Some(&snapshot)), Ok(()));
     let told = |snapshot| is_compatible(&marker, 0, &now, snapshot).expect_err("another window").evidence;
     let (name, old, new) = (&before.sections()[1].name, before.layouts()[1], now.layouts()[1]);
-    assert!(told(None).ends_with(&format!("; `{name}` is now {new}")), "{}", told(None));
+    assert!(told(None).ends_with(&format!(": `{name}` was another window-rule and is now {new}")), "{}", told(None));
     let told = told(Some(&snapshot));
-    assert!(told.ends_with(&format!("; `{name}` was {old} and is now {new}")), "{told}");
+    assert!(told.ends_with(&format!(": `{name}` was {old} and is now {new}")), "{told}");
+
+    // Other stages, and the same in another order.
+    let counting = || rule(&[(Function::Count, None)]);
+    let two = Setup::new(vec![counting(), counting()]).window(WindowKind::Global, 0, 0).engine();
+    let sections = Engine::sections;
+    let told = |found: Vec<Section>, engine: &Engine| {
+        let fields = MarkerFields {
+            sections: found,
+            partitions: source.partitions,
+            key: source.key.to_string(),
+            ..MarkerFields::default()
+        };
+        is_compatible(&Marker::new(fields), 0, engine, None).expect_err("other stages").evidence
+    };
+    assert!(told(sections(&before), &two).ends_with(": `s1` (window-rule) is new"));
+    assert!(told(sections(&two), &before).ends_with(": `s1` (window-rule) is gone"));
+    let mut turned = sections(&two);
+    turned.swap(1, 2);
+    assert!(told(turned, &two).ends_with(": its order is `core`, `s1`, `s0` and is now `core`, `s0`, `s1`"));
 }
 
 fn spell(name: &str, setup: &Setup, out: &mut String) {

@@ -175,9 +175,10 @@ pub(crate) struct Oracle {
     pub(crate) rows: Vec<String>,
     states: BTreeMap<String, String>,
     timers: BTreeSet<(i64, String)>,
-    /// How long a key lives after its last event, of which the time, or the watermark where that was further, is told of
-    /// each key that has a state or timers.
+    /// How long a key lives after its newest event.
     ttl: Option<i64>,
+    /// The time of each key's newest event, or the watermark before its last one where that was further. Nothing is ever
+    /// forgotten here.
     touched: BTreeMap<String, i64>,
     watermark: i64,
     expired: i128,
@@ -201,7 +202,8 @@ impl Oracle {
             self.rows.push(format!("dlq.s0.{code} {}", event.json()));
         } else {
             self.rows.extend(did.records.iter().map(|text| format!("out.0-0 {text}")));
-            self.touched.insert(key.clone(), self.watermark.max(NOW + event.time));
+            let touched = self.touched.entry(key.clone()).or_insert(i64::MIN);
+            *touched = (*touched).max(self.watermark).max(NOW + event.time);
             self.apply(&key, state, &did);
         }
     }
@@ -216,7 +218,8 @@ impl Oracle {
         if let Some((_, key)) = next.filter(|(at, key)| self.expiry(key) < *at) {
             return Some(key.clone());
         }
-        let first = self.touched.keys().min_by_key(|key| self.expiry(key))?;
+        let with_state = self.states.iter().filter(|(_, state)| !state.is_empty()).map(|(key, _)| key);
+        let first = with_state.chain(self.timers.iter().map(|(_, key)| key)).min_by_key(|key| self.expiry(key))?;
         let expiry = self.expiry(first);
         let is_next = expiry <= watermark && self.timers.first().is_none_or(|(at, _)| expiry < *at);
         (is_next && watermark < i64::MAX).then(|| first.clone())
@@ -228,7 +231,6 @@ impl Oracle {
         loop {
             if let Some(key) = self.over(watermark) {
                 self.states.remove(&key);
-                self.touched.remove(&key);
                 self.timers.retain(|(_, of)| *of != key);
                 self.expired += 1;
                 continue;
@@ -255,22 +257,13 @@ impl Oracle {
                 if watermark == i64::MAX {
                     self.timers.retain(|(_, of)| *of != key);
                 }
-                self.forget_empty(&key);
                 continue;
             }
             self.rows.extend(did.records.iter().map(|text| format!("out.0-0 {text}")));
             self.apply(&key, state, &did);
             if watermark == i64::MAX {
                 self.timers.retain(|(_, of)| *of != key);
-                self.forget_empty(&key);
             }
-        }
-    }
-
-    /// Of a key without state and timers nothing is known.
-    fn forget_empty(&mut self, key: &str) {
-        if self.states.get(key).is_none_or(String::is_empty) && !self.timers.iter().any(|(_, of)| of == key) {
-            self.touched.remove(key);
         }
     }
 
@@ -278,7 +271,6 @@ impl Oracle {
         self.states.insert(key.into(), state);
         self.timers.extend(did.sets.iter().map(|&at| (at, key.into())));
         self.timers.retain(|(at, of)| of != key || !did.cancels.contains(at));
-        self.forget_empty(key);
     }
 }
 

@@ -15,8 +15,8 @@ const COUNT_STORED_BYTES_MAX: usize = 10;
 pub(super) struct Entry {
     pub(super) state: Vec<u8>,
     pub(super) timers: BTreeSet<i64>,
-    /// The time of the key's last event, or the watermark before it where that was further; only where keys have a time to
-    /// live.
+    /// The time of the key's newest event, or the watermark before its last one where that was further; only where keys
+    /// have a time to live.
     pub(super) touched: i64,
 }
 
@@ -27,6 +27,10 @@ impl Default for Entry {
 }
 
 impl Entry {
+    fn is_empty(&self) -> bool {
+        self.state.is_empty() && self.timers.is_empty()
+    }
+
     /// At least what it takes where it is stored.
     pub(super) fn stored_bytes_max(&self, key: &[u8]) -> usize {
         key.len() + self.state.len() + (4 + self.timers.len()) * COUNT_STORED_BYTES_MAX
@@ -40,10 +44,14 @@ pub(super) type Entries = BTreeMap<Vec<u8>, Entry>;
 /// All that is kept.
 pub(super) struct Kept {
     entries: Entries,
-    /// How long a key is kept after its last event.
+    /// How long a key is kept after its newest event.
     ttl: Option<Span>,
-    /// With a time to live: all keys, by the time from which it counts.
+    /// With a time to live: all keys with state or timers, by the time from which it counts.
     by_age: BTreeSet<(i64, Vec<u8>)>,
+    /// With a time to live: keys that have nothing left, by the time of their newest event. It decides when they go, should
+    /// an older event bring them back, so it is known until the watermark has reached it: whether a key has had nothing in
+    /// the middle of a run of events cannot be seen, and must not matter.
+    empty: BTreeSet<(i64, Vec<u8>)>,
     /// All timers, by time and key.
     timers: BTreeSet<(i64, Vec<u8>)>,
     /// Keys that have changed since the last delta, each with the bytes that it takes there.
@@ -60,6 +68,7 @@ impl Kept {
             entries: Entries::new(),
             ttl,
             by_age: BTreeSet::new(),
+            empty: BTreeSet::new(),
             timers: BTreeSet::new(),
             changed: BTreeMap::new(),
             change_bytes: 0,
@@ -72,7 +81,7 @@ impl Kept {
         *self = Kept::new(self.ttl);
     }
 
-    /// How long a key is kept after its last event.
+    /// How long a key is kept after its newest event.
     pub(super) fn ttl(&self) -> Option<Span> {
         self.ttl
     }
@@ -131,32 +140,48 @@ impl Kept {
         self.change_bytes -= self.changed.insert(key, bytes).unwrap_or(0);
     }
 
-    /// Nothing is kept of an entry without state and timers.
+    /// Nothing is kept of an entry without state and timers, except its age.
     fn put(&mut self, key: &[u8], entry: Entry) {
-        let has_ttl = self.ttl.is_some();
-        let of_age = if has_ttl { key.len() + 48 } else { 0 };
-        let of_timers = |entry: &Entry| entry.timers.len() * (key.len() + 48);
-        let size = |entry: &Entry| ENTRY_BYTES + key.len() + entry.state.len() + of_timers(entry) + of_age;
-        let is_empty = entry.state.is_empty() && entry.timers.is_empty();
-        let added = if is_empty { 0 } else { size(&entry) };
-        entry.timers.iter().for_each(|&at| {
+        if let Some(old) = self.entries.remove(key) {
+            self.bytes -= self.size(key, &old);
+            for &at in old.timers.difference(&entry.timers) {
+                self.timers.remove(&(at, key.to_vec()));
+            }
+            if self.ttl.is_some() && (old.touched, old.is_empty()) != (entry.touched, entry.is_empty()) {
+                self.ages(old.is_empty()).remove(&(old.touched, key.to_vec()));
+            }
+        }
+        if entry.is_empty() && entry.touched == i64::MIN {
+            return;
+        }
+        for &at in &entry.timers {
             self.timers.insert((at, key.to_vec()));
-        });
-        if has_ttl && !is_empty {
-            self.by_age.insert((entry.touched, key.to_vec()));
         }
-        let (fresh, touched) = (entry.timers.clone(), (!is_empty).then_some(entry.touched));
-        let old = if is_empty { self.entries.remove(key) } else { self.entries.insert(key.to_vec(), entry) };
-        if let Some(old) = old {
-            self.bytes -= size(&old);
-            for at in old.timers.difference(&fresh) {
-                self.timers.remove(&(*at, key.to_vec()));
-            }
-            if has_ttl && touched != Some(old.touched) {
-                self.by_age.remove(&(old.touched, key.to_vec()));
-            }
+        if self.ttl.is_some() {
+            self.ages(entry.is_empty()).insert((entry.touched, key.to_vec()));
         }
-        self.bytes += added;
+        self.bytes += self.size(key, &entry);
+        self.entries.insert(key.to_vec(), entry);
+    }
+
+    /// The keys of a kind, by age.
+    fn ages(&mut self, of_empty: bool) -> &mut BTreeSet<(i64, Vec<u8>)> {
+        if of_empty { &mut self.empty } else { &mut self.by_age }
+    }
+
+    fn size(&self, key: &[u8], entry: &Entry) -> usize {
+        let of_index = key.len() + 48;
+        let indexed = entry.timers.len() + usize::from(self.ttl.is_some());
+        ENTRY_BYTES + key.len() + entry.state.len() + indexed * of_index
+    }
+
+    /// Forgets keys that have nothing left and whose age no longer counts, because the watermark is further. Needs no
+    /// delta: who applies one forgets the same.
+    fn forget_empty(&mut self, watermark: EventTime) {
+        while let Some((_, key)) = self.empty.first().filter(|(touched, _)| *touched <= watermark.0) {
+            let key = key.clone();
+            self.put(&key, Entry::default());
+        }
     }
 
     /// What is kept of a key, but for some timers.
@@ -198,7 +223,8 @@ impl Kept {
     }
 
     /// Appends changed entries, or all of them.
-    pub(super) fn encode(&mut self, all: bool, out: &mut Vec<u8>) {
+    pub(super) fn encode(&mut self, all: bool, watermark: EventTime, out: &mut Vec<u8>) {
+        self.forget_empty(watermark);
         let changed = std::mem::take(&mut self.changed);
         self.change_bytes = 0;
         let keys: Vec<Vec<u8>> =
@@ -218,7 +244,7 @@ impl Kept {
     }
 
     /// Applies what [`Kept::encode`] wrote.
-    pub(super) fn apply(&mut self, reader: &mut Reader<'_>) -> Result<(), Damaged> {
+    pub(super) fn apply(&mut self, reader: &mut Reader<'_>, watermark: EventTime) -> Result<(), Damaged> {
         for _ in 0..reader.count()? {
             let key = reader.bytes()?.to_vec();
             let state = reader.bytes()?.to_vec();
@@ -226,6 +252,7 @@ impl Kept {
             let touched = if self.ttl.is_some() { reader.i64()? } else { i64::MIN };
             self.put(&key, Entry { state, timers, touched });
         }
+        self.forget_empty(watermark);
         Ok(())
     }
 }

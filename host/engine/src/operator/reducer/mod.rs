@@ -199,10 +199,10 @@ impl Reducer {
         let mut outcome = outcome.into_inner();
         outcome.faults = judgement.faults;
         if self.kept.ttl().is_some() {
-            // The last event of a key decides, so it is the same whether one before has left something of it.
             for (idx, &row) in rows.iter().enumerate() {
                 if let Some(entry) = outcome.overlay.get_mut(flow.decoded.keys.get(row as usize)) {
-                    entry.touched = before(idx).0.max(flow.decoded.timestamps[row as usize]);
+                    let time = flow.decoded.timestamps[row as usize];
+                    entry.touched = entry.touched.max(before(idx).0).max(time);
                 }
             }
         }
@@ -316,12 +316,12 @@ impl Stateful for Reducer {
         self.module.section()
     }
 
-    fn encode(&mut self, all: bool, _: EventTime, out: &mut Vec<u8>) {
-        self.kept.encode(all, out);
+    fn encode(&mut self, all: bool, watermark: EventTime, out: &mut Vec<u8>) {
+        self.kept.encode(all, watermark, out);
     }
 
-    fn apply(&mut self, reader: &mut Reader<'_>, _: EventTime) -> Result<(), Damaged> {
-        self.kept.apply(reader)
+    fn apply(&mut self, reader: &mut Reader<'_>, watermark: EventTime) -> Result<(), Damaged> {
+        self.kept.apply(reader, watermark)
     }
 
     fn clear(&mut self) {
