@@ -10,7 +10,7 @@ use std::slice;
 
 use jsonschema::JsonType;
 use jsonschema::json::{Array, Json, Node, NodeIdentity, Object};
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Number, Value};
 
 /// One JSON value.
@@ -150,7 +150,83 @@ impl<'de> Deserialize<'de> for Document<'de> {
 }
 
 /// Begins the message about a name that occurs more than once.
-pub(crate) const TWICE: &str = "an object has more than one ";
+const TWICE: &str = "an object has more than one ";
+
+/// Why a payload cannot be read.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    /// JSON pointer of the member of the event at fault; empty where it is none of them.
+    pub(crate) place: String,
+    /// As the host would call it.
+    pub(crate) code: &'static str,
+    pub(crate) message: String,
+}
+
+/// Reads an event; of its members only those whose names count.
+pub(crate) fn read<'a>(text: &'a str, counts: &dyn Fn(&str) -> bool) -> Result<Document<'a>, Fault> {
+    let mut at = None;
+    let mut json = serde_json::Deserializer::from_str(text);
+    let read = Event { counts, at: &mut at }.deserialize(&mut json).and_then(|event| json.end().map(|()| event));
+    read.map_err(|error| {
+        let message = error.to_string();
+        let code = match () {
+            () if message.starts_with(TWICE) => "json-duplicate",
+            () if message.starts_with("recursion limit") => "json-depth",
+            () if message.starts_with("number out of range") => "json-number",
+            () if error.is_data() => "json-not-object",
+            () => "json-syntax",
+        };
+        let place = at.map_or_else(String::new, |name| format!("/{}", name.replace('~', "~0").replace('/', "~1")));
+        Fault { place, code, message }
+    })
+}
+
+/// Reads the members of an event that count; all of anything else.
+struct Event<'c, 'a> {
+    counts: &'c dyn Fn(&str) -> bool,
+    /// The member that is being read.
+    at: &'c mut Option<Cow<'a, str>>,
+}
+
+impl<'de> DeserializeSeed<'de> for Event<'_, 'de> {
+    type Value = Document<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Event<'_, 'de> {
+    type Value = Document<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Self::Value, A::Error> {
+        let mut members: Vec<(Cow<'de, str>, Document<'de>)> = Vec::with_capacity(8);
+        while let Some(Name(name)) = access.next_key()? {
+            if !(self.counts)(&name) {
+                access.next_value::<IgnoredAny>()?;
+                continue;
+            }
+            *self.at = Some(name.clone());
+            let value = access.next_value()?;
+            members.push((name, value));
+            *self.at = None;
+        }
+        if let Some(name) = name_twice(&members) {
+            *self.at = members.iter().map(|(other, _)| other).find(|other| other.as_ref() == name).cloned();
+            return Err(twice(name));
+        }
+        Ok(Document::Object(members))
+    }
+}
+
+/// The error about a name that occurs more than once.
+fn twice<E: Error>(name: &str) -> E {
+    E::custom(format_args!("{TWICE}`{}`", name.escape_debug()))
+}
 
 /// A name that occurs more than once.
 fn name_twice<'m>(members: &'m [(Cow<'_, str>, Document<'_>)]) -> Option<&'m str> {
@@ -222,7 +298,7 @@ impl<'de> Visitor<'de> for DocumentVisitor {
             members.push((name, access.next_value()?));
         }
         if let Some(name) = name_twice(&members) {
-            return Err(A::Error::custom(format_args!("{TWICE}`{}`", name.escape_debug())));
+            return Err(twice(name));
         }
         Ok(Document::Object(members))
     }

@@ -2,19 +2,26 @@
 //!
 //! Configuration: `{"schema": {…}}`, of any draft from 4 to 2020-12. The schema must be self-contained:
 //! there is no network and no file to fetch another one from.
-//! A dead letter has the code `schema` (or `json` when the payload is no JSON at all, `json-duplicate` when an object has
-//! a name twice), and says where,
-//! what was found and which part of the schema forbids it.
+//! A dead letter has the code `schema` and says where, what was found and which part of the schema forbids it. A payload
+//! that cannot be read has the codes that the host uses: `json-syntax`, `json-number`, `json-depth`, and `json-duplicate`
+//! when an object has a name twice.
+//!
+//! A flat schema (`type`, `required` and `properties` of one scalar type each, see `columns.rs`) is held against the values
+//! that the host has read anyway; then names of the event that the schema does not speak of are not looked at. Any
+//! other schema is held against the whole payload, which costs several times as much.
 
 use jsonschema::{PatternOptions, ValidationError, Validator};
-use pelton_sdk::{Error, Event, Module, Output, Transform};
+use pelton_sdk::fields::Configured;
+use pelton_sdk::{Error, Event, Module, Output, Shape, Transform};
 use serde::Deserialize;
 use serde_json::Value;
 
+mod columns;
 mod document;
 #[cfg(target_arch = "wasm32")]
 mod random;
 
+use columns::Columns;
 use document::{Borrowed, Document};
 
 /// A message may quote a value of the event, which can be large.
@@ -30,10 +37,12 @@ pub struct Config {
 /// The rule. The schema is compiled once.
 pub struct SchemaCheck {
     validator: Validator<Borrowed>,
+    /// Of a flat schema.
+    columns: Option<Columns>,
 }
 
 impl Module for SchemaCheck {
-    type Fields = ();
+    type Fields = Configured;
     type Config = Config;
     const PAYLOAD: bool = true;
     const CONFIG_SCHEMA: Option<&'static str> = Some(
@@ -46,25 +55,38 @@ impl Module for SchemaCheck {
             .with_pattern_options(PatternOptions::regex())
             .build(&schema)
             .map_err(|error| format!("schema at `{}`: {error}", place(error.instance_path().as_str())))?;
-        Ok(SchemaCheck { validator })
+        Ok(SchemaCheck { validator, columns: Columns::new(&schema) })
+    }
+
+    fn shape(&self) -> Shape {
+        let fields = self.columns.as_ref().map_or_else(Vec::new, Columns::fields);
+        Shape { fields, ..pelton_sdk::declared::<SchemaCheck>() }
     }
 }
 
 impl Transform for SchemaCheck {
-    fn process(&self, event: &Event<'_, ()>, output: &mut Output<'_>) -> Result<(), Error> {
-        // UTF-8 is checked once for the whole payload, not per text.
-        let text = str::from_utf8(event.payload()).map_err(|error| Error::reject("json", error.to_string()))?;
-        let document: Document<'_> = serde_json::from_str(text).map_err(|error| {
-            let message = error.to_string();
-            let code = if message.starts_with(document::TWICE) { "json-duplicate" } else { "json" };
-            Error::reject(code, message)
-        })?;
-        if !self.validator.is_valid(&document) {
-            let (place, detail) = problem(&self.validator, &document);
-            return Err(Error::reject_at(place, "schema", detail));
+    fn process(&self, event: &Event<'_, Configured>, output: &mut Output<'_>) -> Result<(), Error> {
+        if !self.columns.as_ref().is_some_and(|columns| columns.accept(&event.fields)) {
+            self.judge(event.payload())?;
         }
         output.forward();
         Ok(())
+    }
+}
+
+impl SchemaCheck {
+    /// Holds a whole payload against the schema.
+    fn judge(&self, payload: &[u8]) -> Result<(), Error> {
+        // UTF-8 is checked once for the whole payload, not per text.
+        let text = str::from_utf8(payload).map_err(|error| Error::reject("json-utf8", error.to_string()))?;
+        let counts = |name: &str| self.columns.as_ref().is_none_or(|columns| columns.has(name));
+        let document = document::read(text, &counts)
+            .map_err(|fault| Error::reject_at(fault.place, fault.code, cut(fault.message)))?;
+        if self.validator.is_valid(&document) {
+            return Ok(());
+        }
+        let (place, detail) = problem(&self.validator, &document);
+        Err(Error::reject_at(place, "schema", detail))
     }
 }
 
@@ -78,8 +100,7 @@ fn problem(validator: &Validator<Borrowed>, document: &Document<'_>) -> (String,
         order(left).cmp(&order(right))
     });
     let Some(first) = errors.first() else { return (String::new(), "does not fit the schema".to_owned()) };
-    let mut text = format!("{}: {first}", place(first.instance_path().as_str()));
-    cut(&mut text);
+    let mut text = cut(format!("{}: {first}", place(first.instance_path().as_str())));
     text.push_str(&format!(" (schema {})", place(first.schema_path().as_str())));
     if 1 < errors.len() {
         text.push_str(&format!(" and {} more", errors.len() - 1));
@@ -92,11 +113,12 @@ fn place(pointer: &str) -> &str {
     if pointer.is_empty() { "/" } else { pointer }
 }
 
-fn cut(text: &mut String) {
+fn cut(mut text: String) -> String {
     if DETAIL_BYTES_MAX < text.len() {
         text.truncate(text.floor_char_boundary(DETAIL_BYTES_MAX));
         text.push('…');
     }
+    text
 }
 
 pelton_sdk::export!(transform: SchemaCheck);

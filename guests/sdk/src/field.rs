@@ -7,24 +7,24 @@ use std::rc::Rc;
 
 use crate::raw;
 
-pub use crate::raw::Kind;
+pub use crate::raw::{Kind, Need};
 
 /// The declaration of one field.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Field {
-    /// Name in the event, unless the pipeline file maps it to another place.
+    /// Name in the event, unless the pipeline file maps it to another place; one that begins with `/` is a JSON pointer.
     pub name: &'static str,
     /// Its type.
     pub kind: Kind,
-    /// An event without a required field is a dead letter before the rule sees it.
-    pub required: bool,
+    /// What the host makes of an event without a value of this type.
+    pub need: Need,
 }
 
 impl Field {
     /// The same declaration in the shape of the contract.
     #[must_use]
     pub fn to_raw(self) -> raw::Field {
-        raw::Field { name: self.name.to_owned(), kind: self.kind, required: self.required }
+        raw::Field { name: self.name.to_owned(), kind: self.kind, need: self.need }
     }
 }
 
@@ -67,6 +67,15 @@ impl<'a> ConfiguredRow<'a> {
     pub fn get<T: Value<'a> + Default>(&self, index: usize) -> Option<T> {
         <Option<T>>::read(self.columns.column(index), self.row)
     }
+
+    /// The value of the lenient field at `index` of the shape.
+    ///
+    /// # Panics
+    /// When the field is of another kind than `T`.
+    #[must_use]
+    pub fn lenient<T: Value<'a> + Default>(&self, index: usize) -> Lenient<T> {
+        <Lenient<T>>::read(self.columns.column(index), self.row)
+    }
 }
 
 /// No fields at all.
@@ -85,17 +94,29 @@ pub struct Decimal<'a>(pub &'a str);
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RawJson<'a>(pub &'a str);
 
-/// A type that a field may have: `&str`, `i64`, `f64`, `bool`, [`Decimal`], [`RawJson`], `&[u8]` (base64 in the event), or
-/// an `Option` of one of them; `String` for derived ones.
+/// A type that a field may have: `&str`, `i64`, `f64`, `bool`, [`Decimal`], [`RawJson`], `&[u8]` (base64 in the event), an
+/// `Option` of one of them, or [`Lenient`] of one of the first four; `String` for derived ones.
 pub trait Value<'a>: Sized {
     /// What the field is in the contract.
     const KIND: Kind;
-    /// False for `Option`.
-    const REQUIRED: bool;
+    /// Required, but for `Option` and [`Lenient`].
+    const NEED: Need;
     /// The value in row `row`.
     fn read(column: &Column<'a>, row: usize) -> Self;
     /// Appends this value.
     fn write(&self, column: &mut raw::Column);
+}
+
+/// A field of which any event is taken, for rules that judge events themselves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Lenient<T> {
+    /// It is not there.
+    #[default]
+    Missing,
+    /// It is null, or of another type.
+    Unlike,
+    /// It has this value.
+    Value(T),
 }
 
 /// The columns of one batch.
@@ -107,6 +128,7 @@ pub struct Columns<'a> {
 /// One column of a batch.
 pub struct Column<'a> {
     missing: &'a [u32],
+    unlike: &'a [u32],
     values: Values<'a>,
 }
 
@@ -126,6 +148,7 @@ impl<'a> Columns<'a> {
     pub fn new(columns: &'a [raw::Column]) -> Columns<'a> {
         let view = |column: &'a raw::Column| Column {
             missing: &column.missing,
+            unlike: &column.unlike,
             values: match &column.values {
                 raw::Values::Strings(texts) => Values::Text(text(&texts.data), &texts.ends),
                 raw::Values::Decimals(texts) => Values::Decimals(text(&texts.data), &texts.ends),
@@ -148,13 +171,18 @@ impl<'a> Columns<'a> {
 
 impl Column<'_> {
     fn is_missing(&self, row: usize) -> bool {
-        !self.missing.is_empty() && self.missing.binary_search(&(row as u32)).is_ok()
+        has(self.missing, row)
     }
+}
+
+/// Whether a list of rows, mostly empty, has this one.
+fn has(rows: &[u32], row: usize) -> bool {
+    !rows.is_empty() && rows.binary_search(&(row as u32)).is_ok()
 }
 
 impl<'a> Value<'a> for &'a str {
     const KIND: Kind = Kind::String;
-    const REQUIRED: bool = true;
+    const NEED: Need = Need::Required;
 
     fn read(column: &Column<'a>, row: usize) -> &'a str {
         let Values::Text(text, ends) = &column.values else { wrong_kind("strings") };
@@ -169,7 +197,7 @@ impl<'a> Value<'a> for &'a str {
 
 impl<'a> Value<'a> for Decimal<'a> {
     const KIND: Kind = Kind::Decimal;
-    const REQUIRED: bool = true;
+    const NEED: Need = Need::Required;
 
     fn read(column: &Column<'a>, row: usize) -> Decimal<'a> {
         let Values::Decimals(digits, ends) = &column.values else { wrong_kind("decimals") };
@@ -184,7 +212,7 @@ impl<'a> Value<'a> for Decimal<'a> {
 
 impl<'a> Value<'a> for RawJson<'a> {
     const KIND: Kind = Kind::Json;
-    const REQUIRED: bool = true;
+    const NEED: Need = Need::Required;
 
     fn read(column: &Column<'a>, row: usize) -> RawJson<'a> {
         let Values::Jsons(text, ends) = &column.values else { wrong_kind("json") };
@@ -199,7 +227,7 @@ impl<'a> Value<'a> for RawJson<'a> {
 
 impl<'a> Value<'a> for &'a [u8] {
     const KIND: Kind = Kind::Bytes;
-    const REQUIRED: bool = true;
+    const NEED: Need = Need::Required;
 
     fn read(column: &Column<'a>, row: usize) -> &'a [u8] {
         let Values::Blobs(bytes, ends) = &column.values else { wrong_kind("bytes") };
@@ -214,7 +242,7 @@ impl<'a> Value<'a> for &'a [u8] {
 
 impl<'a> Value<'a> for String {
     const KIND: Kind = Kind::String;
-    const REQUIRED: bool = true;
+    const NEED: Need = Need::Required;
 
     fn read(column: &Column<'a>, row: usize) -> String {
         <&str>::read(column, row).to_owned()
@@ -229,7 +257,7 @@ macro_rules! plain_value {
     ($type:ty, $kind:ident, $values:ident, $name:literal) => {
         impl<'a> Value<'a> for $type {
             const KIND: Kind = Kind::$kind;
-            const REQUIRED: bool = true;
+            const NEED: Need = Need::Required;
 
             fn read(column: &Column<'a>, row: usize) -> $type {
                 let Values::$values(values) = &column.values else { wrong_kind($name) };
@@ -250,7 +278,7 @@ plain_value!(bool, Boolean, Booleans, "booleans");
 
 impl<'a, T: Value<'a> + Default> Value<'a> for Option<T> {
     const KIND: Kind = T::KIND;
-    const REQUIRED: bool = false;
+    const NEED: Need = Need::Optional;
 
     fn read(column: &Column<'a>, row: usize) -> Option<T> {
         if column.is_missing(row) { None } else { Some(T::read(column, row)) }
@@ -264,6 +292,31 @@ impl<'a, T: Value<'a> + Default> Value<'a> for Option<T> {
                 T::default().write(column);
             }
         }
+    }
+}
+
+impl<'a, T: Value<'a> + Default> Value<'a> for Lenient<T> {
+    const KIND: Kind = T::KIND;
+    const NEED: Need = Need::Lenient;
+
+    fn read(column: &Column<'a>, row: usize) -> Lenient<T> {
+        match (column.is_missing(row), has(column.unlike, row)) {
+            (false, _) => Lenient::Value(T::read(column, row)),
+            (true, false) => Lenient::Missing,
+            (true, true) => Lenient::Unlike,
+        }
+    }
+
+    fn write(&self, column: &mut raw::Column) {
+        let row = column_len(column) as u32;
+        if let Lenient::Value(value) = self {
+            return value.write(column);
+        }
+        if matches!(self, Lenient::Unlike) {
+            column.unlike.push(row);
+        }
+        column.missing.push(row);
+        T::default().write(column);
     }
 }
 
@@ -295,7 +348,7 @@ pub(crate) fn empty_columns(kinds: impl Iterator<Item = Kind>) -> Vec<raw::Colum
         Kind::Number => raw::Values::Numbers(Vec::new()),
         Kind::Boolean => raw::Values::Booleans(Vec::new()),
     };
-    kinds.map(|kind| raw::Column { missing: Vec::new(), values: values(kind) }).collect()
+    kinds.map(|kind| raw::Column { missing: Vec::new(), unlike: Vec::new(), values: values(kind) }).collect()
 }
 
 /// Number of rows of a column.
@@ -325,8 +378,10 @@ pub(crate) fn truncate_column(column: &mut raw::Column, len: usize) {
         raw::Values::Numbers(values) => values.truncate(len),
         raw::Values::Booleans(values) => values.truncate(len),
     }
-    while column.missing.last().is_some_and(|row| len <= *row as usize) {
-        column.missing.pop();
+    for listed in [&mut column.missing, &mut column.unlike] {
+        while listed.last().is_some_and(|row| len <= *row as usize) {
+            listed.pop();
+        }
     }
 }
 

@@ -75,7 +75,7 @@ pub mod raw;
 pub use counters::Counters;
 pub use error::{Error, Failure};
 pub use event::Event;
-pub use field::{Column, Columns, Decimal, Field, Fields, Kind, RawJson, Value};
+pub use field::{Column, Columns, Decimal, Field, Fields, Kind, Lenient, Need, RawJson, Value};
 pub use module::{Adapter, Identity, Module, declared, report_panics};
 pub use optional::{Erase, Migrate, Rewrite};
 pub use output::{OF_ROW, Output, Record};

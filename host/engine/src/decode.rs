@@ -7,6 +7,7 @@
 //! - `null` is the same as missing. `1.0` is the integer 1, up to 2^53 - 1 in magnitude; `1.5` and integers beyond
 //!   64 bits (signed) are not integers. An integer is a number. A wanted `1e400` is refused.
 //! - An event that is not JSON at all is refused as such, whatever its fields held up to there.
+//! - A field that is read leniently makes no event a dead letter: null and values of another kind are told as such.
 //! - A decimal keeps its digits as they were written, up to 255 bytes of them, and may be written as a string, too.
 //!   JSON is kept as it was written. Bytes are a string in base64, with or without padding.
 //! - The key may be a string or an integer of up to 255 digits, which are taken as they stand; an empty key is missing.
@@ -24,7 +25,7 @@ mod wanted;
 use serde::de::DeserializeSeed;
 
 use crate::codes::Code;
-use crate::event::{Column, RawEvent, Strings, Values};
+use crate::event::{Column, Kind, Need, RawEvent, Strings, Values};
 use crate::plan::{FieldRead, Key, Source, TimeUnit};
 use crate::time::EventTime;
 use place::KeyPlace;
@@ -185,6 +186,7 @@ enum NoObject {
 enum Seen {
     #[default]
     No,
+    /// Null, or of a field that is read leniently a value of another kind.
     Null,
     Value,
 }
@@ -197,12 +199,12 @@ impl Decoder {
         let names = [Some(source.key.clone()), source.dedupe.as_ref().map(|dedupe| dedupe.id.clone())];
         for (name, place) in Name::ALL.into_iter().zip(&names) {
             if let Some(Key::Field(pointer)) = place {
-                root.want(pointer, Target::Name(name));
+                root.want(pointer, Target::Name(name), false);
             }
         }
-        root.want(&source.time.field, Target::Time);
+        root.want(&source.time.field, Target::Time, false);
         for (idx, field) in fields.iter().enumerate() {
-            root.want(&field.pointer, Target::Field(idx));
+            root.want(&field.pointer, Target::Field(idx), is_written(field));
         }
         let (parents, row) = begin(&mut root, fields.len());
         Decoder {
@@ -234,7 +236,7 @@ impl Decoder {
     pub fn between_stages(fields: Vec<FieldRead>, needed: &[bool], payload_max: u64) -> Decoder {
         let mut root = Node::default();
         for (idx, field) in fields.iter().enumerate().filter(|(idx, _)| needed[*idx]) {
-            root.want(&field.pointer, Target::Field(idx));
+            root.want(&field.pointer, Target::Field(idx), is_written(field));
         }
         let (parents, row) = begin(&mut root, fields.len());
         Decoder {
@@ -419,7 +421,12 @@ impl Decoder {
             if self.row.seen[idx] == Seen::Value {
                 continue;
             }
-            if field.required {
+            let column = &mut columns[idx];
+            let row = column.len() as u32;
+            if field.need == Need::Lenient && self.row.seen[idx] == Seen::Null {
+                column.unlike.push(row);
+            }
+            if field.need == Need::Required {
                 let message = format!(
                     "field `{}` is {}, expected {}{}",
                     field.name,
@@ -434,8 +441,7 @@ impl Decoder {
                     message,
                 });
             }
-            let column = &mut columns[idx];
-            column.missing.push(column.len() as u32);
+            column.missing.push(row);
             push_default(column);
         }
         Ok(())
@@ -540,12 +546,19 @@ pub fn pointer_text(pointer: &[String]) -> String {
     pointer.iter().map(|name| format!("/{}", name.replace('~', "~0").replace('/', "~1"))).collect()
 }
 
+/// Whether the text of the value is wanted, not what it says.
+fn is_written(field: &FieldRead) -> bool {
+    matches!(field.kind, Kind::Decimal | Kind::Json)
+}
+
 fn roll_back(rows: usize, out: &mut Decoded) {
     truncate_text(&mut out.keys, rows);
     truncate_text(&mut out.ids, rows);
     for column in &mut out.columns {
-        while column.missing.last().is_some_and(|&row| row as usize >= rows) {
-            column.missing.pop();
+        for listed in [&mut column.missing, &mut column.unlike] {
+            while listed.last().is_some_and(|&row| row as usize >= rows) {
+                listed.pop();
+            }
         }
         match &mut column.values {
             Values::Strings(texts) | Values::Decimals(texts) | Values::Jsons(texts) | Values::Blobs(texts) => {

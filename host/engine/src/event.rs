@@ -79,15 +79,27 @@ impl RawBatch {
 pub struct Field {
     pub name: String,
     pub kind: Kind,
-    /// A required field that is missing makes the event a dead letter before any guest sees it.
-    pub required: bool,
+    pub need: Need,
+}
+
+/// What becomes of an event in which a field is missing or null, or has a value of another kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    /// A dead letter in either case, before any guest sees it.
+    Required,
+    /// A dead letter for a value of another kind.
+    Optional,
+    /// The guest is told of both.
+    Lenient,
 }
 
 /// One declared field of every event of a batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Column {
-    /// Rows without the field, ascending. Their value is empty, 0 or false.
+    /// Rows without a value of the field's kind, ascending. What stands for it is empty, 0 or false.
     pub missing: Vec<u32>,
+    /// Of a lenient field, those of the missing rows, ascending, that have null or a value of another kind.
+    pub unlike: Vec<u32>,
     pub values: Values,
 }
 
@@ -139,7 +151,7 @@ impl Column {
             Kind::Json => Values::Jsons(Strings::default()),
             Kind::Bytes => Values::Blobs(Strings::default()),
         };
-        Column { missing: Vec::new(), values }
+        Column { missing: Vec::new(), unlike: Vec::new(), values }
     }
 
     /// The type of the values.
@@ -178,6 +190,7 @@ impl Column {
     /// Empties the column and keeps its allocations.
     pub fn clear(&mut self) {
         self.missing.clear();
+        self.unlike.clear();
         match &mut self.values {
             Values::Strings(column) | Values::Decimals(column) | Values::Jsons(column) | Values::Blobs(column) => {
                 column.data.clear();

@@ -82,6 +82,7 @@ fn copy_column(from: &Column, rows: &[u32], all: bool, to: &mut Column) {
     to.clear();
     if all {
         to.missing.extend_from_slice(&from.missing);
+        to.unlike.extend_from_slice(&from.unlike);
         match (&from.values, &mut to.values) {
             (Values::Strings(from), Values::Strings(to))
             | (Values::Decimals(from), Values::Decimals(to))
@@ -101,6 +102,9 @@ fn copy_column(from: &Column, rows: &[u32], all: bool, to: &mut Column) {
         let row = row as usize;
         if from.is_missing(row) {
             to.missing.push(at as u32);
+            if !from.unlike.is_empty() && from.unlike.binary_search(&(row as u32)).is_ok() {
+                to.unlike.push(at as u32);
+            }
         }
         match (&from.values, &mut to.values) {
             (Values::Strings(from), Values::Strings(to))
@@ -119,6 +123,7 @@ fn copy_column(from: &Column, rows: &[u32], all: bool, to: &mut Column) {
 pub(crate) fn append_column(from: &Column, to: &mut Column) {
     let base = to.len() as u32;
     to.missing.extend(from.missing.iter().map(|row| row + base));
+    to.unlike.extend(from.unlike.iter().map(|row| row + base));
     match (&from.values, &mut to.values) {
         (Values::Strings(from), Values::Strings(to))
         | (Values::Decimals(from), Values::Decimals(to))

@@ -230,24 +230,25 @@ fn rejects(said: Vec<wit::Reject>, rows: usize) -> Result<Vec<Reject>, Fault> {
             return broken(format!("reject code `{}` is not 1 to 64 of [a-z0-9-]", printable(&code, CODE_BYTES)));
         }
         let detail = printable(&detail, DETAIL_BYTES).into_owned();
-        if let Some(place) = &place {
-            is_pointer(place).or_else(|reason| broken(format!("the place of reject `{code}` {reason}")))?;
+        if let Some(place) = place.as_ref().filter(|place| !place.is_empty() && !place.starts_with('/')) {
+            let shown = printable(place, CODE_BYTES);
+            return broken(format!("the place of reject `{code}` is not a JSON pointer: `{shown}`"));
         }
+        let place = place.map(|place| above(&place).to_owned());
         rejects.push(Reject { row, code, detail, place });
     }
     Ok(rejects)
 }
 
-/// Whether a text is a JSON pointer that can stand in a header.
-fn is_pointer(place: &str) -> Result<(), String> {
-    let shown = printable(place, CODE_BYTES);
-    if place.len() > PLACE_BYTES {
-        return Err(format!("has {} bytes, limit {PLACE_BYTES}: `{shown}`", place.len()));
+/// A pointer that can stand in a header: itself, or what is above it. Events have the names, so a module that says where it
+/// found something cannot be blamed for them.
+fn above(place: &str) -> &str {
+    let can_be_shown = |place: &str| place.len() <= PLACE_BYTES && place.chars().all(is_printable);
+    let mut place = place;
+    while !can_be_shown(place) {
+        place = &place[..place.rfind('/').unwrap_or(0)];
     }
-    if !(place.is_empty() || place.starts_with('/')) || !place.chars().all(is_printable) {
-        return Err(format!("is not a JSON pointer: `{shown}`"));
-    }
-    Ok(())
+    place
 }
 
 /// Checks samples against the kinds of the derived fields.
@@ -288,6 +289,9 @@ pub(crate) fn samples(said: WitSamples, derived: &[Kind], rows: &Rows<'_>, sampl
         let ascending = column.missing.windows(2).all(|pair| pair[0] < pair[1]);
         if !ascending || column.missing.last().is_some_and(|row| *row as usize >= count) {
             return broken(format!("derived column {index} has missing rows that do not ascend below {count}"));
+        }
+        if !column.unlike.is_empty() {
+            return broken(format!("derived column {index} has rows that are unlike its kind"));
         }
         samples.columns.push(column);
     }

@@ -1,7 +1,7 @@
 //! From a module's account of itself to the engine's `Identity` and `Shape`. Names end up in subjects, metrics and paths,
 //! so they are strict.
 
-use pelton_engine::event::{Field, Kind};
+use pelton_engine::event::{Field, Kind, Need};
 use pelton_engine::guest::{Identity, Shape, World};
 use pelton_engine::text::is_printable;
 
@@ -87,8 +87,26 @@ pub(crate) fn fields(said: Vec<types::Field>) -> Result<Vec<Field>, String> {
         identifier("field", &field.name, is_text)?;
     }
     unique("field", said.iter().map(|field| field.name.as_str()))?;
-    let field = |field: types::Field| Field { name: field.name, kind: kind(field.kind), required: field.required };
-    Ok(said.into_iter().map(field).collect())
+    let field = |field: types::Field| Field { name: field.name, kind: kind(field.kind), need: need(field.need) };
+    let fields: Vec<Field> = said.into_iter().map(field).collect();
+    let can_be_lenient = |kind| matches!(kind, Kind::String | Kind::Integer | Kind::Number | Kind::Boolean);
+    match fields.iter().find(|field| field.need == Need::Lenient && !can_be_lenient(field.kind)) {
+        None => Ok(fields),
+        Some(field) => {
+            let (name, kind) = (&field.name, field.kind.name());
+            Err(format!(
+                "field `{name}` is a lenient {kind}: only strings, integers, numbers and booleans can be lenient"
+            ))
+        }
+    }
+}
+
+fn need(need: types::Need) -> Need {
+    match need {
+        types::Need::Required => Need::Required,
+        types::Need::Optional => Need::Optional,
+        types::Need::Lenient => Need::Lenient,
+    }
 }
 
 fn kind(kind: types::Kind) -> Kind {
@@ -166,6 +184,14 @@ mod tests {
             [("user_id", true), ("größe 東京", true), ("a\u{202e}b", false), ("a\u{200b}", false), ("a\n", false)]
         {
             assert_eq!(identifier("field", name, is_text).is_ok(), good, "{name:?}");
+        }
+        let lenient = |kind| {
+            let field = types::Field { name: "f".into(), kind, need: types::Need::Lenient };
+            fields(vec![field]).map(|fields| fields[0].need)
+        };
+        assert_eq!(lenient(types::Kind::Number), Ok(Need::Lenient));
+        for kind in [types::Kind::Decimal, types::Kind::Json, types::Kind::Bytes] {
+            assert!(lenient(kind).is_err_and(|error| error.contains("`f` is a lenient ")));
         }
         let error = unique("field", ["x", "x"].into_iter()).expect_err("twice");
         assert!(error.contains("`x`"), "{error}");

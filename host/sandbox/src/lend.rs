@@ -85,7 +85,7 @@ pub(crate) fn to_wit(column: Column) -> wit::Column {
         Values::Numbers(values) => wit::Values::Numbers(values),
         Values::Booleans(values) => wit::Values::Booleans(values),
     };
-    wit::Column { missing: column.missing, values }
+    wit::Column { missing: column.missing, unlike: column.unlike, values }
 }
 
 /// A column of the engine; its contents are not checked here.
@@ -99,7 +99,7 @@ pub(crate) fn from_wit(column: wit::Column) -> Column {
         wit::Values::Numbers(values) => Values::Numbers(values),
         wit::Values::Booleans(values) => Values::Booleans(values),
     };
-    Column { missing: column.missing, values }
+    Column { missing: column.missing, unlike: column.unlike, values }
 }
 
 /// Panes and their aggregates on loan.

@@ -7,7 +7,7 @@
 use std::io;
 use std::path::Path;
 
-use pelton_engine::event::{Events, Field, Kind, Strings};
+use pelton_engine::event::{Events, Field, Kind, Need, Strings};
 use pelton_engine::guest::{
     Addition, Aggregation, Bound, Change, Fault, Folded, Groups, Identity, Output, Panes, Reduced, Reject, Rewritten,
     Samples, Shape, World,
@@ -148,7 +148,12 @@ fn field(field: Field) -> wit::Field {
         Kind::Json => wit::Kind::Json,
         Kind::Bytes => wit::Kind::Bytes,
     };
-    wit::Field { name: field.name, kind, required: field.required }
+    let need = match field.need {
+        Need::Required => wit::Need::Required,
+        Need::Optional => wit::Need::Optional,
+        Need::Lenient => wit::Need::Lenient,
+    };
+    wit::Field { name: field.name, kind, need }
 }
 
 /// What `process`, `evaluate` or `finish` returned.

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
-use pelton_engine::event::{Column, Events, Field, Kind, Strings, Values};
+use pelton_engine::event::{Column, Events, Field, Kind, Need, Strings, Values};
 use pelton_engine::guest::*;
 use pelton_engine::plan::WindowKind;
 use pelton_engine::time::Span;
@@ -145,7 +145,16 @@ fn guest(world: World, script: &mut Bytes) -> Result<Native, String> {
 
 fn field(script: &mut Bytes) -> Field {
     let (name, kind) = script.pick(&FIELDS);
-    Field { name: name.into(), kind, required: script.below(4) == 3 }
+    Field { name: name.into(), kind, need: need(kind, script) }
+}
+
+fn need(kind: Kind, script: &mut Bytes) -> Need {
+    let can_be_lenient = matches!(kind, Kind::String | Kind::Integer | Kind::Number | Kind::Boolean);
+    match script.below(4) {
+        3 => Need::Required,
+        2 if can_be_lenient => Need::Lenient,
+        _ => Need::Optional,
+    }
 }
 
 fn aggregation(script: &mut Bytes) -> Aggregation {
@@ -163,7 +172,7 @@ fn aggregation(script: &mut Bytes) -> Aggregation {
     let derived = |idx: usize, script: &mut Bytes| Field {
         name: format!("d{idx}"),
         kind: script.pick(&Kind::ALL),
-        required: false,
+        need: Need::Optional,
     };
     let condition = |script: &mut Bytes| {
         let value = i64::from(script.byte()) - 2;
@@ -307,7 +316,9 @@ impl Teller {
             assert_eq!((column.kind(), column.len()), (field.kind, rows), "{}", field.name);
             assert!(column.missing.windows(2).all(|pair| pair[0] < pair[1]));
             assert!(column.missing.last().is_none_or(|&row| (row as usize) < rows));
-            assert!(!field.required || column.missing.is_empty(), "{} is required", field.name);
+            assert!(column.unlike.iter().all(|row| column.missing.contains(row)) && column.unlike.is_sorted());
+            assert!(field.need == Need::Lenient || column.unlike.is_empty(), "{} is not lenient", field.name);
+            assert!(field.need != Need::Required || column.missing.is_empty(), "{} is required", field.name);
             if let Values::Strings(texts) | Values::Decimals(texts) | Values::Jsons(texts) = &column.values {
                 assert!(texts.ends.is_sorted() && last(&texts.ends) == texts.data.len());
                 assert!((0..rows).all(|row| str::from_utf8(texts.get(row)).is_ok()));

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use pelton_engine::event::{Column, Events, Field, Kind, Values};
+use pelton_engine::event::{Column, Events, Field, Kind, Need, Values};
 use pelton_engine::guest::{
     Addition, Aggregate, AggregateData, Aggregation, Change, Descriptor, Fault, Folded, Function, Groups, Guest,
     Identity, Metering, OF_ROW, Output, Panes, Reduced, Reject, Samples, Shape, States, World,
@@ -55,7 +55,11 @@ impl SimGuest {
     /// A module of this world.
     #[must_use]
     pub fn new(world: World, temper: Temper) -> SimGuest {
-        let field = |name: &str, kind, required| Field { name: name.into(), kind, required };
+        let field = |name: &str, kind, required| Field {
+            name: name.into(),
+            kind,
+            need: if required { Need::Required } else { Need::Optional },
+        };
         let ports: &[&str] = if world == World::Transform { &["main", "side"] } else { &["main"] };
         let identity = Identity { state_version: 1, ..Identity::new(world, world.name(), "1.0.0") };
         let shape = Shape {

@@ -43,7 +43,7 @@ fn expand(input: &DeriveInput) -> Result<TokenStream> {
             pub const #constant: ::pelton_sdk::Field = ::pelton_sdk::Field {
                 name: #name,
                 kind: <#kind as ::pelton_sdk::Value<'static>>::KIND,
-                required: <#kind as ::pelton_sdk::Value<'static>>::REQUIRED,
+                need: <#kind as ::pelton_sdk::Value<'static>>::NEED,
             };
         }
     });

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use crate::field::{empty_columns, no_strings};
-use crate::raw;
+use crate::raw::{self, Kind, Need};
 
 use super::report::Rows;
 
@@ -156,7 +156,10 @@ pub(super) fn events(lines: &[Line], first: usize, shape: &raw::Shape) -> Result
         events.timestamps.push(line.time);
         events.sequences.push((first + row) as u64 + 1);
         for (field, column) in shape.fields.iter().zip(&mut events.columns) {
-            let value = line.event.as_ref().and_then(|event| event.get(&field.name));
+            let value = line.event.as_ref().and_then(|event| match field.name.starts_with('/') {
+                true => event.pointer(&field.name),
+                false => event.get(&field.name),
+            });
             push(field, value, row, column).map_err(|problem| format!("event {}: {problem}", first + row))?;
         }
         if shape.headers {
@@ -170,9 +173,14 @@ pub(super) fn events(lines: &[Line], first: usize, shape: &raw::Shape) -> Result
 }
 
 fn push(field: &raw::Field, value: Option<&Value>, row: usize, column: &mut raw::Column) -> Result<(), String> {
-    let value = value.filter(|value| !value.is_null());
+    let is_lenient = field.need == Need::Lenient;
+    let is_there = value.is_some();
+    let value = value.filter(|value| !value.is_null() && (!is_lenient || is_of(field.kind, value)));
     if value.is_none() {
-        if field.required {
+        if is_there && is_lenient {
+            column.unlike.push(row as u32);
+        }
+        if field.need == Need::Required {
             return Err(format!("field `{}` is missing, the host would not show it to the rule", field.name));
         }
         column.missing.push(row as u32);
@@ -213,6 +221,17 @@ fn push(field: &raw::Field, value: Option<&Value>, row: usize, column: &mut raw:
         }
     }
     Ok(())
+}
+
+/// Whether a value is of a kind that a lenient field may have, as the host reads it.
+fn is_of(kind: Kind, value: &Value) -> bool {
+    match kind {
+        Kind::String => value.is_string(),
+        Kind::Integer => value.as_i64().is_some(),
+        Kind::Number => value.is_number(),
+        Kind::Boolean => value.is_boolean(),
+        Kind::Decimal | Kind::Json | Kind::Bytes => false,
+    }
 }
 
 /// Base64 as the host reads it: with or without padding.

@@ -458,7 +458,7 @@ mod tests {
     use super::*;
 
     fn field(name: &str, kind: Kind) -> raw::Field {
-        raw::Field { name: name.to_owned(), kind, required: false }
+        raw::Field { name: name.to_owned(), kind, need: raw::Need::Optional }
     }
 
     #[test]

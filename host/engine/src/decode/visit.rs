@@ -9,7 +9,7 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::value::RawValue;
 
 use crate::codes::Code;
-use crate::event::{Column, Kind, Strings, Values};
+use crate::event::{Column, Kind, Need, Strings, Values};
 use crate::plan::{FieldRead, TimeUnit};
 
 use super::wanted::Node;
@@ -56,6 +56,7 @@ impl<'de> Visitor<'de> for Object<'_, '_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(mut self, mut map: A) -> Result<(), A::Error> {
+        self.take(Scalar::Other("an object"));
         let mut guess = 0;
         while let Some(found) = map.next_key_seed(Name { node: self.node, guess })? {
             let Some(idx) = found else {
@@ -69,6 +70,7 @@ impl<'de> Visitor<'de> for Object<'_, '_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(mut self, mut list: A) -> Result<(), A::Error> {
+        self.take(Scalar::Other("a list"));
         let mut length = 0;
         loop {
             let element = self.node.children.iter().position(|(_, child)| child.element == Some(length));
@@ -86,28 +88,37 @@ impl<'de> Visitor<'de> for Object<'_, '_> {
     }
 
     // A scalar where an object with wanted fields should be: those fields are missing, and it is said why.
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        self.scalar("a boolean")
+    fn visit_bool<E>(self, value: bool) -> Result<(), E> {
+        self.scalar("a boolean", Scalar::Boolean(value))
     }
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        self.scalar("a number")
+    fn visit_i64<E>(self, value: i64) -> Result<(), E> {
+        self.scalar("a number", Scalar::Integer(value))
     }
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        self.scalar("a number")
+    fn visit_u64<E>(self, value: u64) -> Result<(), E> {
+        self.scalar("a number", unsigned(value))
     }
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        self.scalar("a number")
+    fn visit_f64<E>(self, value: f64) -> Result<(), E> {
+        self.scalar("a number", Scalar::Number(value))
     }
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        self.scalar("a string")
+    fn visit_str<E>(self, value: &str) -> Result<(), E> {
+        self.scalar("a string", Scalar::Text(value))
     }
     fn visit_unit<E>(self) -> Result<(), E> {
-        self.scalar("null")
+        self.scalar("null", Scalar::Null)
     }
 }
 
 impl<'f> Object<'_, 'f> {
-    fn scalar<E>(self, what: &'static str) -> Result<(), E> {
+    /// What stands on the way to wanted names may be wanted itself, leniently.
+    fn take(&mut self, value: Scalar<'_>) {
+        let targets = &self.node.targets[self.node.written..];
+        if !targets.is_empty() {
+            Leaf { targets, filling: self.filling }.take(value);
+        }
+    }
+
+    fn scalar<E>(mut self, what: &'static str, value: Scalar<'_>) -> Result<(), E> {
+        self.take(value);
         self.filling.row.no_objects.push((self.node.id, NoObject::Scalar(what)));
         Ok(())
     }
@@ -117,31 +128,48 @@ impl<'f> Object<'_, 'f> {
     #[inline]
     fn child(&mut self, idx: usize) -> Child<'_, 'f> {
         let node = &self.node.children[idx].1;
-        if node.children.is_empty() {
-            return Child::Leaf(Leaf { targets: &node.targets, filling: self.filling });
-        }
         let row = &mut *self.filling.row;
-        if std::mem::replace(&mut row.parents[node.id], true) && row.fault.is_none() {
+        row.reading = node.targets.first().copied();
+        if !node.children.is_empty() && std::mem::replace(&mut row.parents[node.id], true) && row.fault.is_none() {
             row.fault = Some((At::Parent(node.id), twice()));
         }
-        Child::Object(Object { node, filling: self.filling, top: false })
+        Child { node, filling: self.filling }
     }
 }
 
 /// What takes the value of a wanted name.
-enum Child<'a, 'f> {
-    Leaf(Leaf<'a, 'f>),
-    Object(Object<'a, 'f>),
+struct Child<'a, 'f> {
+    node: &'a Node,
+    filling: &'a mut Filling<'f>,
+}
+
+impl Child<'_, '_> {
+    /// Takes the value as what it is, not as its text.
+    #[inline]
+    fn parse<'de, D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        let Child { node, filling } = self;
+        if node.children.is_empty() {
+            return deserializer.deserialize_any(Leaf { targets: &node.targets[node.written..], filling });
+        }
+        Object { node, filling, top: false }.deserialize(deserializer)
+    }
 }
 
 impl<'de> DeserializeSeed<'de> for Child<'_, '_> {
     type Value = ();
     #[inline]
     fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        match self {
-            Child::Leaf(leaf) => leaf.deserialize(deserializer),
-            Child::Object(object) => object.deserialize(deserializer),
+        let Node { targets, written, children, .. } = self.node;
+        if *written == 0 {
+            return self.parse(deserializer);
         }
+        let text = <&RawValue as serde::Deserialize>::deserialize(deserializer)?.get();
+        let value = if text == "null" { Scalar::Null } else { Scalar::Written(text) };
+        Leaf { targets: &targets[..*written], filling: &mut *self.filling }.take(value);
+        if *written == targets.len() && children.is_empty() {
+            return Ok(());
+        }
+        self.parse(&mut serde_json::Deserializer::from_str(text)).map_err(serde::de::Error::custom)
     }
 }
 
@@ -172,6 +200,10 @@ impl Visitor<'_> for Name<'_> {
         }
         Ok(children.iter().position(|(known, _)| known == name))
     }
+}
+
+fn unsigned(value: u64) -> Scalar<'static> {
+    i64::try_from(value).map_or(Scalar::Huge(value as f64), Scalar::Integer)
 }
 
 /// Takes one wanted scalar to all its targets.
@@ -389,6 +421,10 @@ fn take_field(
     if taken {
         return None;
     }
+    if field.need == Need::Lenient {
+        row.seen[idx] = Seen::Null;
+        return None;
+    }
     let expected = match field.kind {
         Kind::Decimal => &format!("a number of at most {DECIMAL_BYTES_MAX} bytes, also in a string"),
         Kind::Bytes => "a string in base64",
@@ -403,24 +439,6 @@ fn is_decimal(text: &str) -> bool {
     let is_number = text.bytes().next_back().is_some_and(|last| last.is_ascii_digit())
         && text.bytes().all(|byte| byte.is_ascii_digit() || b"+-.eE".contains(&byte));
     is_number && text.len() <= DECIMAL_BYTES_MAX && serde_json::from_str::<&RawValue>(text).is_ok()
-}
-
-impl<'de> DeserializeSeed<'de> for Leaf<'_, '_> {
-    type Value = ();
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        self.filling.row.reading = self.targets.first().copied();
-        // Targets of one place have one kind.
-        let as_written = self.targets.first().is_some_and(|target| match target {
-            Target::Field(idx) => matches!(self.filling.fields[*idx].kind, Kind::Decimal | Kind::Json),
-            Target::Name(_) | Target::Time => false,
-        });
-        if !as_written {
-            return deserializer.deserialize_any(self);
-        }
-        let text = <&RawValue as serde::Deserialize>::deserialize(deserializer)?.get();
-        self.take(if text == "null" { Scalar::Null } else { Scalar::Written(text) });
-        Ok(())
-    }
 }
 
 impl<'de> Visitor<'de> for Leaf<'_, '_> {
@@ -438,7 +456,7 @@ impl<'de> Visitor<'de> for Leaf<'_, '_> {
         Ok(())
     }
     fn visit_u64<E>(self, value: u64) -> Result<(), E> {
-        self.take(i64::try_from(value).map_or(Scalar::Huge(value as f64), Scalar::Integer));
+        self.take(unsigned(value));
         Ok(())
     }
     fn visit_f64<E>(self, value: f64) -> Result<(), E> {

@@ -7,6 +7,8 @@ use super::{Target, pointer_text};
 pub(super) struct Node {
     pub(super) children: Vec<(String, Node)>,
     pub(super) targets: Vec<Target>,
+    /// The first so many of the targets take the text of the value as it is written.
+    pub(super) written: usize,
     /// Index of a list element that its name is, too.
     pub(super) element: Option<usize>,
     /// Of a node with children, its index in `Decoder::parents`.
@@ -14,16 +16,20 @@ pub(super) struct Node {
 }
 
 impl Node {
-    /// Adds a target, one name after the other.
-    pub(super) fn want(&mut self, pointer: &[String], target: Target) {
+    /// Adds a target, one name after the other; whether it takes the text of the value.
+    pub(super) fn want(&mut self, pointer: &[String], target: Target, as_written: bool) {
         match pointer.split_first() {
+            None if as_written => {
+                self.targets.insert(self.written, target);
+                self.written += 1;
+            }
             None => self.targets.push(target),
             Some((name, rest)) => {
                 let idx = self.children.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
                     self.children.push((name.clone(), Node { element: element(name), ..Node::default() }));
                     self.children.len() - 1
                 });
-                self.children[idx].1.want(rest, target);
+                self.children[idx].1.want(rest, target, as_written);
             }
         }
     }

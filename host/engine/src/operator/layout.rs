@@ -7,7 +7,7 @@
 use serde::Serialize;
 
 use crate::guest::{Aggregate, Aggregation, Identity, World};
-use crate::plan::{FieldRead, Plan, WindowKind};
+use crate::plan::{FieldRead, Plan, WindowKind, declared};
 
 /// Format of an operator's own bytes, with which they begin. It rises when they change.
 pub(super) fn format(world: World) -> u8 {
@@ -84,10 +84,9 @@ fn kept<'a>(aggregate: &'a Aggregate, rule: &'a Aggregation, fields: &'a [FieldR
     let values = aggregate.field.as_deref().and_then(|name| {
         // As the rule reads it: what it derives hides what is declared.
         let derived = rule.derived.iter().find(|field| field.name == name);
-        let declared = || fields.iter().find(|field| field.name == name);
         match derived {
             Some(field) => Some(Values::Derived(field.kind.name(), name)),
-            None => declared().map(|field| Values::Field(field.kind.name(), &field.pointer)),
+            None => declared(fields, name).map(|idx| Values::Field(fields[idx].kind.name(), &fields[idx].pointer)),
         }
     });
     let limit = aggregate.function.has_limit().then_some(aggregate.limit);

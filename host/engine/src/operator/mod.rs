@@ -191,7 +191,8 @@ pub(crate) fn stateful(
 
 /// Decoder column of each field that the module declares.
 fn columns_of(guest: &dyn Guest, fields: &[FieldRead]) -> Vec<usize> {
+    let declared = guest.descriptor().shape.fields.iter();
     let position =
-        |name: &str| fields.iter().position(|field| field.name == name).expect("the plan reads every declared field");
-    guest.descriptor().shape.fields.iter().map(|field| position(&field.name)).collect()
+        |field| fields.iter().position(|read| read.is_for(field)).expect("the plan reads every declared field");
+    declared.map(position).collect()
 }

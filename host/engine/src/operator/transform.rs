@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use crate::decode::{Decoded, Decoder};
-use crate::event::{Events, RawBatch, Strings};
+use crate::event::{Events, Need, RawBatch, Strings};
 use crate::flow::{Flow, View};
 use crate::guest::{Descriptor, Fault, Guest, Metering, OF_ROW, Output};
 use crate::judge::{StepError, Verdict, judge};
@@ -177,14 +177,14 @@ fn decoder_behind(stage: usize, plan: &Plan, fields: &[FieldRead], descriptors: 
     let mut fields = fields.to_vec();
     let mut needed = vec![false; fields.len()];
     for (field, needed) in fields.iter_mut().zip(&mut needed) {
-        field.required = false;
+        field.need = field.need.max(Need::Optional);
         for (later, descriptor) in descriptors.iter().enumerate().filter(|(later, _)| plan.is_behind(*later, stage)) {
-            if let Some(declared) = descriptor.shape.fields.iter().find(|declared| declared.name == field.name) {
+            if let Some(declared) = descriptor.shape.fields.iter().find(|declared| field.is_for(declared)) {
                 if !*needed {
                     field.stage = later;
                 }
                 *needed = true;
-                field.required |= declared.required;
+                field.need = field.need.min(declared.need);
             }
         }
     }

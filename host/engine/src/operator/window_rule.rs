@@ -9,7 +9,7 @@ use crate::event::{Column, RawBatch, Values};
 use crate::flow::{append_column, empty_columns};
 use crate::guest::{Addition, Aggregate, Aggregation, Function, Guest, Output, Panes, Reject, Samples};
 use crate::judge::{StepError, Verdict, judge};
-use crate::plan::{FieldRead, Plan};
+use crate::plan::{FieldRead, Plan, declared};
 use crate::time::EventTime;
 use crate::unit::{Context, Fate, Letter, Scale, Unit, letter_of, take_row};
 use crate::watermark::Watermark;
@@ -399,8 +399,7 @@ pub(super) fn input_of(
         None => (None, Input::Nothing),
         Some(field) => {
             let derived = rule.derived.iter().position(|known| known.name == *field);
-            let declared = fields.iter().position(|known| known.name == *field);
-            match (derived, declared) {
+            match (derived, declared(fields, field)) {
                 (Some(idx), _) => (Some(rule.derived[idx].kind), Input::Derived(idx)),
                 (None, Some(idx)) => (Some(fields[idx].kind), Input::Declared(idx)),
                 (None, None) => {

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::draft::{Draft, DraftOutput};
-use super::raw::{list, nearest_or_list, pointer_text};
+use super::raw::{list, nearest_or_list, pointer_parse, pointer_text};
 use super::reads::reads;
 use super::{Dedupe, Key, Output, Plan, TimeUnit};
-use crate::event::Kind;
+use crate::event::{Kind, Need};
 use crate::guest::{Descriptor, World};
 use crate::problem::{Place, Problem, code};
 
@@ -27,6 +27,7 @@ impl Draft {
         assert!(modules.iter().all(|module| !module.shape.ports.is_empty()), "a descriptor has at least one port");
         let mut problems = Vec::new();
         kinds_of_module(&self, modules, &mut problems);
+        field_places(&self, modules, &mut problems);
         field_kinds(&self, modules, &mut problems);
         field_conflicts(&self, modules, &mut problems);
         unread_fields(&self, modules, &mut problems);
@@ -94,12 +95,26 @@ fn kinds_of_module(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Pro
     }
 }
 
-/// A field has one kind in all stages.
+/// A field that a module names by its place has one.
+fn field_places(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) {
+    for (stage, module) in draft.stages.iter().zip(modules) {
+        for field in module.shape.fields.iter().filter(|field| field.name.starts_with('/')) {
+            if let Err(reason) = pointer_parse(&field.name) {
+                let (name, field) = (&stage.stage.name, &field.name);
+                let message = format!("stage `{name}` reads the field `{field}`, which is no JSON pointer: {reason}");
+                let hint = "change the declaration in the module";
+                problems.push(Problem::new(code::FIELD_KIND, stage.place, message).with_hint(hint));
+            }
+        }
+    }
+}
+
+/// A field has one kind in all stages that insist on one.
 fn field_kinds(draft: &Draft, modules: &[Descriptor], problems: &mut Vec<Problem>) {
     let mut first: BTreeMap<&str, (Kind, &str)> = BTreeMap::new();
     for (stage, module) in draft.stages.iter().zip(modules) {
         let name = stage.stage.name.as_str();
-        for field in &module.shape.fields {
+        for field in module.shape.fields.iter().filter(|field| field.need != Need::Lenient) {
             let (kind, other) = *first.entry(&field.name).or_insert((field.kind, name));
             if kind != field.kind {
                 let (field, here, there) = (&field.name, field.kind.name(), kind.name());
@@ -165,7 +180,8 @@ fn taken(draft: &Draft, modules: &[Descriptor]) -> Vec<Taken> {
     let time = &draft.source.time;
     let kind = if time.unit == TimeUnit::Rfc3339 { Kind::String } else { Kind::Integer };
     taken.push(Taken { what: "the time".to_owned(), pointer: time.field.clone(), kind, place: draft.time_place });
-    for read in reads(&draft.source, modules) {
+    // A lenient read takes what there is.
+    for read in reads(&draft.source, modules).into_iter().filter(|read| read.need != Need::Lenient) {
         let stage = &draft.stages[read.stage];
         let what = format!("the field `{}` of stage `{}`", read.name, stage.stage.name);
         taken.push(Taken { what, pointer: read.pointer, kind: read.kind, place: stage.place });

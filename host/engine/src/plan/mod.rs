@@ -19,7 +19,8 @@ pub use draft::{Draft, DraftStage};
 pub use lower::parse;
 pub use raw::size_parse;
 
-use crate::event::Kind;
+pub(crate) use self::reads::declared;
+use crate::event::{Field, Kind, Need};
 use crate::time::Span;
 
 /// A pipeline that is correct by construction.
@@ -273,7 +274,18 @@ pub struct FieldRead {
     pub name: String,
     pub pointer: Vec<String>,
     pub kind: Kind,
-    pub required: bool,
+    pub need: Need,
     /// First stage that declares it.
     pub stage: usize,
+}
+
+impl FieldRead {
+    /// Whether it is what a module has declared so. What is read leniently has a column of its own, one for each kind.
+    #[must_use]
+    pub fn is_for(&self, field: &Field) -> bool {
+        let is_lenient = self.need == Need::Lenient;
+        self.name == field.name
+            && is_lenient == (field.need == Need::Lenient)
+            && (!is_lenient || self.kind == field.kind)
+    }
 }

@@ -1,12 +1,14 @@
 //! Which fields the decoder reads for the stages, and where in an event they are.
 
+use super::raw::pointer_parse;
 use super::{FieldRead, Plan, Source};
+use crate::event::Need;
 use crate::guest::Descriptor;
 
 impl Plan {
     /// The declared fields of all stages, each once, in the order in which stages first declare them.
     ///
-    /// A field is required as soon as one stage requires it. `descriptors` has one entry per stage.
+    /// A field is required as soon as one stage requires it; what a stage reads leniently stays a read of its own. `descriptors` has one entry per stage.
     #[must_use]
     pub fn reads(&self, descriptors: &[Descriptor]) -> Vec<FieldRead> {
         reads(&self.source, descriptors)
@@ -17,13 +19,13 @@ pub(super) fn reads(source: &Source, descriptors: &[Descriptor]) -> Vec<FieldRea
     let mut reads: Vec<FieldRead> = Vec::new();
     for (stage, descriptor) in descriptors.iter().enumerate() {
         for field in &descriptor.shape.fields {
-            match reads.iter_mut().find(|read| read.name == field.name) {
-                Some(read) => read.required |= field.required,
+            match reads.iter_mut().find(|read| read.is_for(field)) {
+                Some(read) => read.need = read.need.min(field.need),
                 None => reads.push(FieldRead {
                     name: field.name.clone(),
                     pointer: pointer(source, &field.name),
                     kind: field.kind,
-                    required: field.required,
+                    need: field.need,
                     stage,
                 }),
             }
@@ -32,8 +34,19 @@ pub(super) fn reads(source: &Source, descriptors: &[Descriptor]) -> Vec<FieldRea
     reads
 }
 
-/// Where `[source.fields]` puts a field, else its own name.
+/// The read of a declared field, by its name; what other stages read of it leniently is another one.
+pub(crate) fn declared(fields: &[FieldRead], name: &str) -> Option<usize> {
+    let position = |is_lenient: bool| {
+        fields.iter().position(|read| read.name == name && (read.need == Need::Lenient) == is_lenient)
+    };
+    position(false).or_else(|| position(true))
+}
+
+/// Where a field is: a pointer is its place itself, any other name is where `[source.fields]` puts it.
 fn pointer(source: &Source, name: &str) -> Vec<String> {
+    if name.starts_with('/') {
+        return pointer_parse(name).unwrap_or_default();
+    }
     match source.fields.iter().find(|(mapped, _)| mapped == name) {
         Some((_, pointer)) => pointer.clone(),
         None => vec![name.to_owned()],

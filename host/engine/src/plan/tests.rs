@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use proptest::prelude::*;
 
 use super::*;
-use crate::event::Field;
+use crate::event::{Field, Need};
 use crate::guest::{self, Descriptor, Identity, World};
 use crate::problem::{PAGES, Problem};
 
@@ -23,7 +23,9 @@ fn module(path: &str) -> Descriptor {
     use Kind::{Integer, Number};
     let file = Path::new(path).file_stem().expect("modules in tests have a name");
     let (world, ports, fields): Says<'_> = match file.to_string_lossy().as_ref() {
-        "transform" | "schema_check" | "lanes" | "counters" => (World::Transform, &["main"], &[]),
+        "transform" | "schema_check" | "lanes" | "counters" | "lenient" | "misplaced" => {
+            (World::Transform, &["main"], &[])
+        }
         "router" => (World::Transform, &["main", "rejected", "audit"], &[("device", Kind::String, false)]),
         "rounds" => (World::Transform, &["main"], &[("ms_played", Number, false)]),
         "dates" => (World::Transform, &["main"], &[("ts", Kind::String, true)]),
@@ -41,10 +43,24 @@ fn module(path: &str) -> Descriptor {
         "counters" => (Vec::new(), (0..65).map(|idx| format!("c{idx}")).collect()),
         _ => (Vec::new(), Vec::new()),
     };
+    // Fields that are named by their place, and read whatever is there.
+    let lenient: &[(&str, Kind)] = match identity.name.as_str() {
+        "lenient" => {
+            &[("/ms_played", Number), ("/track/id", Kind::String), ("/track", Kind::Boolean), ("user", Integer)]
+        }
+        "misplaced" => &[("/a", Number), ("/a~2", Number)],
+        _ => &[],
+    };
+    let lenient = lenient.iter().map(|(name, kind)| Field { name: (*name).into(), kind: *kind, need: Need::Lenient });
     let shape = guest::Shape {
         fields: fields
             .iter()
-            .map(|(name, kind, required)| Field { name: (*name).to_owned(), kind: *kind, required: *required })
+            .map(|(name, kind, required)| Field {
+                name: (*name).to_owned(),
+                kind: *kind,
+                need: if *required { Need::Required } else { Need::Optional },
+            })
+            .chain(lenient)
             .collect(),
         lanes,
         ports: ports.iter().map(|port| (*port).to_owned()).collect(),
@@ -145,6 +161,41 @@ fn the_fraud_pipeline() {
     assert_eq!(reads.iter().map(|read| read.name.as_str()).collect::<Vec<_>>(), ["track_id", "device", "ms_played"]);
 }
 
+/// Whatever is there is taken beside what others insist on: the same field as another kind, the key, and what is on the way.
+#[test]
+fn lenient_fields_stand_beside_others() {
+    let (plan, modules) = good(
+        r#"
+name = "p"
+source = { stream = "S", subject = "s", key = "user", time = { field = "ts", unit = "ms" }, fields = { track_id = "/track/id", user = "/who" } }
+stage = [
+  { name = "check", module = "lenient.wasm" },
+  { name = "again", module = "lenient.wasm" },
+  { name = "rule", module = "rule.wasm", window = { kind = "tumbling", size = "1h" } },
+]
+output.alerts = {}
+"#,
+    );
+    let reads = plan.reads(&modules);
+    let reads: Vec<String> = reads
+        .iter()
+        .map(|read| {
+            format!("{} /{} {} {:?} {}", read.name, read.pointer.join("/"), read.kind.name(), read.need, read.stage)
+        })
+        .collect();
+    let expected = [
+        "/ms_played /ms_played number Lenient 0",
+        "/track/id /track/id string Lenient 0",
+        "/track /track boolean Lenient 0",
+        // A name is mapped, a place is not.
+        "user /who integer Lenient 0",
+        "track_id /track/id string Required 2",
+        "device /device string Required 2",
+        "ms_played /ms_played integer Required 2",
+    ];
+    assert_eq!(reads, expected);
+}
+
 /// A file that uses every key.
 const FULL: &str = r#"
 name = "demo-2"
@@ -209,8 +260,10 @@ fn every_key_arrives() {
     };
     assert_eq!(plan.limits, limits);
     let reads = plan.reads(&modules);
-    let reads: Vec<(&str, String, bool, usize)> =
-        reads.iter().map(|read| (read.name.as_str(), read.pointer.join("/"), read.required, read.stage)).collect();
+    let reads: Vec<(&str, String, bool, usize)> = reads
+        .iter()
+        .map(|read| (read.name.as_str(), read.pointer.join("/"), read.need == Need::Required, read.stage))
+        .collect();
     // The router does not require `device`, the rule does.
     let expected =
         [("device", "device", true, 0), ("track_id", "track/id", true, 1), ("ms_played", "ms_played", true, 1)];

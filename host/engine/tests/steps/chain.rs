@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use pelton_engine::event::{Kind, Values};
+use pelton_engine::event::{Kind, Need, Values};
 use pelton_engine::guest::*;
 use pelton_engine::judge::StepError;
 
@@ -172,7 +172,7 @@ fn a_record_is_read_for_later_stages_only() {
     second.descriptor.shape.fields.push(pelton_engine::event::Field {
         name: "both".into(),
         kind: Kind::Integer,
-        required: false,
+        need: Need::Optional,
     });
     let events = [format!(r#"{{"k":"a","t":{NOW},"raw":"x","both":1,"op":"f"}}"#)];
     let outcome = drive(&Setup::new(vec![first, second]), &events, &Cuts::default()).unwrap();
@@ -193,7 +193,7 @@ fn extracted_samples_follow_their_rows() {
             field: Some("twice".into()),
             limit: 0,
         }],
-        derived: vec![pelton_engine::event::Field { name: "twice".into(), kind: Kind::Integer, required: true }],
+        derived: vec![pelton_engine::event::Field { name: "twice".into(), kind: Kind::Integer, need: Need::Required }],
         thresholds: Vec::new(),
         filters: false,
     };
@@ -205,7 +205,11 @@ fn extracted_samples_follow_their_rows() {
             samples.rows.extend([row as u32; 2]);
             values.extend([10, 1]);
         }
-        samples.columns = vec![pelton_engine::event::Column { missing: Vec::new(), values: Values::Integers(values) }];
+        samples.columns = vec![pelton_engine::event::Column {
+            missing: Vec::new(),
+            unlike: Vec::new(),
+            values: Values::Integers(values),
+        }];
         Ok(())
     }));
     rule.evaluate = Some(Arc::new(|panes: &Panes, _: &States, output: &mut Output| {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 
-use pelton_engine::event::{Column, Events, Field, Kind, Values};
+use pelton_engine::event::{Column, Events, Field, Kind, Need, Values};
 use pelton_engine::guest::*;
 use pelton_engine::plan::WindowKind;
 use pelton_engine::time::Span;
@@ -129,7 +129,7 @@ pub(crate) fn reducer() -> Native {
 pub(crate) fn rule() -> Native {
     let mut native = Native::new(World::WindowRule, &[("op", Kind::String, true)]);
     native.plan.filters = true;
-    native.plan.derived = vec![Field { name: "one".into(), kind: Kind::Integer, required: true }];
+    native.plan.derived = vec![Field { name: "one".into(), kind: Kind::Integer, need: Need::Required }];
     native.plan.aggregates =
         vec![Aggregate { name: "sum".into(), function: Function::Sum, field: Some("one".into()), limit: 0 }];
     native.extract = Some(Arc::new(|events: &Events, samples: &mut Samples| {
@@ -143,7 +143,7 @@ pub(crate) fn rule() -> Native {
                 ones.push(1);
             }
         }
-        samples.columns = vec![Column { missing: Vec::new(), values: Values::Integers(ones) }];
+        samples.columns = vec![Column { missing: Vec::new(), unlike: Vec::new(), values: Values::Integers(ones) }];
         Ok(())
     }));
     native.evaluate = Some(Arc::new(|panes: &Panes, _: &States, output: &mut Output| {

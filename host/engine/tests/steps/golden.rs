@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use pelton_engine::effects::Effects;
 use pelton_engine::epoch::{Manifest, Marker, MarkerFields, Section, SnapshotSection};
-use pelton_engine::event::{Events, Field, Kind, RawBatch};
+use pelton_engine::event::{Events, Field, Kind, Need, RawBatch};
 use pelton_engine::guest::*;
 use pelton_engine::partition::is_compatible;
 use pelton_engine::plan::{Dedupe, EventOrder, Key, WindowKind};
@@ -298,7 +298,7 @@ fn whatever_shapes_the_state_makes_another_layout() {
     let mut renamed = aggregates(&[(Function::Max, Some("i"))]);
     renamed.guests[0].plan.aggregates[0].name = "b".into();
     let mut derived = aggregates(&[(Function::Max, Some("d"))]);
-    derived.guests[0].plan.derived = vec![Field { name: "d".into(), kind: Kind::Integer, required: false }];
+    derived.guests[0].plan.derived = vec![Field { name: "d".into(), kind: Kind::Integer, need: Need::Optional }];
     let setups = [
         base(),
         newer,
@@ -344,7 +344,7 @@ fn layouts_are_spelled_so() {
         spell(name, &setup, &mut got);
     }
     let mut derived = Setup::new(vec![rule(&[(Function::TopK, Some("d"))])]).window(WindowKind::Global, 0, 0);
-    derived.guests[0].plan.derived = vec![Field { name: "d".into(), kind: Kind::Boolean, required: false }];
+    derived.guests[0].plan.derived = vec![Field { name: "d".into(), kind: Kind::Boolean, need: Need::Optional }];
     spell("derived", &derived, &mut got);
     check("layouts", &got, include_str!("golden/layouts.txt"));
 }

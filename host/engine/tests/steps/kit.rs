@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use pelton_engine::effects::{Effects, Origin, Room};
 use pelton_engine::epoch::{Channel, DeltaReader, Part, Position};
-use pelton_engine::event::{Events, Field, Kind, RawBatch};
+use pelton_engine::event::{Events, Field, Kind, Need, RawBatch};
 use pelton_engine::guest::*;
 use pelton_engine::judge::StepError;
 use pelton_engine::plan::{
@@ -42,7 +42,11 @@ pub(crate) struct Native {
 
 impl Native {
     pub(crate) fn new(world: World, fields: &[(&str, Kind, bool)]) -> Native {
-        let field = |&(name, kind, required): &(&str, Kind, bool)| Field { name: name.into(), kind, required };
+        let field = |&(name, kind, required): &(&str, Kind, bool)| Field {
+            name: name.into(),
+            kind,
+            need: if required { Need::Required } else { Need::Optional },
+        };
         Native {
             descriptor: Descriptor {
                 identity: Identity { state_version: 1, ..Identity::new(world, "native", "1.0.0") },

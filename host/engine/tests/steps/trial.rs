@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, Mutex};
 
-use pelton_engine::event::{Field, Kind};
+use pelton_engine::event::{Field, Kind, Need};
 use pelton_engine::guest::*;
 use pelton_engine::plan::FieldRead;
 use pelton_engine::step::{Trial, try_rule};
@@ -14,8 +14,13 @@ fn aggregate(name: &str, function: Function, field: Option<&str>) -> Aggregate {
 }
 
 fn fields() -> Vec<FieldRead> {
-    let field =
-        |name: &str, kind| FieldRead { name: name.into(), pointer: vec![name.into()], kind, required: true, stage: 0 };
+    let field = |name: &str, kind| FieldRead {
+        name: name.into(),
+        pointer: vec![name.into()],
+        kind,
+        need: Need::Required,
+        stage: 0,
+    };
     vec![field("i", Kind::Integer), field("n", Kind::Number), field("s", Kind::String)]
 }
 
@@ -30,7 +35,7 @@ fn plan() -> Aggregation {
             aggregate("different", Function::Distinct, Some("s")),
             aggregate("top", Function::TopK, Some("s")),
         ],
-        derived: vec![Field { name: "derived".into(), kind: Kind::Number, required: true }],
+        derived: vec![Field { name: "derived".into(), kind: Kind::Number, need: Need::Required }],
         thresholds: vec![vec![at_least(0, 5), at_least(0, 100)]],
         filters: false,
     }

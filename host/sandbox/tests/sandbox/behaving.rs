@@ -116,7 +116,7 @@ fn fresh_instances_give_the_same_replies() {
 fn columns_are_lent_and_come_back() {
     let mut batch = events(&["a"]);
     let text = Strings { data: b"x".to_vec(), ends: vec![1] };
-    batch.columns.push(Column { missing: Vec::new(), values: Values::Strings(text) });
+    batch.columns.push(Column { missing: Vec::new(), unlike: Vec::new(), values: Values::Strings(text) });
     batch.columns.push(Column { missing: vec![0], ..Column::new(Kind::Integer) });
     let before = batch.clone();
     guest("examples/echo").process(Metering::Deadline, &mut batch, &mut Output::default()).unwrap();

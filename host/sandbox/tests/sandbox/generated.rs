@@ -341,7 +341,7 @@ fn with_columns(guest: &dyn Guest, mut batch: Events) -> Events {
             Kind::Json => Values::Jsons(texts(&[b"{}", b"null"])),
             Kind::Bytes => Values::Blobs(texts(&[b"\xff", b""])),
         };
-        batch.columns.push(Column { missing: Vec::new(), values });
+        batch.columns.push(Column { missing: Vec::new(), unlike: Vec::new(), values });
     }
     batch
 }

@@ -9,6 +9,7 @@ mod determinism;
 mod generated;
 mod misbehaving;
 mod refused;
+mod schemas;
 mod worlds;
 
 use std::path::PathBuf;

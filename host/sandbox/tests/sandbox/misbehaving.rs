@@ -16,7 +16,7 @@ fn acts(guest: &dyn Guest, acts: &[&str]) -> Events {
     if !guest.descriptor().shape.fields.is_empty() {
         let mut texts = Strings::default();
         acts.iter().for_each(|act| texts.push(act.as_bytes()));
-        events.columns.push(Column { missing: Vec::new(), values: Values::Strings(texts) });
+        events.columns.push(Column { missing: Vec::new(), unlike: Vec::new(), values: Values::Strings(texts) });
     }
     events
 }

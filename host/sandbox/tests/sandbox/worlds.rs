@@ -13,7 +13,11 @@ const BOTH: [Metering; 2] = [Metering::Deadline, Metering::Fuel];
 /// Events that were played for so many milliseconds.
 fn plays(milliseconds: &[i64]) -> Events {
     let mut events = events(&vec![""; milliseconds.len()]);
-    events.columns.push(Column { missing: Vec::new(), values: Values::Integers(milliseconds.to_vec()) });
+    events.columns.push(Column {
+        missing: Vec::new(),
+        unlike: Vec::new(),
+        values: Values::Integers(milliseconds.to_vec()),
+    });
     events
 }
 
@@ -34,7 +38,10 @@ fn extract_gives_samples_and_rejects() {
         guest.extract(metering, &mut batch, &mut samples).unwrap();
         assert_eq!(batch, before);
         assert_eq!(samples.rows, [0, 3]);
-        assert_eq!(samples.columns, [Column { missing: Vec::new(), values: Values::Integers(vec![45, 90]) }]);
+        assert_eq!(
+            samples.columns,
+            [Column { missing: Vec::new(), unlike: Vec::new(), values: Values::Integers(vec![45, 90]) }]
+        );
         assert_eq!(samples.rejects.len(), 1);
         assert_eq!((samples.rejects[0].row, samples.rejects[0].code.as_str()), (2, "negative"));
     }
@@ -135,9 +142,9 @@ fn kinds_headers_tombstones_counters_and_places() {
     batch.headers = b"Currency: USD\r\n".to_vec();
     batch.header_ends = vec![0, 15, 15];
     batch.columns = vec![
-        Column { missing: Vec::new(), values: Values::Decimals(texts(&[b"0", b"12.50", b"-1"])) },
-        Column { missing: vec![0, 2], values: Values::Jsons(texts(&[b"", b"[1, 2]", b""])) },
-        Column { missing: vec![2], values: Values::Blobs(texts(&[b"", b"\xff\x00", b""])) },
+        Column { missing: Vec::new(), unlike: Vec::new(), values: Values::Decimals(texts(&[b"0", b"12.50", b"-1"])) },
+        Column { missing: vec![0, 2], unlike: Vec::new(), values: Values::Jsons(texts(&[b"", b"[1, 2]", b""])) },
+        Column { missing: vec![2], unlike: Vec::new(), values: Values::Blobs(texts(&[b"", b"\xff\x00", b""])) },
     ];
     let before = batch.clone();
     for metering in BOTH {
