@@ -3,6 +3,7 @@
 mod availability;
 mod bad;
 mod broker;
+mod clock;
 mod cluster;
 mod contract;
 mod doctor;

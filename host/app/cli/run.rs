@@ -37,7 +37,8 @@ Examples:
   pelton run pipelines/fraud.toml --input plays.jsonl --output-dir out/
   pelton run pipelines/fraud.toml --input archive/ --input 'today-*.jsonl.gz' --output-dir out/
   pelton run pipelines/fraud.toml --input plays.jsonl --output-dir - --envelope | jq .payload.user
-  tail -f plays.log | pelton run pipelines/fraud.toml --input - --output-dir out/";
+  tail -f plays.log | pelton run pipelines/fraud.toml --input - --output-dir out/
+  pelton run pipelines/fraud.toml --input plays.jsonl --clock ledger.jsonl --output-dir again/   # as it ran live";
 
 /// Default port of metrics: the one that exporters of OpenTelemetry use.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
@@ -69,6 +70,10 @@ pub(crate) struct RunArgs {
     /// Write each row of an output with its output, key, window, pane, id and time; what the module gave is `payload`
     #[arg(long, requires = "input")]
     envelope: bool,
+    /// Let time move on where it did in a live run over the same events, while the source was silent
+    /// (`watermark.idle_timeout`): a file with its ledger, as `pelton tail PIPELINE --ledger --no-follow` prints it
+    #[arg(long, value_name = "LEDGER", requires = "input")]
+    clock: Option<PathBuf>,
     /// Folder of the working state, with a folder per pipeline when there are several [default: `.state` in
     /// --output-dir, else pelton/NAME in the user's state folder]
     #[arg(long, value_name = "DIR", env = "PELTON_STATE_DIR")]
@@ -158,6 +163,8 @@ pub(crate) struct FileOptions {
     pub(crate) fresh: bool,
     /// Rows of outputs with what is known of them beside their payload.
     pub(crate) envelope: bool,
+    /// The ledger of a live run, whose clock counts.
+    pub(crate) clock: Option<PathBuf>,
     pub(crate) stop: Stop,
 }
 
@@ -183,8 +190,8 @@ pub(super) fn run(args: RunArgs) -> Result<(), Failure> {
             let [pipeline] = <[Pipeline; 1]>::try_from(pipelines)
                 .map_err(|_| Failure::usage("a run over files takes one pipeline").hint("run one after the other"))?;
             let (output, state) = target(output, args.state_dir)?;
-            let (input, fresh, envelope) = (args.input, args.fresh, args.envelope);
-            crate::run::file(FileOptions { pipeline, input, output, state, fresh, envelope, stop })
+            let RunArgs { input, fresh, envelope, clock, .. } = args;
+            crate::run::file(FileOptions { pipeline, input, output, state, fresh, envelope, clock, stop })
         }
         None => {
             let work = works(pipelines, &args.partitions, args.state_dir.as_deref())?;

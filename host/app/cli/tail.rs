@@ -22,6 +22,7 @@ Prints the payload of each record; for dead letters and late events, why and whe
 Examples:
   pelton tail pipelines/fraud.toml                              # all outputs, from now on
   pelton tail pipelines/fraud.toml --output alerts --from-start -n 10
+  pelton tail pipelines/fraud.toml --ledger --no-follow         # what happened, epoch by epoch
   pelton tail pipelines/fraud.toml --dlq --no-follow --json | jq -r '.headers[\"Pelton-Dlq-Code\"]' | sort | uniq -c";
 
 /// Print outputs as they come
@@ -37,8 +38,11 @@ pub(super) struct TailArgs {
     #[arg(long, conflicts_with = "late")]
     dlq: bool,
     /// Late events instead of outputs
-    #[arg(long)]
+    #[arg(long, conflicts_with = "ledger")]
     late: bool,
+    /// The ledger instead of outputs: one record per epoch, with position, watermark, counts, and what came from a clock
+    #[arg(long, conflicts_with_all = ["output", "dlq"])]
+    ledger: bool,
     /// Begin with the first record that is stored
     #[arg(long)]
     from_start: bool,
@@ -79,13 +83,15 @@ pub(super) async fn run(args: TailArgs) -> Result<(), Failure> {
     let broker = args.connection.connect().await?;
     let name = draft.name();
     let channel = if args.dlq {
-        "dlq"
+        "dlq.>"
     } else if args.late {
-        "late"
+        "late.>"
+    } else if args.ledger {
+        "ledger"
     } else {
-        "out"
+        "out.>"
     };
-    let filter = format!("pelton.{name}.*.{channel}.>");
+    let filter = format!("pelton.{name}.*.{channel}");
     let from = (args.from_start || args.no_follow).then_some(1);
     let mut tail = pelton_broker::tail(&broker, &log_stream(name), &filter, from)
         .await

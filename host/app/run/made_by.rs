@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 pub(super) struct MadeBy(BTreeMap<String, u64>);
 
 impl MadeBy {
-    /// `modules` are the sha256 of the stages' modules, `envelope` the form of the results.
-    pub(super) fn of(plan: &Plan, modules: &[[u8; 32]], envelope: bool) -> MadeBy {
+    /// `modules` are the sha256 of the stages' modules, `envelope` the form of the results, `clock` a fingerprint of what
+    /// comes from a ledger.
+    pub(super) fn of(plan: &Plan, modules: &[[u8; 32]], envelope: bool, clock: Option<u64>) -> MadeBy {
         let mut made = MadeBy::default();
         // All parts are named here, so that a new one cannot be forgotten.
         let Plan { name, source, stages, outputs, limits } = plan;
@@ -59,6 +60,7 @@ impl MadeBy {
             made.put(&format!("[output.{name}]"), &(stage, port));
         }
         made.put("--envelope", &envelope);
+        made.put("--clock", &clock);
         made
     }
 
@@ -99,7 +101,12 @@ mod tests {
         let draft = draft.unwrap_or_else(|| panic!("{problems:?}"));
         let descriptors: Vec<Descriptor> = draft.stages().iter().map(|_| descriptor()).collect();
         let (plan, problems) = draft.bind(&descriptors);
-        MadeBy::of(&plan.unwrap_or_else(|| panic!("{problems:?}")), &[[module; 32]].repeat(descriptors.len()), envelope)
+        MadeBy::of(
+            &plan.unwrap_or_else(|| panic!("{problems:?}")),
+            &[[module; 32]].repeat(descriptors.len()),
+            envelope,
+            None,
+        )
     }
 
     fn descriptor() -> Descriptor {

@@ -1,5 +1,7 @@
 //! `pelton run`: wires engine, sandbox, store and broker together. The only place where adapters meet.
 
+mod bounded;
+mod clock;
 mod failpoint;
 mod file;
 mod input;

@@ -17,7 +17,7 @@ pub(crate) async fn purge(broker: &Broker, target: &Target, below: u64) -> Resul
     let (stream, subject) = (target.log_stream(), names::ledger_subject(&target.prefix()));
     let next = async |from: u64| broker.next_message(&stream, &subject, from).await;
     let is_past = |record: &Stored| {
-        let ledger = serde_json::from_slice::<Ledger>(&record.payload);
+        let ledger = Ledger::decode(&record.payload);
         // One that cannot be read is of another version, and stays.
         record.sequence < below && ledger.is_ok_and(|ledger| ledger.position.sequence < first_input)
     };

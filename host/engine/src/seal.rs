@@ -34,17 +34,17 @@ impl Unsound {
 ///
 /// # Errors
 /// When it must not be stored; then nothing has changed.
-pub fn close(engine: &mut Engine, effects: &mut Effects, state_limit: u64) -> Result<Closed, Unsound> {
+pub fn close(engine: &mut Engine, effects: &mut Effects) -> Result<Closed, Unsound> {
     let totals = Totals { held: engine.held(), ..effects.totals };
     let held_before = engine.held_before();
     if !totals.balanced(held_before) {
         return Err(Unsound::Unbalanced { totals, held_before });
     }
-    let bytes = engine.state_bytes();
-    if bytes as u64 > state_limit {
+    let (bytes, limit) = (engine.state_bytes(), engine.plan().limits.state);
+    if bytes as u64 > limit {
         let largest = engine.sections().into_iter().max_by_key(|section| section.bytes);
         let (largest, largest_bytes) = largest.map(|section| (section.name, section.bytes)).unwrap_or_default();
-        return Err(Unsound::StateFull { bytes, limit: state_limit, largest, largest_bytes });
+        return Err(Unsound::StateFull { bytes, limit, largest, largest_bytes });
     }
     let mut delta = Vec::new();
     let position = engine.cut(&mut delta);

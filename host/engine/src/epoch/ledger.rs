@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::hexed::digest;
+use super::versioned::{self, Unreadable};
 use super::{Clock, Marker, Position};
 use crate::totals::Totals;
 
@@ -49,6 +50,15 @@ impl Ledger {
             totals: marker.totals,
             dead: marker.dead.clone(),
         }
+    }
+
+    /// Reads a record as it is stored.
+    ///
+    /// # Errors
+    /// When the bytes are not a ledger record of the format of this host.
+    pub fn decode(bytes: &[u8]) -> Result<Ledger, Unreadable> {
+        versioned::check(bytes, "ledger", LEDGER_VERSION)?;
+        serde_json::from_slice(bytes).map_err(|error| Unreadable::damaged("ledger", &error))
     }
 
     /// As it is stored: JSON.

@@ -428,7 +428,7 @@ impl Partition {
         let nonce = self.nonce();
         let Phase::Running(running) = &mut self.phase else { return };
         let counters = self.config.mutants().counters_kept.then(|| running.effects.counters.clone());
-        let mut closed = match close(&mut running.engine, &mut running.effects, self.plan.limits.state) {
+        let mut closed = match close(&mut running.engine, &mut running.effects) {
             Ok(closed) => closed,
             Err(unsound) => return self.halt(Halted::new(unsound.code(), unsound.to_string())),
         };
