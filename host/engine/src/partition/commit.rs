@@ -8,49 +8,11 @@ use crate::log::{AllDelivered, Published, Request, Response, Snapshot, StoredMar
 use crate::store::{Store, StoreError};
 
 use super::recover::{Halted, check_position, input_gap};
-use super::recovery::fence_of;
-use super::run::Look;
-use super::{Asked, Committed, FRUITLESS_MAX, Notice, Partition, Phase, RecoveryCause, describe};
+use super::running::{InFlight, Look, Sealed, Sent, fence_of};
+use super::{FRUITLESS_MAX, Notice, Partition, Phase, RecoveryCause, describe};
 
 /// Look at the marker and the input at least every so many epochs.
 const EPOCHS_UNCHECKED_MAX: u64 = 50;
-
-/// An epoch that is ready to be published.
-pub(super) struct Sealed {
-    pub(super) epoch: Arc<Epoch>,
-    pub(super) facts: Committed,
-    /// The state at its end, when a snapshot is due.
-    pub(super) snapshot: Option<Vec<u8>>,
-    pub(super) snap: bool,
-}
-
-/// The epoch that is being published.
-pub(super) struct InFlight {
-    sealed: Sealed,
-    first_at: u64,
-    /// How often it was refused.
-    refusals: u32,
-    state: State,
-}
-
-enum State {
-    Publishing(Asked),
-    /// The outcome is in doubt: reading the marker.
-    Resolving(Asked),
-    /// Read the marker at this time.
-    Waiting {
-        until: u64,
-    },
-}
-
-impl InFlight {
-    pub(super) fn asked(&self) -> Option<Asked> {
-        match self.state {
-            State::Publishing(asked) | State::Resolving(asked) => Some(asked),
-            State::Waiting { .. } => None,
-        }
-    }
-}
 
 impl Partition {
     /// Publishes the sealed epoch when nothing else is in flight.
@@ -63,7 +25,7 @@ impl Partition {
         let fence = fence_of(running.head.as_ref());
         let asked = self.ask(Request::Publish { epoch: sealed.epoch.clone(), fence }, now);
         if let Phase::Running(running) = &mut self.phase {
-            running.inflight = Some(InFlight { sealed, first_at: now, refusals: 0, state: State::Publishing(asked) });
+            running.inflight = Some(InFlight { sealed, first_at: now, refusals: 0, state: Sent::Publishing(asked) });
         }
     }
 
@@ -73,21 +35,21 @@ impl Partition {
         let Some(inflight) = &mut running.inflight else { return };
         let epoch = inflight.sealed.epoch.marker.epoch;
         match (&inflight.state, response) {
-            (State::Publishing(_), Response::Published(Published::Stored { sequence })) => {
+            (Sent::Publishing(_), Response::Published(Published::Stored { sequence })) => {
                 self.committed_at(sequence, now, store)
             }
-            (State::Publishing(_), Response::Published(Published::Rejected(_))) if mutants.rejected_is_success => {
+            (Sent::Publishing(_), Response::Published(Published::Rejected(_))) if mutants.rejected_is_success => {
                 let sequence = running.head.as_ref().map_or(0, |head| head.sequence) + 1;
                 self.committed_at(sequence, now, store);
             }
-            (State::Publishing(_), Response::Published(Published::Unknown(_))) if mutants.unknown_is_success => {
+            (Sent::Publishing(_), Response::Published(Published::Unknown(_))) if mutants.unknown_is_success => {
                 let sequence = running.head.as_ref().map_or(0, |head| head.sequence) + 1;
                 self.committed_at(sequence, now, store);
             }
-            (State::Publishing(_), Response::Published(Published::Refused(reason))) => {
+            (Sent::Publishing(_), Response::Published(Published::Refused(reason))) => {
                 inflight.refusals = inflight.refusals.saturating_add(1);
                 let (attempts, position) = (inflight.refusals, inflight.sealed.epoch.marker.position.sequence);
-                inflight.state = State::Waiting { until: now + self.config.backoff_ms(attempts) };
+                inflight.state = Sent::Waiting { until: now + self.config.backoff_ms(attempts) };
                 let reason = format!("epoch {epoch} was refused: {reason}");
                 self.tell(if attempts < FRUITLESS_MAX {
                     Notice::Paused { reason }
@@ -95,10 +57,10 @@ impl Partition {
                     Notice::Stuck { position, attempts, reason }
                 });
             }
-            (State::Publishing(_), Response::Published(Published::Permanent(_))) if mutants.retry_permanent => {
-                inflight.state = State::Waiting { until: now + self.config.retry_ms };
+            (Sent::Publishing(_), Response::Published(Published::Permanent(_))) if mutants.retry_permanent => {
+                inflight.state = Sent::Waiting { until: now + self.config.retry_ms };
             }
-            (State::Publishing(_), Response::Published(Published::Permanent(reason))) => {
+            (Sent::Publishing(_), Response::Published(Published::Permanent(reason))) => {
                 let Epoch { marker, .. } = &*inflight.sealed.epoch;
                 let evidence = format!(
                     "epoch {epoch}, up to input sequence {}, with {} records in {} messages: {reason}",
@@ -108,7 +70,7 @@ impl Partition {
                 );
                 self.halt(Halted::new(HaltCode::BatchRefused, evidence));
             }
-            (State::Publishing(_), response) => {
+            (Sent::Publishing(_), response) => {
                 let reason = match response {
                     Response::Published(Published::Rejected(reason) | Published::Unknown(reason)) => reason,
                     other => describe(&other),
@@ -116,12 +78,12 @@ impl Partition {
                 self.tell(Notice::Doubt { epoch, reason });
                 self.resolve(now);
             }
-            (State::Resolving(_), Response::Survey(survey)) => self.resolved(&survey, now, store),
-            (State::Resolving(_), Response::Missing { stream }) => {
+            (Sent::Resolving(_), Response::Survey(survey)) => self.resolved(&survey, now, store),
+            (Sent::Resolving(_), Response::Missing { stream }) => {
                 self.recover(RecoveryCause::StreamMissing, format!("stream `{stream}` is missing"), now, store)
             }
-            (State::Resolving(_) | State::Waiting { .. }, other) => {
-                inflight.state = State::Waiting { until: now + self.config.retry_ms };
+            (Sent::Resolving(_) | Sent::Waiting { .. }, other) => {
+                inflight.state = Sent::Waiting { until: now + self.config.retry_ms };
                 self.tell(Notice::Paused { reason: format!("the marker cannot be read: {}", describe(&other)) });
             }
         }
@@ -133,7 +95,7 @@ impl Partition {
         if let Phase::Running(running) = &mut self.phase
             && let Some(inflight) = &mut running.inflight
         {
-            inflight.state = State::Resolving(asked);
+            inflight.state = Sent::Resolving(asked);
         }
     }
 
@@ -161,7 +123,7 @@ impl Partition {
             if let Phase::Running(running) = &mut self.phase
                 && let Some(inflight) = &mut running.inflight
             {
-                inflight.state = State::Publishing(asked);
+                inflight.state = Sent::Publishing(asked);
             }
             return;
         }
@@ -267,8 +229,8 @@ impl Partition {
         let Phase::Running(running) = &mut self.phase else { return };
         if let Some(inflight) = &mut running.inflight {
             match inflight.state {
-                State::Waiting { until } if now >= until => self.resolve(now),
-                State::Publishing(asked) | State::Resolving(asked) if now >= asked.at + answer_ms => self.resolve(now),
+                Sent::Waiting { until } if now >= until => self.resolve(now),
+                Sent::Publishing(asked) | Sent::Resolving(asked) if now >= asked.at + answer_ms => self.resolve(now),
                 _ => {}
             }
         }

@@ -15,6 +15,7 @@ mod notice;
 mod recover;
 mod recovery;
 mod run;
+mod running;
 #[cfg(test)]
 mod tests;
 
@@ -25,7 +26,7 @@ pub use config::{Config, Mutants};
 pub use notice::{Committed, Notice, RecoveryCause};
 pub use recover::{Decision, Halted, check_position, decide};
 use recovery::Recovery;
-use run::Running;
+use running::Running;
 
 use crate::codes::HaltCode;
 use crate::epoch::RUN_SHIFT;

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use crate::codes::HaltCode;
 use crate::epoch::{Position, StreamIdentity};
-use crate::log::{Fence, Published, Request, Response, StoredMarker, Survey};
+use crate::log::{Published, Request, Response, StoredMarker, Survey};
 use crate::step::Engine;
 use crate::store::{Discard, Local, OUTBOX_MAX, Store, StoreError};
 
 use super::compatible::{holds_all, is_compatible};
 use super::recover::{Decision, Halted, check_position, decide};
-use super::run::{Running, Unsnapped};
+use super::running::{Running, Unsnapped, fence_of};
 use super::{Asked, FRUITLESS_MAX, Lease, Notice, Partition, Phase, RecoveryCause, Ticket, describe};
 use load::Loading;
 
@@ -506,11 +506,6 @@ impl Partition {
 fn outbox_reaches(store: &mut dyn Store, first: u64, last: u64) -> bool {
     last - first < OUTBOX_MAX as u64
         && (first..=last).all(|epoch| matches!(store.outbox(epoch), Ok(Some(epoch)) if epoch.is_whole()))
-}
-
-/// The fence behind a marker.
-pub(super) fn fence_of(head: Option<&StoredMarker>) -> Fence {
-    Fence { sequence: head.map_or(0, |head| head.sequence), slot: head.map(|head| head.marker.slot()) }
 }
 
 /// Position of a committed marker; 0 before the first one.
