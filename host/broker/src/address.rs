@@ -5,7 +5,7 @@
 
 use async_nats::ServerAddr;
 
-use crate::connect::BrokerError;
+use crate::error::BrokerError;
 
 /// Who we are, as an address says it.
 #[derive(Clone, PartialEq, Eq)]

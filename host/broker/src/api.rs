@@ -15,7 +15,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use crate::code::{Class, classify};
-use crate::connect::{API_TIMEOUT, Broker};
+use crate::connect::Broker;
+use crate::error::{API_TIMEOUT, chain};
 use crate::link::Action;
 
 /// Why a request did not give what was asked.
@@ -236,20 +237,6 @@ pub(crate) fn facts(stream: &str, info: &Info) -> StreamFacts {
 /// When the stream was made, nanoseconds since the Unix epoch.
 pub(crate) fn created(info: &Info) -> i64 {
     i64::try_from(info.created.unix_timestamp_nanos()).unwrap_or(i64::MAX)
-}
-
-/// An error with its causes, in one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        let inner_text = inner.to_string();
-        if !text.contains(&inner_text) {
-            text = format!("{text}: {inner_text}");
-        }
-        cause = inner.source();
-    }
-    text
 }
 
 /// `future`, or a fault after `limit`: for calls of the client that wait while it is not connected.

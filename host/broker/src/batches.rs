@@ -1,15 +1,14 @@
 //! Publishes many events in atomic batches: a broker that syncs every write syncs once per batch, so a thousand events
 //! cost it little more than one.
 
+use crate::connect::Broker;
+use crate::error::chain;
+use crate::producer::{ACK_TIMEOUT, ProducerError};
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
 use async_nats::{Client, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
-
-use crate::api::chain;
-use crate::connect::Broker;
-use crate::producer::{ACK_TIMEOUT, ProducerError};
 
 /// Batches without an answer.
 const IN_FLIGHT_MAX: usize = 4;

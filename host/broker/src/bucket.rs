@@ -26,11 +26,12 @@ use pelton_engine::time::WallTime;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::api::{Fault, chain};
+use crate::api::Fault;
 use crate::code::Class;
 use crate::connect::Broker;
-use crate::log::Target;
+use crate::error::chain;
 use crate::names::{object_stream, snapshot_bucket};
+use crate::target::Target;
 
 /// Bytes of one chunk: one second at 1 Mbit/s, so that no single answer comes near a time limit.
 pub(crate) const CHUNK_BYTES: usize = 128 << 10;

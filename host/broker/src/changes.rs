@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 use crate::ack;
 use crate::api::{ConsumerState, Fault};
 use crate::connect::Broker;
-use crate::log::Target;
 use crate::names;
 use crate::pull::{Item, Pull, PullSize, SILENCE_MAX};
+use crate::target::Target;
 
 /// One request is enough: chunks are large, and the reader waits for them anyway. What was asked for is sent even when
 /// the answer goes out before, so it is no more than a slow link carries in a few seconds.

@@ -5,55 +5,18 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
-use std::time::Duration;
 
+use crate::error::{API_TIMEOUT, BrokerError, Trouble, VERSION_MIN, chain};
+use crate::link::{Denials, Link, Watcher};
+use crate::options::{ConnectOptions, client_options, reconnect_delay};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{Client, ConnectErrorKind};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::api::chain;
-use crate::link::{Denials, Link, Watcher};
-use crate::options::{ConnectOptions, client_options, reconnect_delay};
-
-/// Oldest server with atomic batches.
-pub const VERSION_MIN: (u32, u32) = (2, 12);
-
-/// How long one request to the JetStream API may take.
-pub(crate) const API_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long a stream may take to be made or deleted: a cluster places it, and files are synced.
-pub(crate) const PROVISION_TIMEOUT: Duration = Duration::from_secs(30);
+/// Messages that wait for this program in the client, per subscription.
 const SUBSCRIPTION_CAPACITY: usize = 65_536;
-
-/// What went wrong outside the protocol: connecting and provisioning.
-#[derive(Debug, thiserror::Error)]
-pub enum BrokerError {
-    #[error("cannot connect to {servers}: {cause}")]
-    Connect { servers: String, trouble: Trouble, cause: String },
-    #[error("nats-server {found} is too old: atomic batches need {major}.{minor} or newer", major = VERSION_MIN.0, minor = VERSION_MIN.1)]
-    Version { found: String },
-    #[error("nats-server at {servers} runs without JetStream")]
-    NoJetStream { servers: String },
-    #[error("{0}")]
-    Options(String),
-    /// The server refused, or did not answer.
-    #[error("{what}: {cause}")]
-    Request { what: String, cause: String },
-}
-
-/// Why a connection was not made: each has another remedy.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Trouble {
-    /// Nobody answers there.
-    Unreachable,
-    /// The server's certificate, or what TLS made of it.
-    Tls,
-    /// The server does not know these credentials.
-    Credentials,
-    /// The address itself.
-    Address,
-}
 
 /// A connection to NATS; cheap to clone.
 #[derive(Clone)]

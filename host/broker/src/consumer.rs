@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::api::{ConsumerState, Fault};
 use crate::code::Class;
 use crate::connect::Broker;
-use crate::log::Target;
+use crate::target::Target;
 
 const ACK_WAIT: Duration = Duration::from_secs(60);
 /// The server's word for a limit of unacknowledged messages that is beyond what stream or account allow.

@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use crate::error::BrokerError;
+use crate::options::{ConnectOptions, Tls, read_text};
 use serde::Deserialize;
 use serde_json::Value;
 use tracing::warn;
-
-use crate::connect::BrokerError;
-use crate::options::{ConnectOptions, Tls, read_text};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]

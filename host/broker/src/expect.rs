@@ -7,9 +7,40 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, Sour
 use pelton_engine::plan::{CreateStream, Output, Plan};
 use serde_json::Value;
 
+use crate::findings::{Drift, WHOLE_STREAM};
 use crate::names::{self, LEASE_BUCKET};
-use crate::provision::{Drift, ProvisionOptions};
 use crate::reasons::{self, Role};
+
+/// What a plan does not say.
+#[derive(Clone, Debug)]
+pub struct ProvisionOptions {
+    /// Copies of every stream.
+    pub replicas: usize,
+    /// How long a lease lives without a renewal.
+    pub lease_ttl: Duration,
+    /// Bound of the pipeline stream; when it is full, the pipeline pauses.
+    pub stream_max_bytes: Option<u64>,
+    /// Which of these somebody asked for, so that [`up`](crate::up) tells where streams that exist have another value.
+    pub asked: Asked,
+}
+
+/// Options that were given, not defaults.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Asked {
+    pub replicas: bool,
+    pub lease_ttl: bool,
+}
+
+impl Default for ProvisionOptions {
+    fn default() -> ProvisionOptions {
+        ProvisionOptions {
+            replicas: 1,
+            lease_ttl: Duration::from_secs(10),
+            stream_max_bytes: None,
+            asked: Asked::default(),
+        }
+    }
+}
 
 /// Shortest duplicate window that the server takes. Batches carry no message ids; the fence is what refuses repeats.
 const DUPLICATE_WINDOW_MIN: Duration = Duration::from_millis(100);
@@ -246,5 +277,21 @@ fn normal(value: &Value) -> Value {
             .filter(|(_, value)| !value.is_null())
             .collect(),
         other => other.clone(),
+    }
+}
+
+/// About a stream that is not there.
+pub(crate) fn missing(expected: &Expected) -> Drift {
+    Drift {
+        stream: expected.config.name.clone(),
+        setting: WHOLE_STREAM.to_string(),
+        expected: "to be there".to_string(),
+        found: "missing".to_string(),
+        why: "",
+        remedy: if expected.is_ours {
+            "`pelton up PIPELINE` creates what is missing".to_string()
+        } else {
+            "make it, or let `pelton up` make it by a table `[source.create]` in the pipeline file".to_string()
+        },
     }
 }

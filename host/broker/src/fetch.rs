@@ -27,10 +27,11 @@ use crate::connect::Broker;
 use crate::consumer::{consumer_state, place_consumer};
 use crate::filling::{Cursor, Filling};
 use crate::holes::Deleted;
+use crate::limits::LogOptions;
 use crate::link::Action;
-use crate::log::{LogOptions, Target};
 use crate::pull::{Item, Pull, PullSize};
 use crate::stored::Walk;
+use crate::target::Target;
 
 /// How often a quiet partition asks whether anything is gone.
 const LOOK: Duration = Duration::from_secs(1);

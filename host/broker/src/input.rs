@@ -8,11 +8,10 @@ use crate::ack_pending::{self, LEAST};
 use crate::api::Fault;
 use crate::connect::Broker;
 use crate::consumer::consumer_state;
-use crate::inspect::Checked;
-use crate::log::Target;
+use crate::findings::{Checked, Drift};
 use crate::names;
-use crate::provision::Drift;
 use crate::reasons;
+use crate::target::Target;
 
 /// What stops a host from reading the input, and what it may lose.
 pub(crate) async fn check(

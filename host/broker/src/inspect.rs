@@ -4,59 +4,15 @@ use std::time::Duration;
 
 use pelton_engine::epoch::{BATCH_HEADER_BYTES, CHANGE_BYTES_MAX};
 use pelton_engine::plan::Plan;
-use pelton_engine::step::HashKey;
 use serde_json::{Value, json};
 
 use crate::api::{Fault, StreamInfo};
-use crate::connect::{Broker, BrokerError};
-use crate::expect::{Expected, compare, streams};
-use crate::provision::{Drift, ProvisionOptions, missing, request};
+use crate::connect::Broker;
+use crate::error::BrokerError;
+use crate::expect::{Expected, ProvisionOptions, compare, missing, streams};
+use crate::findings::{Checked, Drift};
 use crate::reasons::Role;
 use crate::{hash_key, input, patch};
-
-/// What [`check`] found.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Checked {
-    /// Stops or spoils the work.
-    pub drift: Vec<Drift>,
-    /// Works, but should be known.
-    pub notes: Vec<Note>,
-    /// Of the pipeline; `None` together with drift that says so.
-    pub hash_key: Option<HashKey>,
-}
-
-/// Something that should be known.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Note {
-    /// Stream; empty when it is about the server or the account.
-    pub stream: String,
-    /// As the server names it.
-    pub setting: String,
-    pub text: String,
-    pub remedy: String,
-}
-
-impl std::fmt::Display for Note {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Note { stream, setting, text, .. } = self;
-        if stream.is_empty() {
-            write!(f, "broker: {setting}: {text}")
-        } else {
-            write!(f, "stream {stream}: {setting}: {text}")
-        }
-    }
-}
-
-impl Checked {
-    pub(crate) fn note(&mut self, stream: &str, setting: &str, text: String, remedy: &str) {
-        self.notes.push(Note {
-            stream: stream.to_string(),
-            setting: setting.to_string(),
-            text,
-            remedy: remedy.to_string(),
-        });
-    }
-}
 
 /// Compares streams, limits and server with what the plan needs.
 ///
@@ -76,7 +32,7 @@ pub async fn check(broker: &Broker, plan: &Plan, options: &ProvisionOptions) -> 
     storage(&account, &mut checked);
     for expected in streams(plan, options) {
         let name = expected.config.name.clone();
-        let fail = |fault: Fault| request(format!("look at stream {name}"), fault.to_string());
+        let fail = |fault: Fault| BrokerError::request(format!("look at stream {name}"), fault.to_string());
         let Some(info) = found(broker, &expected).await.map_err(fail)? else {
             checked.drift.push(missing(&expected));
             continue;

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::api::{Fault, SequencePair};
 use crate::code::Class;
 use crate::connect::Broker;
-use crate::log::Target;
+use crate::target::Target;
 
 /// Events of a partition that are not committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,9 +16,10 @@ use tracing::info;
 
 use crate::api::Fault;
 use crate::code::Class;
-use crate::connect::{Broker, BrokerError};
-use crate::log::Target;
+use crate::connect::Broker;
+use crate::error::BrokerError;
 use crate::names::{self, LEASE_BUCKET, kv_stream, lease_subject};
+use crate::target::Target;
 
 /// The lease of one partition, as this process knows it.
 pub(crate) struct Lease {

@@ -6,9 +6,9 @@ use tracing::debug;
 
 use crate::api::Fault;
 use crate::connect::Broker;
-use crate::log::Target;
 use crate::names;
 use crate::stored::Stored;
+use crate::target::Target;
 
 /// Deletes the records of epochs of which the input holds no event any more, but for the last of them, which says how the
 /// next one begins; of those that the stream holds before `below`.

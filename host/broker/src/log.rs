@@ -4,113 +4,23 @@
 //! kind wait for each other.
 
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use pelton_engine::log::{Request, Response};
-use pelton_engine::plan::Plan;
 use tokio::sync::Mutex;
 
 use crate::ack::Acks;
 use crate::api::within;
 use crate::bucket::Bucket;
-use crate::connect::{API_TIMEOUT, Broker};
+use crate::connect::Broker;
+use crate::error::API_TIMEOUT;
 use crate::fetch::{Fetcher, Source};
 use crate::lease::Lease;
+use crate::limits::LogOptions;
 use crate::part::{self, Place};
 use crate::publish::Publisher;
-use crate::{ack_pending, changes, names, snapshot, survey};
-
-/// Which partition of which pipeline, and where its events come from.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Target {
-    pub pipeline: String,
-    pub partition: u32,
-    /// Input stream.
-    pub stream: String,
-    /// Literal input subject of this partition (a wildcard only without partitions).
-    pub subject: String,
-    /// Bytes of the largest state that a snapshot may have.
-    pub snapshot_bytes_max: u64,
-}
-
-/// How much larger than `limits.state` a stored state may be: the limit counts memory roughly, and may have been lowered
-/// since. Beyond it an object of the bucket is no state of this pipeline, whoever put it there.
-const SNAPSHOT_TIMES_MAX: u64 = 4;
-/// For what has no size of its own in the limit.
-const SNAPSHOT_EXTRA_BYTES: u64 = 64 << 20;
-
-impl Target {
-    /// One partition of a plan.
-    #[must_use]
-    pub fn new(plan: &Plan, partition: u32) -> Target {
-        Target {
-            pipeline: plan.name.clone(),
-            partition,
-            stream: plan.source.stream.clone(),
-            subject: names::source_subject(plan, partition),
-            snapshot_bytes_max: plan
-                .limits
-                .state
-                .saturating_mul(SNAPSHOT_TIMES_MAX)
-                .saturating_add(SNAPSHOT_EXTRA_BYTES),
-        }
-    }
-
-    pub(crate) fn consumer(&self) -> String {
-        names::consumer(&self.pipeline, self.partition)
-    }
-
-    pub(crate) fn prefix(&self) -> String {
-        names::prefix(&self.pipeline, self.partition)
-    }
-
-    pub(crate) fn log_stream(&self) -> String {
-        names::log_stream(&self.pipeline)
-    }
-}
-
-/// Time and size limits of a [`Log`].
-#[derive(Clone, Debug)]
-pub struct LogOptions {
-    /// How long a batch may stay without an answer.
-    pub publish_timeout: Duration,
-    /// How long a fetch waits for the first event.
-    pub fetch_wait: Duration,
-    /// Messages of one pull request.
-    pub pull_messages: u32,
-    /// Bytes of one pull request.
-    pub pull_bytes: u32,
-    /// Pull requests in flight.
-    pub pull_requests: u32,
-    /// Deliveries that may be without an ack; more than two epochs of any size, so that nothing waits for acks.
-    pub ack_pending: u64,
-    /// Who holds the lease, for people: usually the host name.
-    pub holder: String,
-    /// Id of the store that this process has locked: a lease that an earlier process on it left is taken over at once.
-    pub store: Option<String>,
-    /// Bytes of one part of an answer to `Changes`, about.
-    pub changes_bytes: usize,
-    /// What is there of a snapshot without a manifest is deleted when the youngest of it is so old.
-    pub abandoned_after: Duration,
-}
-
-impl Default for LogOptions {
-    fn default() -> LogOptions {
-        LogOptions {
-            publish_timeout: Duration::from_secs(5),
-            fetch_wait: Duration::from_millis(50),
-            pull_messages: 8192,
-            pull_bytes: 8 << 20,
-            pull_requests: 3,
-            ack_pending: ack_pending::WANTED,
-            holder: "unnamed".to_string(),
-            store: None,
-            changes_bytes: 16 << 20,
-            abandoned_after: Duration::from_secs(3600),
-        }
-    }
-}
+use crate::target::Target;
+use crate::{changes, snapshot, survey};
 
 /// Carries out the requests of one partition.
 #[derive(Clone)]

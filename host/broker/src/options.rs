@@ -10,7 +10,7 @@ use std::time::Duration;
 use pelton_files::{Links, ReadError};
 
 use crate::address::{Login, take_apart};
-use crate::connect::{API_TIMEOUT, BrokerError};
+use crate::error::{API_TIMEOUT, BrokerError};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const PING_INTERVAL: Duration = Duration::from_secs(5);

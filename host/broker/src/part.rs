@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::api::{Fault, within};
 use crate::bucket::{Bucket, CHUNK_BYTES, Head, OFFSET};
-use crate::connect::API_TIMEOUT;
+use crate::error::API_TIMEOUT;
 
 const ANSWER_CHUNKS: usize = 4;
 /// How long the first chunk may take.

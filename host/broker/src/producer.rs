@@ -3,6 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::connect::Broker;
+use crate::error::chain;
 use async_nats::jetstream::response::Response as ApiResponse;
 use async_nats::{Client, HeaderMap, Message, Subscriber};
 use bytes::Bytes;
@@ -10,9 +12,6 @@ use futures_util::StreamExt;
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
-
-use crate::api::chain;
-use crate::connect::Broker;
 
 /// Events in flight without an ack.
 const WINDOW: usize = 4096;

@@ -1,80 +1,20 @@
 //! Makes, checks and deletes the streams and buckets of a pipeline.
 
-use std::time::Duration;
-
 use pelton_engine::plan::Plan;
 use serde_json::{Value, json};
 use tracing::info;
 
 use crate::api::Fault;
-use crate::connect::{Broker, BrokerError, PROVISION_TIMEOUT};
+use crate::connect::Broker;
 use crate::consumer::delete_consumer;
-use crate::expect::{Expected, asked, streams};
+use crate::error::{BrokerError, PROVISION_TIMEOUT};
+use crate::expect::{ProvisionOptions, asked, streams};
+use crate::findings::{Drift, Note};
 use crate::hash_key;
-use crate::inspect::{self, Note};
-use crate::log::Target;
+use crate::inspect;
 use crate::names::{self, LEASE_BUCKET};
 use crate::reasons::Role;
-
-/// What a plan does not say.
-#[derive(Clone, Debug)]
-pub struct ProvisionOptions {
-    /// Copies of every stream.
-    pub replicas: usize,
-    /// How long a lease lives without a renewal.
-    pub lease_ttl: Duration,
-    /// Bound of the pipeline stream; when it is full, the pipeline pauses.
-    pub stream_max_bytes: Option<u64>,
-    /// Which of these somebody asked for, so that [`up`] tells where streams that exist have another value.
-    pub asked: Asked,
-}
-
-/// Options that were given, not defaults.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Asked {
-    pub replicas: bool,
-    pub lease_ttl: bool,
-}
-
-impl Default for ProvisionOptions {
-    fn default() -> ProvisionOptions {
-        ProvisionOptions {
-            replicas: 1,
-            lease_ttl: Duration::from_secs(10),
-            stream_max_bytes: None,
-            asked: Asked::default(),
-        }
-    }
-}
-
-/// A setting that is not as expected and stops or spoils the work.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Drift {
-    /// Empty when it is one of the server or the account.
-    pub stream: String,
-    /// As the server names it; `stream` when the whole stream is not there.
-    pub setting: String,
-    pub expected: String,
-    pub found: String,
-    /// What goes wrong; empty when that is plain.
-    pub why: &'static str,
-    pub remedy: String,
-}
-
-impl std::fmt::Display for Drift {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Drift { stream, setting, expected, found, why, .. } = self;
-        match (stream.as_str(), setting.as_str()) {
-            ("", _) => write!(f, "broker: {setting} is {found}, expected {expected}")?,
-            (_, WHOLE_STREAM) => return write!(f, "stream {stream} is {found}"),
-            _ => write!(f, "stream {stream}: {setting} is {found}, expected {expected}")?,
-        }
-        if why.is_empty() { Ok(()) } else { write!(f, " ({why})") }
-    }
-}
-
-/// "Setting" of a stream that is not there.
-const WHOLE_STREAM: &str = "stream";
+use crate::target::Target;
 
 /// What [`up`] did and found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -104,7 +44,7 @@ pub async fn up(broker: &Broker, plan: &Plan, options: &ProvisionOptions) -> Res
     let mut provisioned = Provisioned::default();
     for expected in streams(plan, options) {
         let name = expected.config.name.clone();
-        let fail = |fault: Fault| request(format!("look at stream {name}"), fault.to_string());
+        let fail = |fault: Fault| BrokerError::request(format!("look at stream {name}"), fault.to_string());
         match inspect::found(broker, &expected).await.map_err(fail)? {
             Some(info) => provisioned.drift.extend(asked(&expected, &info.config, options)),
             None if expected.is_ours => {
@@ -114,10 +54,10 @@ pub async fn up(broker: &Broker, plan: &Plan, options: &ProvisionOptions) -> Res
                     expected.config.metadata.insert(hash_key::NAME.to_owned(), key);
                 }
                 let config = serde_json::to_value(&expected.config)
-                    .map_err(|error| request(format!("create stream {name}"), error.to_string()))?;
+                    .map_err(|error| BrokerError::request(format!("create stream {name}"), error.to_string()))?;
                 let verb = format!("STREAM.CREATE.{name}");
                 let created = broker.api_within::<Value>(PROVISION_TIMEOUT, &name, &verb, &config).await;
-                created.map_err(|fault| request(format!("create stream {name}"), fault.to_string()))?;
+                created.map_err(|fault| BrokerError::request(format!("create stream {name}"), fault.to_string()))?;
                 info!(stream = %name, "stream created");
                 provisioned.created.push(name);
             }
@@ -148,7 +88,9 @@ pub async fn down(broker: &Broker, plan: &Plan, what: Down) -> Result<Vec<String
         let target = Target::new(plan, partition);
         match delete_consumer(broker, &target).await {
             Ok(()) | Err(Fault::Missing(_)) => {}
-            Err(fault) => return Err(request(format!("delete consumer {}", target.consumer()), fault.to_string())),
+            Err(fault) => {
+                return Err(BrokerError::request(format!("delete consumer {}", target.consumer()), fault.to_string()));
+            }
         }
     }
     let mut doomed = Vec::new();
@@ -167,7 +109,7 @@ pub async fn down(broker: &Broker, plan: &Plan, what: Down) -> Result<Vec<String
         match broker.api_within::<Value>(PROVISION_TIMEOUT, &stream, &verb, &json!({})).await {
             Ok(_) => deleted.push(stream),
             Err(Fault::Missing(_)) => {}
-            Err(fault) => return Err(request(format!("delete stream {stream}"), fault.to_string())),
+            Err(fault) => return Err(BrokerError::request(format!("delete stream {stream}"), fault.to_string())),
         }
     }
     forget_leases(broker, plan).await?;
@@ -180,25 +122,6 @@ async fn forget_leases(broker: &Broker, plan: &Plan) -> Result<(), BrokerError> 
     let body = json!({ "filter": format!("$KV.{LEASE_BUCKET}.{}.>", plan.name) });
     match broker.api::<Value>(&stream, &format!("STREAM.PURGE.{stream}"), &body).await {
         Ok(_) | Err(Fault::Missing(_)) => Ok(()),
-        Err(fault) => Err(request(format!("delete leases of {}", plan.name), fault.to_string())),
+        Err(fault) => Err(BrokerError::request(format!("delete leases of {}", plan.name), fault.to_string())),
     }
-}
-
-pub(crate) fn missing(expected: &Expected) -> Drift {
-    Drift {
-        stream: expected.config.name.clone(),
-        setting: WHOLE_STREAM.to_string(),
-        expected: "to be there".to_string(),
-        found: "missing".to_string(),
-        why: "",
-        remedy: if expected.is_ours {
-            "`pelton up PIPELINE` creates what is missing".to_string()
-        } else {
-            "make it, or let `pelton up` make it by a table `[source.create]` in the pipeline file".to_string()
-        },
-    }
-}
-
-pub(crate) fn request(what: String, cause: String) -> BrokerError {
-    BrokerError::Request { what, cause }
 }

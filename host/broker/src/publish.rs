@@ -18,8 +18,9 @@ use futures_util::StreamExt;
 use pelton_engine::epoch::{CHANGE_BYTES_MAX, Epoch, Ledger};
 use pelton_engine::log::{Fence, Published};
 
-use crate::api::{chain, within};
-use crate::connect::{API_TIMEOUT, Broker};
+use crate::api::within;
+use crate::connect::Broker;
+use crate::error::{API_TIMEOUT, chain};
 use crate::link::Action;
 use crate::{code, headers, names};
 

@@ -8,7 +8,8 @@ use futures_util::{FutureExt, StreamExt};
 use serde_json::json;
 
 use crate::api::{Fault, within};
-use crate::connect::{API_TIMEOUT, Broker};
+use crate::connect::Broker;
+use crate::error::API_TIMEOUT;
 use crate::link::Action;
 
 const HEARTBEAT: Duration = Duration::from_secs(2);

@@ -12,11 +12,12 @@ use pelton_engine::plan::Plan;
 use serde_json::{Value, json};
 
 use crate::api::within;
-use crate::connect::{API_TIMEOUT, Broker, BrokerError};
+use crate::connect::Broker;
+use crate::error::{API_TIMEOUT, BrokerError};
+use crate::findings::Drift;
 use crate::link::Action;
-use crate::log::Target;
 use crate::names::{self, LEASE_BUCKET};
-use crate::provision::{Drift, request};
+use crate::target::Target;
 
 const PROBE_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -40,7 +41,9 @@ pub async fn rights(broker: &Broker, plan: &Plan) -> Result<Vec<Drift>, BrokerEr
     let ack = format!("$JS.ACK.{}.{}.1.0.0.0.0", target.stream, target.consumer());
     let client = broker.client();
     let sent = client.publish(ack.clone(), "+WPI".into());
-    within(API_TIMEOUT, "publish", sent).await.map_err(|fault| request("try rights".to_string(), fault.to_string()))?;
+    within(API_TIMEOUT, "publish", sent)
+        .await
+        .map_err(|fault| BrokerError::request("try rights".to_string(), fault.to_string()))?;
     let mut missing = Vec::new();
     let probes = probes(broker, &target);
     let outcomes = join_all(probes.iter().map(|probe| attempt(broker, probe, since))).await;
@@ -59,7 +62,7 @@ pub async fn rights(broker: &Broker, plan: &Plan) -> Result<Vec<Drift>, BrokerEr
                     ..denied("", "answers come there")
                 }]);
             }
-            Outcome::Unanswered(cause) => return Err(request(format!("try {}", probe.subject), cause)),
+            Outcome::Unanswered(cause) => return Err(BrokerError::request(format!("try {}", probe.subject), cause)),
         }
     }
     if broker.denials().find(since, |action, subject| action == Action::Publish && subject == ack).is_some() {

@@ -18,7 +18,7 @@ use tracing::{debug, warn};
 use crate::api::Fault;
 use crate::bucket::{Bucket, Found, Layout, Listing, Name};
 use crate::connect::Broker;
-use crate::log::Target;
+use crate::target::Target;
 use crate::{ledger, names, part};
 
 /// How many snapshots of a partition are kept.

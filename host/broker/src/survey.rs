@@ -10,8 +10,8 @@ use crate::ack::Acks;
 use crate::api::{Fault, facts};
 use crate::connect::Broker;
 use crate::consumer::consumer_state;
-use crate::log::Target;
 use crate::stored::Stored;
+use crate::target::Target;
 use crate::{names, snapshot};
 
 /// Asks for the input first, then for the rest at once. All messages come from the leaders, never from a replica that

@@ -7,7 +7,8 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 
 use crate::api::Fault;
-use crate::connect::{Broker, BrokerError};
+use crate::connect::Broker;
+use crate::error::BrokerError;
 use crate::stored::{Stored, Walk};
 
 /// How often the end of the stream is looked at.

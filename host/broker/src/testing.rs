@@ -9,7 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::connect::{Broker, BrokerError};
+use crate::connect::Broker;
+use crate::error::BrokerError;
 use crate::options::ConnectOptions;
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);

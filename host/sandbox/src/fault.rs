@@ -1,13 +1,21 @@
 //! From wasmtime's errors to the engine's faults.
 
-use pelton_engine::guest::Fault;
+use pelton_engine::guest::{Fault, World};
 use wasmtime::Trap;
 
 use crate::bindings::pelton::guest::types::Failure;
 use crate::host::Exceeded;
-use crate::instance::NotExported;
 use crate::limits::DETAIL_BYTES;
 use crate::log::printable;
+
+/// The host called a function that the module does not export.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NotExported {
+    #[error("module is a {}, not a {}", .is.name(), .wanted.name())]
+    OtherWorld { is: World, wanted: World },
+    #[error("module does not export `{0}`")]
+    Optional(&'static str),
+}
 
 /// wasmtime keeps the type of this error to itself; its text is pinned by the test of the guest that returns too much.
 const REPLY_TOO_LARGE: &str = "fuel allocated for hostcalls has been exhausted";

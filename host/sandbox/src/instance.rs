@@ -15,7 +15,7 @@ use crate::bindings::exports::pelton::guest::{
 use crate::bindings::pelton::guest::types::{Failure, Groups, Strings};
 use crate::describe;
 use crate::error::{LoadError, Refusal};
-use crate::fault;
+use crate::fault::{self, NotExported};
 use crate::host::Host;
 use crate::lend::{LentEvents, LentPanes, groups, no_strings};
 use crate::limits::{DETAIL_BYTES, Limits, MARSHALLING_FUEL};
@@ -267,15 +267,6 @@ fn explain(store: &Store<Host>, error: &wasmtime::Error, limits: &Limits) -> Str
         Fault::Trap(text) | Fault::Limit(text) | Fault::Contract(text) => text,
         Fault::Retry(text) | Fault::Halt(text) | Fault::Host(text) => text,
     }
-}
-
-/// The host called a function that the module does not export.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum NotExported {
-    #[error("module is a {}, not a {}", .is.name(), .wanted.name())]
-    OtherWorld { is: World, wanted: World },
-    #[error("module does not export `{0}`")]
-    Optional(&'static str),
 }
 
 impl Exports {

@@ -8,8 +8,8 @@ use wasmparser::{
 };
 
 use crate::error::{LoadError, Refusal};
-use crate::limits::ShapeLimits;
-use crate::verify::invalid;
+use crate::limits::{DETAIL_BYTES, ShapeLimits};
+use crate::log::printable;
 
 /// What a walk finds.
 #[derive(Default)]
@@ -293,4 +293,12 @@ fn is_call(operator: &Operator<'_>) -> bool {
             | Operator::ElemDrop { .. }
             | Operator::RefFunc { .. }
     )
+}
+
+/// On one line and without control characters: the message may hold lists over many lines, and names out of the module.
+pub(crate) fn invalid(error: wasmparser::Error) -> LoadError {
+    let words: Vec<&str> = error.message().split_whitespace().collect();
+    let message = words.join(" ");
+    let message = printable(&message, DETAIL_BYTES);
+    Refusal::Invalid.because(format!("not valid wasm: {message} at byte {}", error.offset()))
 }

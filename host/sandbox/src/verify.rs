@@ -7,9 +7,8 @@ use wasmparser::component_types::ComponentEntityType;
 use wasmparser::{Parser, Validator, WasmFeatures, types::Types};
 
 use crate::error::{LoadError, Refusal};
-use crate::limits::{DETAIL_BYTES, ShapeLimits};
-use crate::log::printable;
-use crate::shape::measure;
+use crate::limits::ShapeLimits;
+use crate::shape::{invalid, measure};
 
 /// The package and the version of the contract that this host speaks. Patch versions are compatible.
 const PACKAGE: &str = "pelton:guest/";
@@ -74,14 +73,6 @@ fn kind(bytes: &[u8]) -> Result<(), LoadError> {
 
 fn mebibytes(bytes: usize) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
-}
-
-/// On one line and without control characters: the message may hold lists over many lines, and names out of the module.
-pub(crate) fn invalid(error: wasmparser::Error) -> LoadError {
-    let words: Vec<&str> = error.message().split_whitespace().collect();
-    let message = words.join(" ");
-    let message = printable(&message, DETAIL_BYTES);
-    Refusal::Invalid.because(format!("not valid wasm: {message} at byte {}", error.offset()))
 }
 
 /// Only `log`, and instances that hold nothing but types.

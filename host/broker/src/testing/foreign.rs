@@ -13,13 +13,14 @@ use crate::ack::Acks;
 use crate::api::{ConsumerState, Fault, StreamInfo};
 use crate::bucket::{Layout, Listing, decode_head};
 use crate::changes::Assembly;
+use crate::expect::ProvisionOptions;
 use crate::filling::{Cursor, Filling};
+use crate::findings::Checked;
 use crate::holes::Jumps;
-use crate::inspect::{self, Checked};
+use crate::inspect;
 use crate::lease::LeaseHolder;
 use crate::options::ConnectOptions;
 use crate::part;
-use crate::provision::ProvisionOptions;
 use crate::{api, expect, headers, holes, lease, publish, snapshot, stored};
 use crate::{context, options};
 
