@@ -13,7 +13,7 @@ use pelton_sdk::raw::Field;
 use pelton_sdk::{Kind, Lenient, Need};
 use serde_json::{Map, Number, Value};
 
-use crate::document::{Borrowed, Document};
+use crate::document::{Borrowed, Document, pointer};
 
 /// Keywords of an object that say nothing of events.
 const NOTES: [&str; 10] = [
@@ -84,11 +84,7 @@ impl Columns {
 
     /// The fields, for the module's shape.
     pub(crate) fn fields(&self) -> Vec<Field> {
-        let field = |member: &Member| Field {
-            name: format!("/{}", member.name.replace('~', "~0").replace('/', "~1")),
-            kind: member.kind,
-            need: Need::Lenient,
-        };
+        let field = |member: &Member| Field { name: pointer(&member.name), kind: member.kind, need: Need::Lenient };
         self.0.iter().map(field).collect()
     }
 

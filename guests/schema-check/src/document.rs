@@ -176,12 +176,17 @@ pub(crate) fn read<'a>(text: &'a str, counts: &dyn Fn(&str) -> bool) -> Result<D
             () if error.is_data() => "json-not-object",
             () => "json-syntax",
         };
-        let place = at.map_or_else(String::new, |name| format!("/{}", name.replace('~', "~0").replace('/', "~1")));
+        let place = at.map_or_else(String::new, |name| pointer(&name));
         Fault { place, code, message }
     })
 }
 
-/// Reads the members of an event that count; all of anything else.
+/// The JSON pointer of a member of the event.
+pub(crate) fn pointer(name: &str) -> String {
+    format!("/{}", name.replace('~', "~0").replace('/', "~1"))
+}
+
+/// Reads the members of an event that count.
 struct Event<'c, 'a> {
     counts: &'c dyn Fn(&str) -> bool,
     /// The member that is being read.

@@ -39,7 +39,11 @@ impl Recorded {
             let record = Ledger::decode(line.as_bytes()).map_err(|error| format!("line {number}: {error}"))?;
             epoch += 1;
             if record.epoch != epoch {
-                return Err(format!("line {number} has epoch {}, expected {epoch}", record.epoch));
+                let found = record.epoch;
+                return Err(match number {
+                    1 => format!("it begins with epoch {found}; the records before went with their events"),
+                    _ => format!("line {number} has epoch {found}, expected {epoch}"),
+                });
             }
             if record.totals.lost > 0 {
                 let lost = record.totals.lost;

@@ -67,6 +67,23 @@ fn fields_check_rejects_negative_lengths() {
     );
 }
 
+/// An integer is what the host takes for one.
+#[test]
+fn whole_numbers_are_integers() {
+    let run = |played: &str| {
+        let event = format!(
+            r#"{{"key":"u","event":{{"user_id":"u","track_id":"t","country":"SE","device":"tv","ts":1,"ms_played":{played}}}}}"#
+        );
+        testing::run_transform::<fields_check::FieldsCheck>("", &event)
+    };
+    for played in ["5", "5.0", "5e0", "9007199254740991.0", "9223372036854775807"] {
+        assert!(run(played).is_ok_and(|said| !said.contains("reject")), "{played}");
+    }
+    for played in ["5.5", "9007199254740992.0", "9223372036854775808", "true", "\"5\""] {
+        assert!(run(played).is_err_and(|error| error.contains("wanted an integer")), "{played}");
+    }
+}
+
 #[test]
 fn a_required_field_that_is_missing_never_reaches_the_rule() {
     let error = testing::run_transform::<fields_check::FieldsCheck>("", r#"{"event":{"user_id":"u"}}"#).unwrap_err();

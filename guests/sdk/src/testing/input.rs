@@ -211,7 +211,7 @@ fn push(field: &raw::Field, value: Option<&Value>, row: usize, column: &mut raw:
             crate::field::push(blobs, &base64(text).ok_or_else(|| mistyped("a string in base64"))?);
         }
         raw::Values::Integers(values) => {
-            values.push(value.map_or(Some(0), Value::as_i64).ok_or_else(|| mistyped("an integer"))?);
+            values.push(value.map_or(Some(0), integer).ok_or_else(|| mistyped("an integer"))?);
         }
         raw::Values::Numbers(values) => {
             values.push(value.map_or(Some(0.0), Value::as_f64).ok_or_else(|| mistyped("a number"))?);
@@ -227,11 +227,18 @@ fn push(field: &raw::Field, value: Option<&Value>, row: usize, column: &mut raw:
 fn is_of(kind: Kind, value: &Value) -> bool {
     match kind {
         Kind::String => value.is_string(),
-        Kind::Integer => value.as_i64().is_some(),
+        Kind::Integer => integer(value).is_some(),
         Kind::Number => value.is_number(),
         Kind::Boolean => value.is_boolean(),
         Kind::Decimal | Kind::Json | Kind::Bytes => false,
     }
+}
+
+/// An integer as the host reads it: `1.0` is one, up to where every integer has a float of its own.
+fn integer(value: &Value) -> Option<i64> {
+    const EXACT: f64 = 9_007_199_254_740_991.0;
+    let whole = |value: &f64| value.fract() == 0.0 && value.abs() <= EXACT;
+    value.as_i64().or_else(|| value.as_f64().filter(whole).map(|value| value as i64))
 }
 
 /// Base64 as the host reads it: with or without padding.

@@ -169,6 +169,7 @@ impl<'de> DeserializeSeed<'de> for Child<'_, '_> {
         if *written == targets.len() && children.is_empty() {
             return Ok(());
         }
+        self.filling.row.reading = targets.get(*written).copied();
         self.parse(&mut serde_json::Deserializer::from_str(text)).map_err(serde::de::Error::custom)
     }
 }
